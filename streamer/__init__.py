@@ -1,0 +1,1 @@
+"""Real-time deepfake detection: video chunks in, rolling fake scores out."""

@@ -1,0 +1,83 @@
+"""Every error that `streamer` raises on purpose.
+
+    StreamerError
+    ├── ConfigError            config.toml or the environment is wrong; the text says which key
+    ├── ModelError             a network cannot be used; the text says which file and what to do
+    │   ├── ManifestError      manifest missing, unreadable, or its SHA-256 does not match the file
+    │   ├── UntrainedError     scores were asked from members that were never trained
+    │   ├── BackendError       the inference library asked for is not installed or not usable here
+    │   └── InferenceError     a network failed while running
+    ├── BrokerError            Kafka is unreachable, refuses us, or lacks a topic
+    └── ChunkError             one chunk cannot be processed; it goes to the dead-letter topic
+        ├── MessageError       the message is not what the protocol says (stage "message")
+        └── DecodeError        the media cannot be decoded within its limits (stage "decode")
+
+A `ChunkError` costs one chunk, never the service; all others stop what was asked for.
+"""
+
+
+class StreamerError(Exception):
+    """Base of all errors raised on purpose; its text is fit to be shown to a user."""
+
+
+class ConfigError(StreamerError):
+    """The configuration is wrong."""
+
+
+class ModelError(StreamerError):
+    """A network cannot be used."""
+
+
+class ManifestError(ModelError):
+    """A manifest is missing, unreadable, or does not match its file."""
+
+
+class UntrainedError(ModelError):
+    """Scores were asked from members that were never trained."""
+
+
+class BackendError(ModelError):
+    """The inference backend asked for cannot be used on this machine."""
+
+
+class InferenceError(ModelError):
+    """A network failed while running."""
+
+
+class BrokerError(StreamerError):
+    """Kafka is unreachable, refuses us, or lacks a topic."""
+
+
+class ChunkError(StreamerError):
+    """One chunk cannot be processed.
+
+    reason: short machine-readable word, e.g. `decoder_crashed`; a label in metrics and dead letters.
+    stage: `message`, `decode`, `detect` or `classify`.
+    """
+
+    stage = "unknown"
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["ChunkError"], tuple[str, str]]:
+        """Keep `reason` when the error crosses a process boundary."""
+        return type(self), (self.reason, str(self))
+
+
+class MessageError(ChunkError):
+    """A message is not what the protocol says."""
+
+    stage = "message"
+
+
+class DecodeError(ChunkError):
+    """A chunk's media cannot be decoded within its limits.
+
+    Reasons: `empty`, `not_media`, `unsupported_format`, `unsupported_codec`, `no_video`, `no_frames`,
+    `too_large` (pixels), `too_long` (seconds or frames), `decoder_crashed`, `decoder_timeout`,
+    `decoder_out_of_memory`.
+    """
+
+    stage = "decode"

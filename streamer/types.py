@@ -1,0 +1,101 @@
+"""Values that the stages hand to each other. Boxes are always (x_min, y_min, x_max, y_max) in frame pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+UInt8Array: TypeAlias = NDArray[np.uint8]
+Float32Array: TypeAlias = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One decoded frame."""
+
+    rgb: UInt8Array
+    """(height, width, 3) uint8, RGB, [0, 255], upright (rotation metadata applied)."""
+    time_seconds: float
+    """Presentation time within its chunk, >= 0, first frame of the chunk at 0."""
+
+    def __post_init__(self) -> None:
+        if self.rgb.ndim != 3 or self.rgb.shape[2] != 3 or self.rgb.dtype != np.uint8:
+            raise ValueError(f"rgb must be (height, width, 3) uint8, got {self.rgb.shape} {self.rgb.dtype}")
+
+    def __repr__(self) -> str:
+        return f"Frame({self.rgb.shape[1]}x{self.rgb.shape[0]} at {self.time_seconds:.3f} s)"
+
+
+@dataclass(frozen=True, slots=True)
+class Faces:
+    """All faces found in one frame, best first; n may be 0."""
+
+    boxes: Float32Array
+    """(n, 4) float32, (x_min, y_min, x_max, y_max), pixels of the frame, may reach beyond its edges."""
+    scores: Float32Array
+    """(n,) float32, detector's confidence in [0, 1]."""
+    keypoints: Float32Array
+    """(n, 6, 2) float32, (x, y) pixels: right eye, left eye, nose tip, mouth, right ear, left ear."""
+
+    def __post_init__(self) -> None:
+        n = len(self.boxes)
+        if self.boxes.shape != (n, 4) or self.scores.shape != (n,) or self.keypoints.shape != (n, 6, 2):
+            raise ValueError(
+                f"boxes, scores, keypoints must be (n, 4), (n,), (n, 6, 2), "
+                f"got {self.boxes.shape}, {self.scores.shape}, {self.keypoints.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __repr__(self) -> str:
+        return f"Faces({len(self)})"
+
+    @classmethod
+    def empty(cls) -> Faces:
+        """No face."""
+        return cls(
+            np.zeros((0, 4), np.float32), np.zeros((0,), np.float32), np.zeros((0, 6, 2), np.float32)
+        )
+
+    def take(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> Faces:
+        """Faces selected by an index or mask array, in its order."""
+        return Faces(self.boxes[index], self.scores[index], self.keypoints[index])
+
+
+@dataclass(frozen=True, slots=True)
+class FacePrediction:
+    """What the ensemble says of one face in one frame."""
+
+    box: tuple[float, float, float, float]
+    """(x_min, y_min, x_max, y_max), pixels of the frame."""
+    probabilities: tuple[float, ...]
+    """Probability of `fake` in [0, 1] by each member, in the order of the ensemble's members."""
+
+
+@dataclass(frozen=True, slots=True)
+class FramePrediction:
+    """What was found in one sampled frame."""
+
+    time_seconds: float
+    """Position in the video, seconds."""
+    faces: tuple[FacePrediction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPrediction:
+    """What was found in one chunk; depends on the chunk alone, so a replay gives the same."""
+
+    video_id: str
+    seq: int
+    start_seconds: float
+    """Position of the chunk's first frame in the video, seconds."""
+    end_seconds: float
+    """Where the chunk's last frame stops being shown, seconds."""
+    frames: tuple[FramePrediction, ...]
+    """Sampled frames in order of time."""
+    latency_ms: dict[str, float] = field(default_factory=dict)
+    """Time spent by stage (`decode`, `detect`, `classify`), waiting included, milliseconds."""
