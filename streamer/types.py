@@ -57,9 +57,7 @@ class Faces:
     @classmethod
     def empty(cls) -> Faces:
         """No face."""
-        return cls(
-            np.zeros((0, 4), np.float32), np.zeros((0,), np.float32), np.zeros((0, 6, 2), np.float32)
-        )
+        return cls(np.zeros((0, 4), np.float32), np.zeros((0,), np.float32), np.zeros((0, 6, 2), np.float32))
 
     def take(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> Faces:
         """Faces selected by an index or mask array, in its order."""

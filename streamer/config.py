@@ -1,0 +1,279 @@
+"""config.toml and environment -> one frozen, validated `Config`.
+
+Environment variables override the file: `STREAMER_KAFKA__BOOTSTRAP_SERVERS=...`, two underscores between
+levels. Secrets are `SecretStr`: they print as `**********`, in logs and in `repr`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from streamer.errors import ConfigError
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class KafkaSecurity(_Section):
+    """How to authenticate to Kafka; see `streamer.kafka.security`."""
+
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+    ca_file: Path | None = None
+    """PEM; the system's authorities when absent."""
+    cert_file: Path | None = None
+    """PEM client certificate (mTLS)."""
+    key_file: Path | None = None
+    key_password: SecretStr | None = None
+    oauth_token_provider: str | None = None
+    """`package.module:factory`; calling it returns an aiokafka AbstractTokenProvider."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> KafkaSecurity:
+        if self.protocol.startswith("SASL"):
+            if self.sasl_mechanism is None:
+                raise ValueError(f"protocol {self.protocol} needs sasl_mechanism")
+            if self.sasl_mechanism == "OAUTHBEARER":
+                if self.oauth_token_provider is None:
+                    raise ValueError("sasl_mechanism OAUTHBEARER needs oauth_token_provider")
+            elif self.username is None or self.password is None:
+                raise ValueError(f"sasl_mechanism {self.sasl_mechanism} needs username and password")
+        elif self.sasl_mechanism is not None:
+            raise ValueError(f"sasl_mechanism is set, but protocol is {self.protocol}, not SASL_*")
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file belong together")
+        return self
+
+
+class KafkaConfig(_Section):
+    """Broker, topics, limits."""
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    group_id: str = "streamer"
+    client_id: str = "streamer"
+    chunks_topic: str = "video-chunks"
+    scores_topic: str = "video-scores"
+    dead_letters_topic: str = "video-chunks-dlq"
+    state_topic: str = "video-state"
+    score_format: Literal["msgpack", "json"] = "msgpack"
+    max_message_bytes: PositiveInt = 16 * 1024 * 1024
+    session_timeout_ms: PositiveInt = 10_000
+    heartbeat_interval_ms: PositiveInt = 3_000
+    max_poll_interval_ms: PositiveInt = 300_000
+    auto_offset_reset: Literal["earliest", "latest"] = "earliest"
+    security: KafkaSecurity = KafkaSecurity()
+
+
+class DecodeConfig(_Section):
+    """Limits for untrusted media; every one ends in a dead letter, never in a dead service."""
+
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Worker processes; 0: one per CPU core."""
+    timeout_seconds: PositiveFloat = 20.0
+    """Wall clock that a worker may take for one batch of frames before it is killed."""
+    cpu_seconds: PositiveInt = 60
+    """CPU time that a worker may spend on one chunk."""
+    memory_mib: PositiveInt = 2048
+    """Address space of a worker."""
+    max_pixels: PositiveInt = 3840 * 2160
+    max_chunk_seconds: PositiveFloat = 120.0
+    max_chunk_frames: PositiveInt = 7200
+    """Source frames, sampled or not."""
+    max_chunk_bytes: PositiveInt = 64 * 1024 * 1024
+    skip_nonreference: bool = True
+    """Let the decoder skip frames that no other frame refers to, where sampling takes at most half of all."""
+
+
+class SampleConfig(_Section):
+    """Which frames are looked at."""
+
+    frames_per_second: PositiveFloat = 4.0
+    frames_per_video: Annotated[int, Field(ge=0)] = 100
+    """Cap for videos whose chunks state `duration_seconds`; live ones have none. 0: no cap at all."""
+
+
+WindowKind = Literal["horizontal", "vertical", "matrix"]
+
+
+class FacesConfig(_Section):
+    """Face detection, tracking and cropping."""
+
+    detector: str = "blazeface_short_range"
+    """Name of a detector under `engines/`."""
+    windows: tuple[WindowKind, ...] = ("horizontal", "vertical", "matrix")
+    """Sliding windows beside the whole frame."""
+    min_score: Probability = 0.6
+    nms_iou: Probability = 0.3
+    consensus: bool = False
+    """A face counts only if dlib's HOG detector agrees (extra `consensus`)."""
+    min_height_px: PositiveFloat = 20.0
+    """Smaller faces are ignored: too few pixels for the classifiers."""
+    max_faces_per_frame: PositiveInt = 16
+    """The best are kept."""
+    margin: Annotated[float, Field(ge=0, le=2)] = 0.3
+    """Added on each side of the box before cropping, as a fraction of its width and height."""
+    track_iou: Probability = 0.3
+    track_gap_seconds: PositiveFloat = 2.0
+    """A face away longer than this comes back as a new track."""
+    batch_frames: PositiveInt = 8
+    batch_timeout_ms: PositiveFloat = 20.0
+
+
+class ClassifyConfig(_Section):
+    """The ensemble."""
+
+    engines: Path = Path("engines")
+    """Folder of networks and manifests, detectors too; relative to the working directory."""
+    members: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "untrained/resnext50_32x4d",
+        "untrained/densenet121",
+    )
+    """Manifests under `engines`, without `.json`."""
+    backend: Literal["openvino", "onnxruntime", "torch"] = "openvino"
+    precision: Literal["f32", "bf16", "int8"] = "f32"
+    """int8 needs members built with `build_engines.py --precision int8`."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads for all networks together; 0: all cores."""
+    allow_untrained: bool = False
+    """Publish the output of untrained members, marked `trained: false`. For trials of the plumbing only."""
+    batch_crops: PositiveInt = 16
+    batch_timeout_ms: PositiveFloat = 20.0
+
+
+class RollingConfig(_Section):
+    """Rolling state of each video."""
+
+    window_seconds: PositiveFloat = 10.0
+    max_tracks: PositiveInt = 32
+    idle_seconds: PositiveFloat = 300.0
+    """A video without chunks for so long gets its `final` update and is forgotten."""
+    max_videos: PositiveInt = 100_000
+    """Beyond it the video idle longest is ended first."""
+
+
+class AlertConfig(_Section):
+    """When a video is reported as fake."""
+
+    score: Literal["window", "video", "track"] = "window"
+    """Watched number: last seconds, whole video, or the worst track."""
+    raise_at: Probability = 0.8
+    clear_at: Probability = 0.6
+    min_faces: PositiveInt = 8
+    """Predictions that the watched number must rest on."""
+
+    @model_validator(mode="after")
+    def _hysteresis(self) -> AlertConfig:
+        if self.clear_at > self.raise_at:
+            raise ValueError(f"clear_at {self.clear_at} must not be above raise_at {self.raise_at}")
+        return self
+
+
+class ServiceConfig(_Section):
+    """The process."""
+
+    max_chunks_in_flight: PositiveInt = 8
+    max_bytes_in_flight: PositiveInt = 256 * 1024 * 1024
+    """Of chunks fetched and not finished; beyond it partitions are paused."""
+    max_queued_per_partition: PositiveInt = 16
+    drain_seconds: PositiveFloat = 20.0
+    """Budget for finishing work on SIGTERM or when partitions are taken away."""
+    http_host: str = "127.0.0.1"
+    http_port: Annotated[int, Field(ge=0, le=65535)] = 9464
+    """/metrics, /healthz, /readyz; 0: any free port."""
+
+
+class LogConfig(_Section):
+    """Logging to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+    """auto: console on a terminal, else json."""
+
+
+class Config(BaseSettings):
+    """Everything that can be set."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="STREAMER_", env_nested_delimiter="__"
+    )
+
+    kafka: KafkaConfig = KafkaConfig()
+    decode: DecodeConfig = DecodeConfig()
+    sample: SampleConfig = SampleConfig()
+    faces: FacesConfig = FacesConfig()
+    classify: ClassifyConfig = ClassifyConfig()
+    rolling: RollingConfig = RollingConfig()
+    alert: AlertConfig = AlertConfig()
+    service: ServiceConfig = ServiceConfig()
+    log: LogConfig = LogConfig()
+
+
+def load_config(path: Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
+    """Read the configuration: `overrides` (nested dict, e.g. of the command line) over environment over file.
+
+    path: a TOML file; None: built-in defaults alone. Raises ConfigError that names the key, its value and,
+    for an unknown key, the nearest valid one.
+    """
+    if path is not None and not path.is_file():
+        raise ConfigError(f"{path}: no such configuration file")
+
+    class _Loaded(Config):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            sources = (init_settings, env_settings)
+            return sources if path is None else (*sources, TomlConfigSettingsSource(settings_cls, path))
+
+    where = str(path) if path else "configuration"
+    try:
+        loaded = _Loaded(**(overrides or {}))
+        return Config.model_construct(**{name: getattr(loaded, name) for name in Config.model_fields})
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{where}: {_describe(e)}" for e in error.errors())) from error
+    except ValueError as error:  # malformed TOML, or environment values that are no JSON
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _describe(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        valid = _keys_beside(error["loc"])
+        near = difflib.get_close_matches(str(error["loc"][-1]), valid, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid here: {', '.join(valid)}"
+        return f"unknown key {key!r}; {hint}"
+    secret = any(word in key for word in ("password", "secret", "token"))
+    shown = "" if secret or error["type"] == "missing" else f" (got {error['input']!r})"
+    return f"{key}: {error['msg']}" + ("" if isinstance(error["input"], dict) else shown)
+
+
+def _keys_beside(loc: tuple[str | int, ...]) -> list[str]:
+    """Keys that are valid in the section of an unknown key."""
+    model: type[BaseModel] = Config
+    for part in loc[:-1]:
+        annotation = model.model_fields[str(part)].annotation
+        candidates = (annotation, *get_args(annotation))
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(model.model_fields)

@@ -1,0 +1,253 @@
+"""Messages on the wire: `VideoChunk` in, `ScoreUpdate` and `DeadLetter` out. Pure: bytes in, values out.
+
+msgpack maps (or JSON for score updates); unknown keys are ignored, so that the format can grow. A chunk may
+also be a raw media value: header `content-type: video/*`, optional headers `seq`, `start-seconds`, `last`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgpack
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from streamer.errors import MessageError
+
+VERSION = 1
+
+MAX_VIDEO_ID_BYTES = 512
+Headers = Sequence[tuple[str, bytes]]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class VideoChunk(_Message):
+    """A piece of a video, decodable on its own (with `init` if given)."""
+
+    v: Literal[1] = 1
+    video_id: Annotated[str, Field(min_length=1)]
+    """Key of the record too: chunks of one video stay in one partition. At most 512 bytes of UTF-8."""
+    seq: Annotated[int, Field(ge=0, lt=2**63)]
+    """Position among the video's chunks; a number seen before is not counted twice."""
+    data: bytes
+    """A media segment: MPEG-TS, fMP4/CMAF, MP4, Matroska or WebM."""
+    init: bytes | None = None
+    """CMAF initialisation segment, if it is not part of `data`."""
+    format: str | None = None
+    """Hint, e.g. `mpegts`; only used in error messages, the content decides."""
+    start_seconds: Annotated[float, Field(ge=0)] | None = None
+    """Position of the segment in the video, seconds."""
+    duration_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Length of the whole video, seconds, if it is known; absent for a live one."""
+    captured_at_ms: Annotated[int, Field(ge=0)] | None = None
+    """Unix time of capture, milliseconds."""
+    last: bool = False
+    """No chunk with a higher seq follows."""
+
+    @model_validator(mode="after")
+    def _id_length(self) -> VideoChunk:
+        if (size := len(self.video_id.encode("utf-8", "surrogatepass"))) > MAX_VIDEO_ID_BYTES:
+            raise ValueError(f"video_id has {size} bytes of UTF-8, at most {MAX_VIDEO_ID_BYTES} are allowed")
+        return self
+
+    def __repr__(self) -> str:
+        return f"VideoChunk({self.video_id!r}, seq={self.seq}, {len(self.data)} bytes)"
+
+
+class TrackScore(_Message):
+    """One person's face through the video."""
+
+    track: int
+    box: tuple[float, float, float, float]
+    """Last seen at (x_min, y_min, x_max, y_max), pixels of the frame."""
+    fake_score: Annotated[float, Field(ge=0, le=1)]
+    faces: int
+    """Faces that the score rests on."""
+
+
+class Alert(_Message):
+    """Alert state of a video."""
+
+    state: Literal["none", "raised"]
+    changed: bool
+    """Whether this update changed it."""
+    since_seq: int | None
+    """seq of the chunk that raised it."""
+    threshold: float
+    """Where it is raised, or, once raised, cleared."""
+
+
+class ScoreUpdate(_Message):
+    """What is known of a video after one of its chunks."""
+
+    v: Literal[1] = 1
+    video_id: str
+    seq: int
+    """Of the chunk that caused this update."""
+    status: Literal["scored", "no_face", "undecodable", "duplicate", "final"]
+    """`scored`; `no_face`: decodable, but no face in this chunk; `undecodable`: this chunk is a dead letter;
+    `duplicate`: its seq had been counted; `final`: the video has ended, by `last` or by idleness."""
+    fake_score: Annotated[float, Field(ge=0, le=1)] | None
+    """Mean over all predictions so far; null while there is none."""
+    window_score: Annotated[float, Field(ge=0, le=1)] | None
+    """Mean over the last seconds of the video; null while they hold no prediction."""
+    interval: tuple[float, float] | None
+    """95 % interval of `fake_score` by spread over time; null while it cannot be told."""
+    frames: int
+    """Sampled frames so far."""
+    faces: int
+    """Faces scored so far."""
+    models: dict[str, float]
+    """Mean probability by member."""
+    tracks: list[TrackScore]
+    suspect_track: int | None
+    """Track with the highest score."""
+    alert: Alert
+    chunks: int
+    """Chunks counted so far."""
+    missing_chunks: int
+    """seq numbers skipped so far."""
+    undecodable_chunks: int
+    start_seconds: float | None
+    end_seconds: float | None
+    """Of this chunk in the video; null if it could not be decoded."""
+    latency_ms: dict[str, float]
+    """By stage, and `total` from the record's timestamp to this update."""
+    model_set: str
+    """Hash over the ensemble's members and calibration."""
+    trained: bool
+    """False: the members have random weights and every score here is meaningless."""
+    processed_at_ms: int
+    last: bool
+    error: str | None = None
+    """Reason of an undecodable chunk."""
+
+
+class DeadLetter(_Message):
+    """A chunk that could not be processed: its original bytes, and why."""
+
+    v: Literal[1] = 1
+    value: bytes
+    """The record's value, byte for byte."""
+    key: bytes | None
+    headers: list[tuple[str, bytes]]
+    error: str
+    """Text for people."""
+    reason: str
+    """Short word for machines, e.g. `decoder_crashed`."""
+    stage: str
+    topic: str
+    partition: int
+    offset: int
+    video_id: str | None
+    seq: int | None
+    failed_at_ms: int
+
+
+def decode_chunk(
+    value: bytes | None, key: bytes | None, headers: Headers, *, offset: int, max_bytes: int
+) -> VideoChunk:
+    """Read a record of the chunks topic.
+
+    offset: the record's, used as seq of a raw media value that brings none (it grows within a video, since
+    a video stays in its partition). Raises MessageError.
+    """
+    if not value:
+        raise MessageError("empty", "the record has no value")
+    if len(value) > max_bytes:
+        raise MessageError(
+            "too_many_bytes", f"the record has {len(value)} bytes, at most {max_bytes} allowed"
+        )
+    by_name = {name.lower(): content for name, content in headers}
+    content_type = by_name.get("content-type", b"").decode("latin-1").lower()
+    if content_type.startswith("video/"):
+        fields = _raw_media_fields(value, key, by_name, content_type, offset)
+    else:
+        fields = _unpack_map(value, max_bytes)
+    try:
+        return VideoChunk.model_validate(fields, strict=True)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in error.errors()[:5]
+        )
+        reason = "wrong_version" if any(e["loc"] == ("v",) for e in error.errors()) else "invalid_message"
+        raise MessageError(reason, f"not a video chunk: {wrong}") from error
+
+
+def _raw_media_fields(
+    value: bytes, key: bytes | None, by_name: Mapping[str, bytes], content_type: str, offset: int
+) -> dict[str, Any]:
+    if not key:
+        raise MessageError("no_key", "a raw media record needs the video_id as its key")
+    try:
+        return {
+            "video_id": key.decode("utf-8"),
+            "seq": int(by_name["seq"]) if "seq" in by_name else offset,
+            "data": value,
+            "format": content_type,
+            "start_seconds": float(by_name["start-seconds"]) if "start-seconds" in by_name else None,
+            "last": by_name.get("last", b"").lower() in (b"1", b"true"),
+        }
+    except ValueError as error:
+        raise MessageError("invalid_message", f"key or headers of a raw media record: {error}") from error
+
+
+def _unpack_map(value: bytes, max_bytes: int) -> dict[str, Any]:
+    """msgpack with hard limits: no nesting beyond the schema, no extension types, no huge maps."""
+    try:
+        fields = msgpack.unpackb(
+            value,
+            raw=False,
+            strict_map_key=True,
+            max_str_len=4096,
+            max_bin_len=max_bytes,
+            max_array_len=64,
+            max_map_len=64,
+            max_ext_len=0,
+        )
+    except Exception as error:
+        raise MessageError("not_msgpack", f"not msgpack within the limits: {error!r:.300}") from error
+    if not isinstance(fields, dict):
+        raise MessageError("not_msgpack", f"a msgpack map was expected, got {type(fields).__name__}")
+    return fields
+
+
+def encode_chunk(chunk: VideoChunk) -> bytes:
+    """msgpack of a chunk, absent fields left out."""
+    packed: bytes = msgpack.packb(chunk.model_dump(exclude_none=True))
+    return packed
+
+
+def encode_score(update: ScoreUpdate, score_format: Literal["msgpack", "json"] = "msgpack") -> bytes:
+    """Bytes of a score update."""
+    if score_format == "json":
+        return update.model_dump_json().encode()
+    packed: bytes = msgpack.packb(update.model_dump())
+    return packed
+
+
+def decode_score(value: bytes) -> ScoreUpdate:
+    """Read a score update, msgpack or JSON (told apart by the first byte). Raises MessageError."""
+    try:
+        if value[:1] == b"{":
+            return ScoreUpdate.model_validate_json(value)
+        return ScoreUpdate.model_validate(msgpack.unpackb(value, max_buffer_size=16 * 1024 * 1024))
+    except Exception as error:
+        raise MessageError("invalid_message", f"not a score update: {error!r:.300}") from error
+
+
+def encode_dead_letter(letter: DeadLetter) -> bytes:
+    """msgpack of a dead letter."""
+    packed: bytes = msgpack.packb(letter.model_dump())
+    return packed
+
+
+def decode_dead_letter(value: bytes) -> DeadLetter:
+    """Read a dead letter. Raises MessageError."""
+    try:
+        return DeadLetter.model_validate(msgpack.unpackb(value, max_buffer_size=128 * 1024 * 1024))
+    except Exception as error:
+        raise MessageError("invalid_message", f"not a dead letter: {error!r:.300}") from error
