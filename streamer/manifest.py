@@ -29,7 +29,7 @@ class InputSpec(BaseModel):
 
 
 class Calibration(BaseModel):
-    """Turns a member's logit into a probability: sigmoid(logit / temperature + bias), fitted on validation."""
+    """A member's logit to a probability: sigmoid(logit / temperature + bias), fitted on validation data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

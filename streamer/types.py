@@ -1,4 +1,4 @@
-"""Values that the stages hand to each other. Boxes are always (x_min, y_min, x_max, y_max) in frame pixels."""
+"""Values that the stages hand to each other. Boxes: (x_min, y_min, x_max, y_max) in frame pixels."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class FramePrediction:
     """What was found in one sampled frame."""
 
     time_seconds: float
-    """Position in the video, seconds."""
+    """Time within the chunk, seconds since its first frame."""
     faces: tuple[FacePrediction, ...]
 
 
@@ -89,10 +89,10 @@ class ChunkPrediction:
 
     video_id: str
     seq: int
-    start_seconds: float
-    """Position of the chunk's first frame in the video, seconds."""
-    end_seconds: float
-    """Where the chunk's last frame stops being shown, seconds."""
+    start_seconds: float | None
+    """Position of the chunk's first frame in the video, seconds; None: follows what came before."""
+    duration_seconds: float
+    """From the first frame to where the last one stops being shown, seconds."""
     frames: tuple[FramePrediction, ...]
     """Sampled frames in order of time."""
     latency_ms: dict[str, float] = field(default_factory=dict)

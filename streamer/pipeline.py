@@ -1,0 +1,167 @@
+"""Chunk -> prediction, the page to read first: decode, find faces, crop, classify. Knows nothing of Kafka.
+
+Many chunks are under way at once; frames and crops of all of them meet in the batchers, so that batches fill
+across videos. What comes out depends on the chunk alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Awaitable
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TypeVar
+
+from streamer.backends.load import load_network
+from streamer.batching import Batcher
+from streamer.classify import Ensemble
+from streamer.config import Config
+from streamer.decode_pool import DecodePool
+from streamer.faces.crop import crop_faces
+from streamer.faces.detect import FaceDetector
+from streamer.messages import VideoChunk
+from streamer.rolling import EnsembleInfo
+from streamer.types import (
+    ChunkPrediction,
+    FacePrediction,
+    Faces,
+    Float32Array,
+    Frame,
+    FramePrediction,
+    UInt8Array,
+)
+
+T = TypeVar("T")
+
+FRAMES_AHEAD = 32
+"""Frames of one chunk that may wait for the classifiers; bounds the crops held in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFaces:
+    """Faces of one frame and their crops, (n, size, size, 3) uint8 RGB."""
+
+    faces: Faces
+    crops: UInt8Array
+
+
+@dataclass(slots=True)
+class StageTimes:
+    """Wall clock that one chunk spent in each stage, waiting for its batch included, milliseconds."""
+
+    spent_ms: dict[str, float] = field(default_factory=dict)
+
+    async def measure(self, stage: str, work: Awaitable[T]) -> T:
+        """Await `work` and add the time it took to `stage`."""
+        started = time.perf_counter()
+        try:
+            return await work
+        finally:
+            elapsed_ms = 1000 * (time.perf_counter() - started)
+            self.spent_ms[stage] = self.spent_ms.get(stage, 0.0) + elapsed_ms
+
+
+class Pipeline:
+    """The detector. Use as `async with Pipeline(config) as pipeline: await pipeline.predict(chunk)`."""
+
+    def __init__(self, config: Config) -> None:
+        """Load the networks. Raises ModelError."""
+        self._config = config
+        threads = config.classify.threads or os.cpu_count() or 1
+        manifest = config.classify.engines / f"{config.faces.detector}.json"
+        self._detector_network = load_network(
+            manifest, backend=config.classify.backend, precision="f32", threads=threads
+        )
+        self._detector = FaceDetector(self._detector_network, config.faces)
+        self._ensemble = Ensemble(config.classify)
+        self.decode_pool = DecodePool(config.decode)
+        self.detect_batcher: Batcher[Frame, FoundFaces] = Batcher(
+            "detect",
+            self._find_and_crop,
+            max_items=config.faces.batch_frames,
+            timeout_ms=config.faces.batch_timeout_ms,
+            workers=threads,
+        )
+        self.classify_batcher: Batcher[UInt8Array, Float32Array] = Batcher(
+            "classify",
+            self._ensemble.classify_many,
+            max_items=config.classify.batch_crops,
+            timeout_ms=config.classify.batch_timeout_ms,
+            workers=threads,
+            size=len,
+        )
+        self._open = AsyncExitStack()
+
+    @property
+    def ensemble(self) -> EnsembleInfo:
+        """Members, hash, and whether they were trained."""
+        return EnsembleInfo(self._ensemble.names, self._ensemble.model_set, self._ensemble.trained)
+
+    async def __aenter__(self) -> Pipeline:
+        self._open.callback(self._detector_network.close)
+        self._open.callback(self._ensemble.close)
+        self._open.push_async_callback(self.classify_batcher.close)
+        self._open.push_async_callback(self.detect_batcher.close)
+        self._open.push_async_callback(self.decode_pool.close)
+        await self.decode_pool.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._open.aclose()
+
+    async def predict(self, chunk: VideoChunk) -> ChunkPrediction:
+        """Look at a chunk. Raises ChunkError if it cannot be processed, ModelError if a network fails."""
+        times = StageTimes()
+        frames: list[FramePrediction] = []
+        waiting: deque[asyncio.Task[FramePrediction]] = deque()
+        duration_seconds = 0.0
+        try:
+            async with aclosing(self.decode_pool.decode(chunk, self._config.sample)) as batches:
+                while (batch := await times.measure("decode", anext(batches, None))) is not None:
+                    duration_seconds = batch.end_seconds
+                    # 1. find and crop; afterwards the batch's shared memory may be overwritten
+                    found = await times.measure(
+                        "detect", asyncio.gather(*map(self.detect_batcher.submit, batch.frames))
+                    )
+                    # 2. classify while the next frames are decoded
+                    waiting.extend(
+                        asyncio.create_task(self._classify(frame.time_seconds, faces))
+                        for frame, faces in zip(batch.frames, found, strict=True)
+                    )
+                    while len(waiting) > FRAMES_AHEAD:
+                        frames.append(await times.measure("classify", waiting.popleft()))
+            while waiting:
+                frames.append(await times.measure("classify", waiting.popleft()))
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        return ChunkPrediction(
+            chunk.video_id, chunk.seq, chunk.start_seconds, duration_seconds, tuple(frames), times.spent_ms
+        )
+
+    def _find_and_crop(self, frames: list[Frame]) -> list[FoundFaces]:
+        images = [frame.rgb for frame in frames]
+        margin, size = self._config.faces.margin, self._ensemble.crop_size
+        return [
+            FoundFaces(faces, crop_faces(image, faces.boxes, margin=margin, size=size))
+            for image, faces in zip(images, self._detector.detect(images), strict=True)
+        ]
+
+    async def _classify(self, time_seconds: float, found: FoundFaces) -> FramePrediction:
+        if not len(found.faces):
+            return FramePrediction(time_seconds, ())
+        probabilities = await self.classify_batcher.submit(found.crops)
+        return FramePrediction(
+            time_seconds,
+            tuple(
+                FacePrediction((box[0], box[1], box[2], box[3]), tuple(row))
+                for box, row in zip(found.faces.boxes.tolist(), probabilities.tolist(), strict=True)
+            ),
+        )

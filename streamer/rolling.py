@@ -1,0 +1,342 @@
+"""Rolling scores of the videos of one partition: predictions in, `ScoreUpdate`s out. Pure: no clock, no I/O.
+
+All sums are integers (probabilities in units of 2**-30), so they are exact and the order in which chunks
+arrive cannot change a video's score by even one bit; a seq that was counted is not counted again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from streamer.config import AlertConfig, FacesConfig, RollingConfig
+from streamer.faces.track import assign_tracks
+from streamer.messages import Alert, ScoreUpdate, TrackScore
+from streamer.sequence import SequenceSet
+from streamer.types import ChunkPrediction, FacePrediction, FramePrediction
+
+UNIT = 1 << 30
+"""A probability of 1 as an integer; the step of 1e-9 is far below any network's accuracy."""
+
+BIN_SECONDS = 0.5
+"""Step by which the window score forgets."""
+
+NORMAL_QUANTILE = 1.96
+"""Two-sided 95 % of the normal distribution."""
+
+MIN_CLUSTERS = 3
+"""Seconds of video below which no interval is stated."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleInfo:
+    """What a score update says of the ensemble."""
+
+    names: tuple[str, ...]
+    model_set: str
+    trained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """When a chunk was finished, as told by the caller's clocks."""
+
+    monotonic_seconds: float
+    unix_ms: int
+    latency_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class MeanScore:
+    """Sum of ensemble scores and their number; exact."""
+
+    total: int = 0
+    """Sum over faces and members, in 1 / UNIT."""
+    faces: int = 0
+
+    def add(self, total: int, faces: int) -> None:
+        self.total += total
+        self.faces += faces
+
+    def value(self, members: int) -> float | None:
+        """Mean in [0, 1], or None without a face."""
+        return self.total / (self.faces * members * UNIT) if self.faces else None
+
+
+@dataclass(slots=True)
+class SpreadOverTime:
+    """Sums for the variance of a ratio estimator with seconds of video as clusters.
+
+    Neighbouring frames are alike, so the unit of evidence is a second, not a frame. Cochran, Sampling
+    Techniques (1977), section 6.3: for R = sum(s) / sum(n) over k clusters of total s and size n,
+    var(R) = k / (k - 1) * sum((s - R n)**2) / sum(n)**2.
+    """
+
+    clusters: int = 0
+    ss: int = 0
+    sn: int = 0
+    nn: int = 0
+
+    def add(self, total: int, faces: int) -> None:
+        self.clusters += 1
+        self.ss += total * total
+        self.sn += total * faces
+        self.nn += faces * faces
+
+    def interval(self, score: MeanScore, members: int) -> tuple[float, float] | None:
+        """95 % interval of the mean, cut to [0, 1]."""
+        k = self.clusters
+        if k < MIN_CLUSTERS:
+            return None
+        # Numerator in integers: sum((s - R n)**2) * faces**2, exact where floats would cancel.
+        n, t = score.faces, score.total
+        residuals = self.ss * n * n - 2 * self.sn * t * n + self.nn * t * t
+        variance = k / (k - 1) * (residuals / n**4) / (members * UNIT) ** 2
+        mean, half = t / (n * members * UNIT), NORMAL_QUANTILE * math.sqrt(variance)
+        return max(0.0, mean - half), min(1.0, mean + half)
+
+
+@dataclass(slots=True)
+class Track:
+    """One face followed through the video."""
+
+    track: int
+    box: tuple[float, float, float, float]
+    seen_seconds: float
+    score: MeanScore = field(default_factory=MeanScore)
+
+
+@dataclass(slots=True)
+class VideoState:
+    """All that is remembered of one video; bounded, however long the video."""
+
+    touched_seconds: float
+    seqs: SequenceSet = field(default_factory=SequenceSet)
+    latest_seq: int = 0
+    chunks: int = 0
+    undecodable_chunks: int = 0
+    frames: int = 0
+    score: MeanScore = field(default_factory=MeanScore)
+    by_member: list[int] = field(default_factory=list)
+    spread: SpreadOverTime = field(default_factory=SpreadOverTime)
+    bins: dict[int, MeanScore] = field(default_factory=dict)
+    """Of the last seconds, by time // BIN_SECONDS."""
+    newest_bin: int = 0
+    end_seconds: float = 0.0
+    tracks: list[Track] = field(default_factory=list)
+    next_track: int = 0
+    alert_since_seq: int | None = None
+    ended: bool = False
+
+
+class RollingScores:
+    """State of every video of one partition."""
+
+    def __init__(
+        self, config: RollingConfig, alert: AlertConfig, faces: FacesConfig, ensemble: EnsembleInfo
+    ) -> None:
+        self._config = config
+        self._alert = alert
+        self._faces = faces
+        self._ensemble = ensemble
+        self._members = len(ensemble.names)
+        self._window_bins = max(1, round(config.window_seconds / BIN_SECONDS))
+        self._videos: OrderedDict[str, VideoState] = OrderedDict()
+        """Idle longest first."""
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def seen(self, video_id: str, seq: int) -> bool:
+        """Whether a chunk has been counted."""
+        state = self._videos.get(video_id)
+        return state is not None and seq in state.seqs
+
+    def apply(self, prediction: ChunkPrediction, *, last: bool, arrival: Arrival) -> ScoreUpdate:
+        """Count a chunk, once, and say what is known of its video now."""
+        state = self._touch(prediction.video_id, arrival)
+        if not state.seqs.add(prediction.seq):
+            return self._update(prediction.video_id, state, prediction.seq, "duplicate", arrival)
+        start = state.end_seconds if prediction.start_seconds is None else prediction.start_seconds
+        end = start + prediction.duration_seconds
+        self._count(state, prediction, start, last=last)
+        state.end_seconds = max(state.end_seconds, end)
+        found = any(frame.faces for frame in prediction.frames)
+        status = "final" if state.ended else "scored" if found else "no_face"
+        return self._update(prediction.video_id, state, prediction.seq, status, arrival, span=(start, end))
+
+    def apply_undecodable(
+        self, video_id: str, seq: int, reason: str, *, last: bool, arrival: Arrival
+    ) -> ScoreUpdate:
+        """Count a chunk that became a dead letter; the scores stay as they are."""
+        state = self._touch(video_id, arrival)
+        if not state.seqs.add(seq):
+            return self._update(video_id, state, seq, "duplicate", arrival)
+        state.latest_seq = max(state.latest_seq, seq)
+        state.undecodable_chunks += 1
+        state.ended |= last
+        return self._update(video_id, state, seq, "undecodable", arrival, error=reason)
+
+    def expire(self, arrival: Arrival) -> Iterator[ScoreUpdate]:
+        """Forget videos that are idle too long or too many; yields the `final` update of each.
+
+        A video that had its `final` update already is forgotten without another.
+        """
+        deadline = arrival.monotonic_seconds - self._config.idle_seconds
+        while self._videos:
+            video_id, state = next(iter(self._videos.items()))
+            if state.touched_seconds > deadline and len(self._videos) <= self._config.max_videos:
+                return
+            del self._videos[video_id]
+            if not state.ended:
+                state.ended = True
+                yield self._update(video_id, state, state.latest_seq, "final", arrival)
+
+    def _touch(self, video_id: str, arrival: Arrival) -> VideoState:
+        state = self._videos.get(video_id)
+        if state is None:
+            state = self._videos[video_id] = VideoState(
+                arrival.monotonic_seconds, by_member=[0] * self._members
+            )
+        state.touched_seconds = arrival.monotonic_seconds
+        self._videos.move_to_end(video_id)
+        return state
+
+    def _count(self, state: VideoState, prediction: ChunkPrediction, start: float, *, last: bool) -> None:
+        state.latest_seq = max(state.latest_seq, prediction.seq)
+        state.chunks += 1
+        state.ended |= last
+        state.frames += len(prediction.frames)
+        clusters: dict[int, MeanScore] = {}
+        for frame in prediction.frames:
+            total = sum(self._count_face(state, face) for face in frame.faces)
+            faces = len(frame.faces)
+            state.score.add(total, faces)
+            self._count_in_window(state, start + frame.time_seconds, total, faces)
+            if faces:
+                clusters.setdefault(int(frame.time_seconds), MeanScore()).add(total, faces)
+            self._follow(state, frame, start)
+        for cluster in clusters.values():
+            state.spread.add(cluster.total, cluster.faces)
+
+    def _count_face(self, state: VideoState, face: FacePrediction) -> int:
+        units = _units(face)
+        for member, unit in enumerate(units):
+            state.by_member[member] += unit
+        return sum(units)
+
+    def _count_in_window(self, state: VideoState, at_seconds: float, total: int, faces: int) -> None:
+        """Count in the bin of its time, unless that lies before the window; drop bins that leave it."""
+        index = int(at_seconds / BIN_SECONDS)
+        if index > state.newest_bin:
+            state.newest_bin = index
+            oldest = index - self._window_bins
+            state.bins = {i: score for i, score in state.bins.items() if i > oldest}
+        if faces and index > state.newest_bin - self._window_bins:
+            state.bins.setdefault(index, MeanScore()).add(total, faces)
+
+    def _follow(self, state: VideoState, frame: FramePrediction, start: float) -> None:
+        """Give each face of a frame to the track it continues, or to a new one."""
+        at = start + frame.time_seconds
+        near = [t for t in state.tracks if abs(at - t.seen_seconds) <= self._faces.track_gap_seconds]
+        tails = np.array([t.box for t in near], np.float32).reshape(-1, 4)
+        boxes = np.array([face.box for face in frame.faces], np.float32).reshape(-1, 4)
+        for face, index in zip(frame.faces, assign_tracks(tails, boxes, self._faces.track_iou), strict=True):
+            if index >= 0:
+                track = near[index]
+            else:
+                track = Track(state.next_track, face.box, at)
+                state.next_track += 1
+                state.tracks.append(track)
+            track.box, track.seen_seconds = face.box, at
+            track.score.add(sum(_units(face)), 1)
+        while len(state.tracks) > self._config.max_tracks:
+            state.tracks.remove(min(state.tracks, key=lambda t: (t.seen_seconds, t.track)))
+
+    def _update(
+        self,
+        video_id: str,
+        state: VideoState,
+        seq: int,
+        status: str,
+        arrival: Arrival,
+        *,
+        span: tuple[float, float] | None = None,
+        error: str | None = None,
+    ) -> ScoreUpdate:
+        window = MeanScore()
+        for bin_score in state.bins.values():
+            window.add(bin_score.total, bin_score.faces)
+        suspect = self._suspect(state)
+        alert = self._judge(state, seq, window, suspect) if status != "duplicate" else self._alert_of(state)
+        return ScoreUpdate(
+            video_id=video_id,
+            seq=seq,
+            status=status,  # type: ignore[arg-type]  # one of the literals, by the callers above
+            fake_score=state.score.value(self._members),
+            window_score=window.value(self._members),
+            interval=state.spread.interval(state.score, self._members),
+            frames=state.frames,
+            faces=state.score.faces,
+            models={
+                name: total / (state.score.faces * UNIT)
+                for name, total in zip(self._ensemble.names, state.by_member, strict=True)
+                if state.score.faces
+            },
+            tracks=[
+                TrackScore(track=t.track, box=t.box, fake_score=score, faces=t.score.faces)
+                for t in state.tracks
+                if (score := t.score.value(self._members)) is not None
+            ],
+            suspect_track=suspect.track if suspect else None,
+            alert=alert,
+            chunks=state.chunks,
+            missing_chunks=state.seqs.missing,
+            undecodable_chunks=state.undecodable_chunks,
+            start_seconds=span[0] if span else None,
+            end_seconds=span[1] if span else None,
+            latency_ms=arrival.latency_ms,
+            model_set=self._ensemble.model_set,
+            trained=self._ensemble.trained,
+            processed_at_ms=arrival.unix_ms,
+            last=state.ended,
+            error=error,
+        )
+
+    def _suspect(self, state: VideoState) -> Track | None:
+        """Track with the highest score among those that rest on enough faces."""
+        enough = [t for t in state.tracks if t.score.faces >= self._alert.min_faces]
+        return max(enough, key=lambda t: t.score.total / t.score.faces, default=None)
+
+    def _judge(self, state: VideoState, seq: int, window: MeanScore, suspect: Track | None) -> Alert:
+        """Raise or clear the alert; without enough evidence it stays as it is."""
+        watched = {
+            "window": window,
+            "video": state.score,
+            "track": suspect.score if suspect else MeanScore(),
+        }[self._alert.score]
+        score = watched.value(self._members)
+        was = state.alert_since_seq
+        if score is not None and watched.faces >= self._alert.min_faces and self._ensemble.trained:
+            if was is None and score >= self._alert.raise_at:
+                state.alert_since_seq = seq
+            elif was is not None and score < self._alert.clear_at:
+                state.alert_since_seq = None
+        return self._alert_of(state, changed=(was is None) != (state.alert_since_seq is None))
+
+    def _alert_of(self, state: VideoState, *, changed: bool = False) -> Alert:
+        raised = state.alert_since_seq is not None
+        return Alert(
+            state="raised" if raised else "none",
+            changed=changed,
+            since_seq=state.alert_since_seq,
+            threshold=self._alert.clear_at if raised else self._alert.raise_at,
+        )
+
+
+def _units(face: FacePrediction) -> list[int]:
+    return [round(p * UNIT) for p in face.probabilities]
