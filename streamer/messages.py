@@ -17,7 +17,8 @@ from streamer.errors import MessageError
 VERSION = 1
 
 MAX_VIDEO_ID_BYTES = 512
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes | None]]
+"""Of a Kafka record, which may repeat a name and may carry null."""
 
 
 class _Message(BaseModel):
@@ -133,7 +134,7 @@ class DeadLetter(_Message):
     value: bytes
     """The record's value, byte for byte."""
     key: bytes | None
-    headers: list[tuple[str, bytes]]
+    headers: list[tuple[str, bytes | None]]
     error: str
     """Text for people."""
     reason: str
@@ -161,7 +162,7 @@ def decode_chunk(
         raise MessageError(
             "too_many_bytes", f"the record has {len(value)} bytes, at most {max_bytes} allowed"
         )
-    by_name = {name.lower(): content for name, content in headers}
+    by_name = {name.lower(): content for name, content in headers if content is not None}
     content_type = by_name.get("content-type", b"").decode("latin-1").lower()
     if content_type.startswith("video/"):
         fields = _raw_media_fields(value, key, by_name, content_type, offset)
@@ -234,7 +235,7 @@ def decode_score(value: bytes) -> ScoreUpdate:
     try:
         if value[:1] == b"{":
             return ScoreUpdate.model_validate_json(value)
-        return ScoreUpdate.model_validate(msgpack.unpackb(value, max_buffer_size=16 * 1024 * 1024))
+        return ScoreUpdate.model_validate(msgpack.unpackb(value))
     except Exception as error:
         raise MessageError("invalid_message", f"not a score update: {error!r:.300}") from error
 
@@ -248,6 +249,6 @@ def encode_dead_letter(letter: DeadLetter) -> bytes:
 def decode_dead_letter(value: bytes) -> DeadLetter:
     """Read a dead letter. Raises MessageError."""
     try:
-        return DeadLetter.model_validate(msgpack.unpackb(value, max_buffer_size=128 * 1024 * 1024))
+        return DeadLetter.model_validate(msgpack.unpackb(value))
     except Exception as error:
         raise MessageError("invalid_message", f"not a dead letter: {error!r:.300}") from error

@@ -1,0 +1,147 @@
+"""config.toml, environment, command line -> Config."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from streamer.config import Config, load_config
+from streamer.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+CONFIG_TOML = ROOT / "config.toml"
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("STREAMER_"):
+            monkeypatch.delenv(name)
+
+
+def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, default) of every leaf."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            yield from keys_of(type(field.default), f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field.default
+
+
+def keys_in(text: str) -> Iterator[tuple[str, str]]:
+    """(dotted key, its comment) of every line `key = value  # comment`, commented-out keys too."""
+    section = ""
+    for line in text.splitlines():
+        if header := re.fullmatch(r"\[([\w.]+)\]", line.strip()):
+            section = header[1]
+        elif entry := re.match(r"(?:# )?(\w+) = (?:\[.*?\]|\"[^\"]*\"|[^#\s]+)(?:\s+#\s*(.*))?$", line):
+            yield f"{section}.{entry[1]}", entry[2] or ""
+
+
+def test_config_toml_is_the_defaults() -> None:
+    assert load_config(CONFIG_TOML) == load_config()
+
+
+def test_config_toml_names_every_key_once_in_the_order_of_the_code() -> None:
+    assert [key for key, _ in keys_in(CONFIG_TOML.read_text())] == [key for key, _ in keys_of(Config)]
+
+
+def test_config_toml_sets_every_key_that_has_a_default() -> None:
+    def leaves(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
+        for name, value in table.items():
+            if isinstance(value, dict):
+                yield from leaves(value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}"
+
+    active = set(leaves(tomllib.loads(CONFIG_TOML.read_text())))
+    assert active == {key for key, default in keys_of(Config) if default is not None}
+
+
+def test_config_toml_explains_every_key() -> None:
+    explained_above = {"kafka.security.username", "kafka.security.password", "kafka.security.key_file"}
+    explained_above |= {"kafka.security.key_password"}
+    silent = {key for key, comment in keys_in(CONFIG_TOML.read_text()) if len(comment) < 8}
+    assert silent <= explained_above
+
+
+def test_command_line_over_environment_over_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("[sample]\nframes_per_second = 1\nframes_per_video = 1\n[faces]\nmargin = 0.1\n")
+    monkeypatch.setenv("STREAMER_SAMPLE__FRAMES_PER_SECOND", "2")
+    monkeypatch.setenv("STREAMER_SAMPLE__FRAMES_PER_VIDEO", "2")
+    config = load_config(file, {"sample": {"frames_per_second": "3"}})
+    assert config.sample.frames_per_second == 3
+    assert config.sample.frames_per_video == 2
+    assert config.faces.margin == 0.1
+    assert config.kafka.group_id == "streamer"
+
+
+def test_lists_and_paths_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMER_FACES__WINDOWS", '["matrix"]')
+    monkeypatch.setenv("STREAMER_CLASSIFY__ENGINES", "/srv/engines")
+    config = load_config()
+    assert config.faces.windows == ("matrix",)
+    assert config.classify.engines == Path("/srv/engines")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[sample]\nframes_per_secnd = 1", ["unknown key 'sample.frames_per_secnd'", "'frames_per_second'"]),
+        ("[smple]\nframes_per_second = 1", ["unknown key 'smple'", "'sample'"]),
+        ("[kafka.security]\nzzz = 1", ["unknown key 'kafka.security.zzz'", "protocol"]),
+        ("[sample]\nframes_per_second = 0", ["sample.frames_per_second", "greater than 0", "got 0"]),
+        ("[faces]\nwindows = ['diagonal']", ["faces.windows.0", "diagonal"]),
+        ("[classify]\nmembers = []", ["classify.members"]),
+        ("[alert]\nraise_at = 0.5\nclear_at = 0.7", ["alert", "clear_at 0.7"]),
+        ("[kafka.security]\nprotocol = 'SASL_SSL'", ["kafka.security", "sasl_mechanism"]),
+        ("[kafka.security]\ncert_file = 'a.pem'", ["cert_file and key_file"]),
+        ("[sample", ["config.toml"]),
+    ],
+)
+def test_wrong_files_name_key_and_file(tmp_path: Path, text: str, said: list[str]) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    for words in [*said, str(file)]:
+        assert words in str(caught.value)
+
+
+def test_missing_file() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: no such configuration file"):
+        load_config(Path("nowhere.toml"))
+
+
+def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    security = {"protocol": "SASL_SSL", "sasl_mechanism": "SCRAM-SHA-512", "username": "u"}
+    monkeypatch.setenv("STREAMER_KAFKA__SECURITY__PASSWORD", "hunter2")
+    config = load_config(None, {"kafka": {"security": security}})
+    assert config.kafka.security.password is not None
+    assert config.kafka.security.password.get_secret_value() == "hunter2"
+    for shown in (repr(config), str(config), config.model_dump_json()):
+        assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
+    "broken", [{"protocol": "SASL_SSL"}, {"password": ["hunter2"]}, {"passwrd": "hunter2"}]
+)
+def test_secrets_stay_out_of_error_messages(monkeypatch: pytest.MonkeyPatch, broken: dict[str, Any]) -> None:
+    monkeypatch.setenv("STREAMER_KAFKA__SECURITY__PASSWORD", "hunter2")
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {"kafka": {"security": broken}})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_configuration_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_config().sample.frames_per_second = 3  # type: ignore[misc]
