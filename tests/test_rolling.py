@@ -1,0 +1,204 @@
+"""Properties that users rely on: order, duplicates and cuts never change a video's final score."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamer.config import AlertConfig, FacesConfig, RollingConfig
+from streamer.rolling import MIN_CLUSTERS, UNIT, Arrival, EnsembleInfo, RollingScores
+from streamer.types import ChunkPrediction, FacePrediction, FramePrediction
+
+ENSEMBLE = EnsembleInfo(("a", "b"), "hash", trained=True)
+BOX = (10.0, 10.0, 50.0, 60.0)
+
+
+def rolling(ensemble=ENSEMBLE, **alert):
+    return RollingScores(RollingConfig(), AlertConfig(**alert), FacesConfig(), ensemble)
+
+
+def chunk(seq, scores, *, video_id="v", seconds=2.0, start=None, box=BOX):
+    """One face per frame, the scores spread evenly over the chunk; None stands for a frame without a face."""
+    frames = tuple(
+        FramePrediction(
+            seconds * i / max(1, len(scores)),
+            () if score is None else (FacePrediction(box, (score, score)),),
+        )
+        for i, score in enumerate(scores)
+    )
+    return ChunkPrediction(video_id, seq, seq * seconds if start is None else start, seconds, frames)
+
+
+def feed(state, chunks, *, last=False, at=0.0):
+    return [state.apply(c, last=last, arrival=Arrival(at, int(1000 * at))) for c in chunks]
+
+
+probabilities = st.floats(0, 1)
+videos = st.lists(st.lists(st.none() | probabilities, max_size=6), min_size=1, max_size=8)
+
+
+@given(videos, st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_final_score_does_not_depend_on_order_or_duplicates(scores, rng):
+    chunks = [chunk(seq, s) for seq, s in enumerate(scores)]
+    in_order = feed(rolling(), chunks)[-1]
+    shuffled = [*chunks, *rng.choices(chunks, k=3)]
+    rng.shuffle(shuffled)
+    other = feed(rolling(), shuffled)[-1]
+    for field in ("fake_score", "window_score", "interval", "models", "frames", "faces", "chunks"):
+        assert getattr(other, field) == getattr(in_order, field)
+    assert other.missing_chunks == 0
+
+
+@given(st.lists(probabilities, min_size=1, max_size=30), st.data())
+@settings(deadline=None)
+def test_final_score_does_not_depend_on_how_the_video_was_cut(scores, data):
+    whole = feed(rolling(), [chunk(0, scores, seconds=len(scores) * 0.5)])[-1]
+    pieces, at = [], 0
+    while at < len(scores):
+        n = data.draw(st.integers(1, len(scores) - at))
+        pieces.append(chunk(len(pieces), scores[at : at + n], seconds=n * 0.5, start=at * 0.5))
+        at += n
+    cut = feed(rolling(), pieces)[-1]
+    assert cut.fake_score == whole.fake_score
+    assert cut.window_score == whole.window_score
+    assert (cut.frames, cut.faces) == (whole.frames, whole.faces)
+
+
+@given(st.lists(probabilities, min_size=1, max_size=40))
+def test_score_is_the_mean(scores):
+    update = feed(rolling(), [chunk(0, scores)])[-1]
+    assert update.fake_score == pytest.approx(sum(scores) / len(scores), abs=1 / UNIT)
+    assert update.models == pytest.approx({"a": update.fake_score, "b": update.fake_score})
+
+
+def test_without_a_face_there_is_no_score():
+    update = feed(rolling(), [chunk(0, [None, None])])[-1]
+    assert update.status == "no_face"
+    assert update.fake_score is update.window_score is update.interval is update.suspect_track is None
+    assert (update.frames, update.faces, update.models, update.tracks) == (2, 0, {}, [])
+
+
+def test_undecodable_chunks_change_no_score():
+    state = rolling()
+    before = feed(state, [chunk(0, [0.25, 0.75])])[-1]
+    update = state.apply_undecodable("v", 1, "damaged", last=False, arrival=Arrival(0, 0))
+    assert (update.status, update.error, update.undecodable_chunks) == ("undecodable", "damaged", 1)
+    assert update.fake_score == before.fake_score
+    assert update.missing_chunks == 0
+    again = state.apply_undecodable("v", 1, "damaged", last=False, arrival=Arrival(0, 0))
+    assert (again.status, again.undecodable_chunks) == ("duplicate", 1)
+
+
+def test_missing_chunks_are_counted_until_they_arrive():
+    state = rolling()
+    assert feed(state, [chunk(0, [0.1]), chunk(3, [0.1])])[-1].missing_chunks == 2
+    assert feed(state, [chunk(1, [0.1])])[-1].missing_chunks == 1
+
+
+def test_window_score_forgets_what_the_video_score_keeps():
+    state = rolling()
+    update = feed(state, [chunk(seq, [0.9] * 4 if seq < 5 else [0.1] * 4) for seq in range(15)])[-1]
+    assert update.window_score == pytest.approx(0.1)
+    assert update.fake_score == pytest.approx((5 * 0.9 + 10 * 0.1) / 15)
+
+
+def test_alert_needs_evidence_and_has_hysteresis():
+    state = rolling(raise_at=0.8, clear_at=0.6, min_faces=4)
+    alerts = [
+        feed(state, [chunk(seq, scores, seconds=10.0)])[-1].alert
+        for seq, scores in enumerate([[0.9] * 3, [0.9] * 4, [0.7] * 4, [0.5] * 4, [0.7] * 4])
+    ]
+    assert [a.state for a in alerts] == ["none", "raised", "raised", "none", "none"]
+    assert [a.changed for a in alerts] == [False, True, False, True, False]
+    assert [a.since_seq for a in alerts] == [None, 1, 1, None, None]
+    assert [a.threshold for a in alerts] == [0.8, 0.6, 0.6, 0.8, 0.8]
+
+
+def test_untrained_members_never_raise_an_alert():
+    state = rolling(EnsembleInfo(("a", "b"), "hash", trained=False))
+    update = feed(state, [chunk(0, [1.0] * 20)])[-1]
+    assert update.alert.state == "none"
+    assert update.trained is False
+
+
+def test_two_people_get_two_scores():
+    left, right = (0.0, 0.0, 40.0, 40.0), (200.0, 0.0, 240.0, 40.0)
+    frames = tuple(
+        FramePrediction(i / 10, (FacePrediction(left, (0.1, 0.1)), FacePrediction(right, (0.9, 0.9))))
+        for i in range(10)
+    )
+    state = rolling()
+    first = feed(state, [ChunkPrediction("v", 0, 0.0, 1.0, frames)])[-1]
+    both = feed(state, [ChunkPrediction("v", 1, 1.0, 1.0, frames)])[-1]
+    assert [(t.track, t.faces) for t in first.tracks] == [(0, 10), (1, 10)]
+    assert [(t.track, t.faces) for t in both.tracks] == [(0, 20), (1, 20)]
+    assert [t.fake_score for t in both.tracks] == pytest.approx([0.1, 0.9])
+    assert both.suspect_track == 1
+    assert both.fake_score == pytest.approx(0.5)
+
+
+def test_a_face_that_was_away_long_is_a_new_track():
+    state = rolling()
+    feed(state, [chunk(0, [0.5])])
+    update = feed(state, [chunk(9, [0.5])])[-1]
+    assert [t.track for t in update.tracks] == [0, 1]
+
+
+def test_interval_covers_the_mean_of_independent_seconds():
+    """Of 300 videos of 40 independent seconds about 95 % must have the true mean within their interval."""
+    rng = random.Random(7)
+    covered = 0
+    for _ in range(300):
+        seconds = [[min(1.0, max(0.0, rng.gauss(0.4, 0.1)))] * 3 for _ in range(40)]
+        update = feed(rolling(), [chunk(i, s, seconds=1.0) for i, s in enumerate(seconds)])[-1]
+        low, high = update.interval
+        covered += low <= 0.4 <= high
+    assert 0.90 <= covered / 300 <= 0.99
+
+
+def test_no_interval_from_too_little_video():
+    for seconds in range(1, MIN_CLUSTERS + 2):
+        update = feed(rolling(), [chunk(i, [0.2, 0.3], seconds=1.0) for i in range(seconds)])[-1]
+        assert (update.interval is None) == (seconds < MIN_CLUSTERS)
+
+
+def test_last_ends_the_video_and_latecomers_still_count():
+    state = rolling()
+    feed(state, [chunk(0, [0.2])])
+    final = feed(state, [chunk(2, [0.4])], last=True)[-1]
+    assert (final.status, final.last, final.missing_chunks) == ("final", True, 1)
+    late = feed(state, [chunk(1, [0.6])])[-1]
+    assert (late.status, late.missing_chunks) == ("final", 0)
+    assert late.fake_score == pytest.approx(0.4)
+
+
+def test_idle_videos_end_with_a_final_update_once():
+    state = rolling()
+    feed(state, [chunk(0, [0.2], video_id="idle")], at=0)
+    feed(state, [chunk(0, [0.2], video_id="ended")], at=0, last=True)
+    feed(state, [chunk(0, [0.2], video_id="busy")], at=299)
+    finals = list(state.expire(Arrival(301, 301_000)))
+    assert [(u.video_id, u.status, u.last) for u in finals] == [("idle", "final", True)]
+    assert len(state) == 1
+
+
+def test_too_many_videos_end_the_one_idle_longest():
+    state = RollingScores(RollingConfig(max_videos=2), AlertConfig(), FacesConfig(), ENSEMBLE)
+    for i in range(3):
+        feed(state, [chunk(0, [0.2], video_id=f"v{i}")], at=i)
+    assert [u.video_id for u in state.expire(Arrival(3, 3000))] == ["v0"]
+
+
+def test_state_of_an_endless_video_is_bounded():
+    state = rolling()
+    for seq in range(3000):
+        box = (seq * 100.0, 0.0, seq * 100.0 + 40, 40.0)  # never the same face twice
+        update = feed(state, [chunk(seq, [0.5], box=box)])[-1]
+    video = state._videos["v"]
+    assert len(video.bins) <= 20
+    assert len(update.tracks) == RollingConfig().max_tracks
+    assert len(video.seqs._starts) == 1
+    assert math.isclose(update.fake_score, 0.5)
