@@ -22,7 +22,9 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 
 class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class VideoChunk(_Message):
