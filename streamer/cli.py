@@ -1,0 +1,311 @@
+"""The command line: options -> configuration -> one call. Heavy libraries load inside the commands.
+
+Exit status: 0 all well; 1 some inputs failed; 2 wrong usage or configuration; 3 Kafka; 4 networks;
+130 interrupted. What `streamer` raises on purpose is shown as one message; anything else is a bug and shows
+its traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import streamer
+from streamer.config import Config, load_config
+from streamer.errors import BrokerError, ConfigError, ModelError, StreamerError
+
+OK, SOME_FAILED, USAGE, BROKER, MODELS, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+DEFAULT_CONFIG = Path("config.toml")
+
+GLOBAL_OPTIONS = ("--config", "--log-level", "--set")
+"""Options of `streamer` itself that take a value; they may follow the command, too."""
+
+
+def exit_code_of(error: StreamerError) -> int:
+    """Exit status that tells a caller what to look at."""
+    if isinstance(error, ConfigError):
+        return USAGE
+    if isinstance(error, BrokerError):
+        return BROKER
+    return MODELS if isinstance(error, ModelError) else SOME_FAILED
+
+
+class _Group(TyperGroup):
+    """Takes global options anywhere, and turns our errors into a message and an exit status."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _global_options_first(args))
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except StreamerError as error:
+            from streamer.log import printable
+
+            typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+            typer.echo("\n".join(printable(line) for line in str(error).splitlines()), err=True)
+            raise typer.Exit(exit_code_of(error)) from error
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def _global_options_first(args: list[str]) -> list[str]:
+    """`run --set a.b=c` -> `--set a.b=c run`, up to a `--`."""
+    first: list[str] = []
+    rest: list[str] = []
+    words = iter(args)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif word in GLOBAL_OPTIONS:
+            first += [word, *(value for value in (next(words, None),) if value is not None)]
+        elif word.startswith(tuple(f"{option}=" for option in GLOBAL_OPTIONS)):
+            first.append(word)
+        else:
+            rest.append(word)
+    return first + rest
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Real-time deepfake detection: video chunks from Kafka in, rolling fake scores out.",
+)
+topics_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Kafka topics.")
+app.add_typer(topics_app, name="topics")
+
+
+@dataclass
+class Settings:
+    """Global options, until a command asks for the configuration they make."""
+
+    file: Path | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def load(self, *more: tuple[str, Any]) -> Config:
+        """The configuration; `more` are (dotted key, value) from options of the command, None for unset."""
+        for key, value in more:
+            if value is not None:
+                put(self.overrides, key, value)
+        return load_config(self.file, self.overrides)
+
+
+def put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set `a.b.c` in nested dictionaries. Raises ConfigError if a part of it holds a value already."""
+    *sections, name = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {key}: {section} has a value, it is no section")
+    tree[name] = value
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`section.key=value`. Lists, tables and quoted strings are TOML; others stay as they are."""
+    import tomllib
+
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not all(key.split(".")) or "." not in key:
+        raise ConfigError(f"--set takes section.key=value, e.g. sample.frames_per_second=2; got {text!r}")
+    if value[:1] not in ("[", "{", '"', "'"):
+        return key, value
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"--set {key}: not a TOML value: {value} ({error})") from error
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"streamer {streamer.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    ctx: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Configuration file.  [default: ./config.toml where there is one]"),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; may be repeated."),
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(metavar="debug|info|warning|error", help="How much to log to stderr.")
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    settings = Settings(config)
+    if config is None and DEFAULT_CONFIG.is_file():
+        settings.file = DEFAULT_CONFIG
+    for text in set_ or ():
+        put(settings.overrides, *parse_override(text))
+    if log_level is not None:
+        put(settings.overrides, "log.level", log_level)
+    ctx.obj = settings
+
+
+Bootstrap = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Kafka; overrides kafka.bootstrap_servers.")
+]
+Untrained = Annotated[
+    bool | None,
+    typer.Option(
+        "--allow-untrained",
+        help="Run members with random weights, to try the plumbing; their scores are withheld.",
+        show_default=False,
+    ),
+]
+Files = Annotated[list[Path], typer.Argument(metavar="FILE", help="Video files.", show_default=False)]
+ChunkSeconds = Annotated[
+    float, typer.Option(min=0.1, max=60, help="Cut at the first keyframe after so many seconds.")
+]
+
+
+@app.command()
+def run(ctx: typer.Context, bootstrap: Bootstrap = None, allow_untrained: Untrained = None) -> None:
+    """Detect: read chunks from Kafka, publish scores, until SIGTERM or Ctrl-C."""
+    config = ctx.obj.load(
+        ("kafka.bootstrap_servers", bootstrap), ("classify.allow_untrained", allow_untrained)
+    )
+    from streamer.commands.run import run_service
+
+    _run(run_service(config))
+
+
+@app.command()
+def publish(
+    ctx: typer.Context,
+    files: Files,
+    realtime: Annotated[
+        bool, typer.Option("--realtime", help="As live cameras would: each chunk when its time has come.")
+    ] = False,
+    chunk_seconds: ChunkSeconds = 2.0,
+    video_id: Annotated[
+        str | None, typer.Option(help="For a single file.  [default: its name without extension]")
+    ] = None,
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Cut video files at keyframes, without re-encoding, and publish the chunks."""
+    config = ctx.obj.load(("kafka.bootstrap_servers", bootstrap))
+    _start_log(config)
+    from streamer.publish import publish_files
+
+    _exit(_run(publish_files(config, files, video_id, chunk_seconds, realtime=realtime)))
+
+
+@app.command()
+def watch(
+    ctx: typer.Context,
+    json: Annotated[bool, typer.Option("--json", help="One update per line, for pipes.")] = False,
+    from_beginning: Annotated[
+        bool, typer.Option("--from-beginning", help="Also the updates that Kafka still has.")
+    ] = False,
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Show scores as they come, most suspicious first; Ctrl-C ends it."""
+    config = ctx.obj.load(("kafka.bootstrap_servers", bootstrap))
+    _start_log(config)
+    from streamer.watch import watch_scores
+
+    _run(watch_scores(config, json=json, from_beginning=from_beginning))
+
+
+@app.command()
+def score(
+    ctx: typer.Context,
+    files: Files,
+    json: Annotated[bool, typer.Option("--json", help="One object per file on a line.")] = False,
+    allow_untrained: Untrained = None,
+) -> None:
+    """Score video files without Kafka. Exit status 1 if one of them cannot be read."""
+    config = ctx.obj.load(("classify.allow_untrained", allow_untrained))
+    _start_log(config)
+    from streamer.score import score_files
+
+    _exit(_run(score_files(config, files, json=json)))
+
+
+@topics_app.command("create")
+def topics_create(
+    ctx: typer.Context,
+    partitions: Annotated[int, typer.Option(min=1, help="Bounds how many processes can share the work.")] = 4,
+    replication: Annotated[
+        int, typer.Option(help="Copies of each partition; -1: the broker's default.")
+    ] = -1,
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Create the topics that are missing."""
+    config = ctx.obj.load(("kafka.bootstrap_servers", bootstrap))
+    _start_log(config)
+    from streamer.kafka.topics import create_topics
+
+    made = _run(create_topics(config.kafka, partitions=partitions, replication=replication))
+    for name, new in made.items():
+        typer.echo(f"{name}: {'created' if new else 'already there'}")
+
+
+@app.command()
+def doctor(
+    ctx: typer.Context,
+    json: Annotated[bool, typer.Option("--json", help="One object.")] = False,
+    bootstrap: Bootstrap = None,
+    allow_untrained: Untrained = None,
+) -> None:
+    """Check what is installed and usable, and why not. Exit status 1 if `run` could not work."""
+    config = ctx.obj.load(
+        ("kafka.bootstrap_servers", bootstrap), ("classify.allow_untrained", allow_untrained)
+    )
+    from streamer.doctor import examine
+
+    _exit(_run(examine(config, ctx.obj.file, json=json)))
+
+
+@app.command()
+def demo(ctx: typer.Context, bootstrap: Bootstrap = None) -> None:
+    """Detect on two bundled clips, live: broker, service, cameras, view. Ends by itself."""
+    config = ctx.obj.load(("kafka.bootstrap_servers", bootstrap))
+    from streamer.demo import run_demo
+
+    _exit(_run(run_demo(config, embedded=bootstrap is None)))
+
+
+def _start_log(config: Config) -> None:
+    """Log to stderr as configured."""
+    from streamer.log import set_up_logging
+
+    set_up_logging(config.log)
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run on uvloop."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+def _exit(code: int) -> None:
+    if code:
+        raise typer.Exit(code)
+
+
+def main() -> None:
+    """Entry point."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names need be no UTF-8
+    app(prog_name="streamer")

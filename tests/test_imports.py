@@ -1,0 +1,156 @@
+"""Imports point one way, and heavy libraries stay where they belong (held by reading the source)."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "streamer"
+ROOMS = sorted(str(path.relative_to(PACKAGE.parent)) for path in PACKAGE.rglob("*.py"))
+
+LAYERS: tuple[frozenset[str], ...] = (
+    frozenset({"streamer", "streamer.errors", "streamer.types", "streamer.sequence"}),
+    frozenset({"streamer.config", "streamer.manifest", "streamer.messages"}),
+    # pure stages and backends
+    frozenset(
+        {
+            "streamer.backends",
+            "streamer.batching",
+            "streamer.classify",
+            "streamer.decode",
+            "streamer.decode_pool",
+            "streamer.engines",
+            "streamer.faces",
+            "streamer.log",
+            "streamer.metrics",
+            "streamer.models",
+            "streamer.terminal",
+            "streamer.rolling",
+            "streamer.sample",
+            "streamer.segment",
+        }
+    ),
+    frozenset({"streamer.pipeline", "streamer.kafka"}),
+    frozenset({"streamer.partition", "streamer.service"}),
+    # what a person sees
+    frozenset(
+        {
+            "streamer.cli",
+            "streamer.demo",
+            "streamer.demo_clips",
+            "streamer.doctor",
+            "streamer.files",
+            "streamer.publish",
+            "streamer.score",
+            "streamer.watch",
+        }
+    ),
+    frozenset({"streamer.__main__"}),
+)
+
+ONLY_IN = {
+    "av": ("streamer.decode", "streamer.segment"),
+    "aiokafka": ("streamer.kafka", "streamer.service"),
+    "typer": ("streamer.cli",),
+    "rich": tuple(LAYERS[5]),
+}
+"""Library -> modules that may import it at all."""
+
+LAZY = ("torch", "torchvision", "tensorrt", "torch_tensorrt", "openvino", "onnxruntime", "dlib", "nncf", "onnx")
+"""Imported inside functions only, or at the top of the module that wraps them."""
+
+WRAPPERS = ("streamer.backends.", "streamer.models.", "streamer.training.")
+
+
+def module_of(file: str) -> str:
+    name = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    return name
+
+
+def imports(tree: ast.AST, module: str, *, top_level: bool = False) -> Iterator[str]:
+    """Full names that a module imports; top_level: when it is imported, not inside functions."""
+    for node in ast.iter_child_nodes(tree):
+        if top_level and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if top_level and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute here"
+            assert node.module is not None
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        yield from imports(node, module, top_level=top_level)
+
+
+def within(name: str, room: str) -> bool:
+    return name == room or name.startswith(f"{room}.")
+
+
+def layer_of(name: str) -> int | None:
+    """Layer of the nearest room that holds a name; `streamer` itself holds only what lies in its __init__."""
+    parts = name.split(".")
+    for length in range(len(parts), 1, -1):
+        room = ".".join(parts[:length])
+        for index, rooms in enumerate(LAYERS):
+            if room in rooms:
+                return index
+    return 0 if len(parts) <= 2 else None
+
+
+@pytest.mark.parametrize("file", ROOMS)
+def test_every_module_has_its_layer(file: str) -> None:
+    module = module_of(file)
+    assert any(within(module, room) for rooms in LAYERS for room in rooms if room != "streamer") or (
+        module == "streamer"
+    ), f"{module} belongs to no layer: add it to LAYERS"
+
+
+@pytest.mark.parametrize("file", ROOMS)
+def test_imports_point_down(file: str) -> None:
+    module = module_of(file)
+    own = layer_of(module)
+    assert own is not None
+    for name in imports(ast.parse((PACKAGE.parent / file).read_text()), module):
+        if within(name, "streamer"):
+            other = layer_of(name)
+            assert other is not None, f"{module} imports {name}, which has no layer"
+            assert other <= own, f"{module} (layer {own}) imports {name} (layer {other})"
+
+
+@pytest.mark.parametrize("file", ROOMS)
+def test_libraries_stay_in_their_rooms(file: str) -> None:
+    module = module_of(file)
+    for name in imports(ast.parse((PACKAGE.parent / file).read_text()), module):
+        rooms = ONLY_IN.get(name.split(".")[0])
+        assert rooms is None or any(within(module, room) for room in rooms), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("file", ROOMS)
+def test_heavy_libraries_are_imported_late(file: str) -> None:
+    module = module_of(file)
+    if module.startswith(WRAPPERS):
+        return
+    for name in imports(ast.parse((PACKAGE.parent / file).read_text()), module, top_level=True):
+        assert name.split(".")[0] not in LAZY, f"{module} imports {name} at its top"
+
+
+@pytest.mark.parametrize("file", ROOMS)
+def test_serving_never_imports_training(file: str) -> None:
+    module = module_of(file)
+    if within(module, "streamer.training"):
+        return
+    for name in imports(ast.parse((PACKAGE.parent / file).read_text()), module):
+        assert not within(name, "streamer.training"), f"{module} imports {name}"
+
+
+def test_the_command_line_starts_without_heavy_libraries() -> None:
+    heavy = [*LAZY, "av", "aiokafka", "cv2", "numpy"]
+    code = f"import sys, streamer.cli; print([m for m in {heavy} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
