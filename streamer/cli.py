@@ -183,7 +183,8 @@ def run(ctx: typer.Context, bootstrap: Bootstrap = None, allow_untrained: Untrai
     config = ctx.obj.load(
         ("kafka.bootstrap_servers", bootstrap), ("classify.allow_untrained", allow_untrained)
     )
-    from streamer.commands.run import run_service
+    _start_log(config)
+    from streamer.service import run_service
 
     _run(run_service(config))
 

@@ -140,7 +140,7 @@ class Board:
         trend = TREND_CHUNKS if wide else NARROW_TREND_CHUNKS
         table = Table(box=None, expand=True, padding=(0, 1), header_style="dim", show_edge=False)
         table.add_column("", width=1)
-        table.add_column("video", no_wrap=True, overflow="ellipsis", ratio=3, min_width=8)
+        table.add_column("video", no_wrap=True, overflow="ellipsis", ratio=1, min_width=8)
         table.add_column("at", justify="right", no_wrap=True)
         if withheld:
             table.add_column("fake score", no_wrap=True)
@@ -153,7 +153,7 @@ class Board:
         table.add_column("faces", justify="right", no_wrap=True)
         if wide:
             table.add_column("delay", justify="right", no_wrap=True)
-        table.add_column("state", no_wrap=True, overflow="ellipsis", ratio=2, min_width=17 if wide else 11)
+        table.add_column("state", no_wrap=True, overflow="ellipsis", width=22 if wide else 12)
         for row in rows:
             scores = [_withheld()] if withheld else self._score_cells(row, wide=wide, trend=trend)
             table.add_row(*self._cells(row, scores, wide=wide), style="dim" if row.update.last else "")
