@@ -1,0 +1,1 @@
+"""Everything that speaks to Kafka; only this package and `streamer.service` import aiokafka."""

@@ -1,0 +1,119 @@
+"""Clients of Kafka: their common arguments, and a start that ends in time with a clear error."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
+
+from streamer.config import KafkaConfig
+from streamer.errors import BrokerError
+from streamer.kafka.security import security_arguments
+
+CONNECT_SECONDS = 15.0
+"""How long a broker that cannot be reached is tried at the start."""
+
+RETRY_SECONDS = 0.3
+
+
+class StartableClient(Protocol):
+    """aiokafka's consumer, producer and admin client."""
+
+    async def start(self) -> None: ...
+
+
+def client_arguments(kafka: KafkaConfig) -> dict[str, Any]:
+    """Arguments that all clients share. Raises ConfigError."""
+    return {
+        "bootstrap_servers": kafka.bootstrap_servers,
+        "client_id": kafka.client_id,
+        **security_arguments(kafka.security),
+    }
+
+
+async def start_client(
+    client: StartableClient, kafka: KafkaConfig, *, connect_seconds: float = CONNECT_SECONDS
+) -> None:
+    """Start a client, trying again while no broker can be reached.
+
+    Raises BrokerError that names the address, at once if the broker refuses us, else after `connect_seconds`.
+    The client must be stopped in either case.
+    """
+    reason = _BootstrapFailure()
+    # aiokafka's exception says only "unable to bootstrap"; the cause is in what it logs.
+    log = logging.getLogger("aiokafka")
+    log.addFilter(reason)
+    try:
+        async with asyncio.timeout(connect_seconds):
+            while True:
+                try:
+                    return await client.start()
+                except KafkaConnectionError as error:
+                    if reason.is_final:
+                        raise BrokerError(
+                            f"Kafka at {kafka.bootstrap_servers} refuses us: {reason.text}"
+                        ) from error
+                    await asyncio.sleep(RETRY_SECONDS)
+    except TimeoutError as error:
+        raise BrokerError(
+            f"no Kafka reachable at {kafka.bootstrap_servers} within {connect_seconds:.0f} s: "
+            f"{reason.text or 'no answer'}"
+        ) from error
+    except KafkaError as error:
+        raise BrokerError(f"Kafka at {kafka.bootstrap_servers}: {describe(error)}") from error
+    finally:
+        log.removeFilter(reason)
+
+
+class _BootstrapFailure(logging.Filter):
+    """Keeps why the last connection failed, and keeps it out of the log: the caller says it once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._error: BaseException | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not isinstance(record.args, tuple) or not record.args:
+            return True
+        if isinstance(error := record.args[-1], BaseException):
+            self._error = error
+            return False
+        return True
+
+    @property
+    def text(self) -> str:
+        return describe(self._error) if self._error else ""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether trying again is pointless: wrong certificate, password or mechanism."""
+        if isinstance(self._error, ssl.SSLError):
+            return True
+        retried = (OSError, KafkaConnectionError, KafkaTimeoutError)
+        return isinstance(self._error, KafkaError) and not isinstance(self._error, retried)
+
+
+def describe(error: BaseException) -> str:
+    """An error in words; aiokafka's are often empty but for their name."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+@asynccontextmanager
+async def admin_client(
+    kafka: KafkaConfig, *, connect_seconds: float = CONNECT_SECONDS
+) -> AsyncIterator[AIOKafkaAdminClient]:
+    """A started admin client. Raises BrokerError, for errors of the broker inside the block too."""
+    admin = AIOKafkaAdminClient(**client_arguments(kafka))
+    try:
+        await start_client(admin, kafka, connect_seconds=connect_seconds)
+        yield admin
+    except KafkaError as error:
+        raise BrokerError(f"Kafka at {kafka.bootstrap_servers}: {describe(error)}") from error
+    finally:
+        await admin.close()

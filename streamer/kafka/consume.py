@@ -1,0 +1,315 @@
+"""Chunks out of Kafka for a member of the group; score updates out of Kafka for whoever watches.
+
+What aiokafka 0.14 does that shapes this module:
+- `getmany` ignores its timeout while the group rebalances, and with records of several partitions in its
+  buffer an unreadable one makes it lose the readable ones before it. So: timeout 0, which never suspends;
+  one record at a time; and none of it between `on_partitions_revoked` and `on_partitions_assigned`.
+- It hands out records of a new assignment before `on_partitions_assigned` has returned.
+- It drops fetched records of a paused partition when it comes across them. So closed partitions are not only
+  paused (no more fetching) but also left out of `getmany`.
+- `on_partitions_revoked` runs before JoinGroup is sent, and the broker waits for that only as long as
+  `rebalance_timeout_ms`, by default the session timeout. So it is set to more than the drain budget.
+- Exceptions in the listener are logged and swallowed. So they are handed over by `on_error`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, UnsupportedCodecError
+from aiokafka.errors import CorruptRecordException as CorruptRecordError
+
+from streamer.config import KafkaConfig
+from streamer.errors import BrokerError, MessageError
+from streamer.kafka.client import CONNECT_SECONDS, client_arguments, describe, start_client
+from streamer.kafka.intake import Switches
+from streamer.kafka.topics import describe_broker
+from streamer.messages import Headers, ScoreUpdate, decode_score
+
+REBALANCE_SLACK_SECONDS = 5.0
+"""What the broker grants for a rebalance beyond the drain budget: committing and joining."""
+
+FETCH_BYTES = 32 * 1024 * 1024
+"""Fetched ahead at most, unless a single record is larger."""
+
+CAREFUL_SECONDS = 5.0
+"""Partitions are read one by one for so long after a record that cannot be read."""
+
+UNREADABLE_TRIES = 3
+"""A damaged batch is fetched again before its records are given up: the damage may be in the transfer."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record of the chunks topic."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    """Unix time given by the producer or the broker, milliseconds; -1 if there is none."""
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    unreadable: str | None = None
+    """Why the client could not read it; key, value and headers are missing then."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the value."""
+        return len(self.value or b"")
+
+
+class ChunkConsumer:
+    """A member of the consumer group; reads, pauses, commits. Where it may read is `Intake`'s decision."""
+
+    def __init__(
+        self,
+        kafka: KafkaConfig,
+        *,
+        drain_seconds: float,
+        on_revoked: Callable[[frozenset[int]], Awaitable[None]],
+        on_assigned: Callable[[frozenset[int]], Awaitable[None]],
+        on_error: Callable[[BaseException], None],
+        connect_seconds: float = CONNECT_SECONDS,
+    ) -> None:
+        rebalance_ms = max(kafka.session_timeout_ms, round(1000 * (drain_seconds + REBALANCE_SLACK_SECONDS)))
+        self._kafka = kafka
+        self._connect_seconds = connect_seconds
+        self._listener = _Listener(self, on_revoked, on_assigned, on_error)
+        self._consumer = AIOKafkaConsumer(
+            **client_arguments(kafka),
+            group_id=kafka.group_id,
+            enable_auto_commit=False,
+            auto_offset_reset=kafka.auto_offset_reset,
+            session_timeout_ms=kafka.session_timeout_ms,
+            heartbeat_interval_ms=kafka.heartbeat_interval_ms,
+            max_poll_interval_ms=kafka.max_poll_interval_ms,
+            rebalance_timeout_ms=rebalance_ms,
+            # JoinGroup is answered when the slowest member is there.
+            request_timeout_ms=max(40_000, rebalance_ms + 10_000),
+            max_partition_fetch_bytes=kafka.max_message_bytes,
+            fetch_max_bytes=max(kafka.max_message_bytes, FETCH_BYTES),
+        )
+        self._nowhere = TopicPartition(kafka.chunks_topic, -1)
+        self._commit_lock = asyncio.Lock()
+        self._careful_until = 0.0
+        self._failed_reads: dict[tuple[int, int], int] = {}
+        self.rebalancing = True
+        """No partition may be read: not yet a member, or partitions are being dealt anew."""
+
+    async def start(self) -> None:
+        """Connect and subscribe; partitions follow by `on_assigned`. Raises BrokerError."""
+        await start_client(self._consumer, self._kafka, connect_seconds=self._connect_seconds)
+        self._consumer.subscribe([self._kafka.chunks_topic], listener=self._listener)
+
+    async def stop(self) -> None:
+        """Leave the group and disconnect. Does not commit."""
+        await self._consumer.stop()
+
+    async def take(self, partitions: Iterable[int]) -> list[Record]:
+        """At most one record of each partition, out of what was fetched ahead; never waits.
+
+        It counts as a poll even with no partitions. Not to be called while `rebalancing`. Raises BrokerError.
+        """
+        wanted = [TopicPartition(self._kafka.chunks_topic, partition) for partition in partitions]
+        if time.monotonic() < self._careful_until:
+            return await self._take_carefully(wanted)
+        records: list[Record] = []
+        while True:
+            try:
+                got = await self._consumer.getmany(*(wanted or [self._nowhere]), timeout_ms=0, max_records=1)
+            except Exception as error:  # noqa: BLE001  # reading a record may raise anything
+                self._raise_unless_a_records_fault(error)
+                # The failure has dropped the partition's buffer, but moved no position: it comes again.
+                self._careful_until = time.monotonic() + CAREFUL_SECONDS
+                return records
+            if not got:
+                return records
+            (taken_from, (raw,)) = next(iter(got.items()))
+            records.append(_record(raw))
+            wanted.remove(taken_from)
+            if not wanted:
+                return records
+
+    async def _take_carefully(self, wanted: list[TopicPartition]) -> list[Record]:
+        """Like `take`, partition by partition: a record that cannot be read is then known by its offset."""
+        records: list[Record] = []
+        for partition in wanted:
+            offset = await self._consumer.position(partition)
+            if self.rebalancing:  # the position was not known yet, and we had to wait for it
+                break
+            try:
+                got = await self._consumer.getmany(partition, timeout_ms=0, max_records=1)
+            except Exception as error:  # noqa: BLE001  # as above
+                self._raise_unless_a_records_fault(error)
+                self._careful_until = time.monotonic() + CAREFUL_SECONDS
+                at = (partition.partition, offset)
+                tries = self._failed_reads.get(at, 0) + 1
+                self._failed_reads = {at: tries}
+                if tries >= UNREADABLE_TRIES:
+                    self._consumer.seek(partition, offset + 1)
+                    records.append(Record(partition.topic, *at, -1, None, None, unreadable=describe(error)))
+            else:
+                records += [_record(raw) for raw in got.get(partition, ())]
+        return records
+
+    def _raise_unless_a_records_fault(self, error: Exception) -> None:
+        concerns_a_record = isinstance(error, CorruptRecordError | UnsupportedCodecError)
+        if isinstance(error, KafkaError) and not concerns_a_record:
+            raise self._broker_error("cannot read", error) from error
+
+    async def wait_through_rebalance(self) -> None:
+        """Poll without reading until partitions are assigned; a moment, if they are. Raises BrokerError."""
+        try:
+            await self._consumer.getmany(self._nowhere, timeout_ms=20)
+        except KafkaError as error:
+            raise self._broker_error("cannot join the group", error) from error
+
+    def switch(self, switches: Switches) -> None:
+        """Pause and resume fetching."""
+        topic = self._kafka.chunks_topic
+        self._consumer.pause(*(TopicPartition(topic, partition) for partition in switches.pause))
+        self._consumer.resume(*(TopicPartition(topic, partition) for partition in switches.resume))
+
+    async def commit(self, positions: Callable[[], Mapping[int, int]]) -> bool:
+        """Commit the next offset to read by partition; False if the group no longer takes it from us.
+
+        positions: asked when it is this commit's turn, so that an older commit cannot follow a newer one.
+        Raises BrokerError; what can be tried again, aiokafka tries again.
+        """
+        async with self._commit_lock:
+            topic = self._kafka.chunks_topic
+            offsets = {TopicPartition(topic, p): offset for p, offset in positions().items()}
+            if not offsets:
+                return True
+            try:
+                await self._consumer.commit(offsets)
+            except (CommitFailedError, IllegalStateError) as error:
+                log.warning("the group has moved on; the offsets are not committed", error=describe(error))
+                return False
+            except KafkaError as error:
+                raise self._broker_error("cannot commit", error) from error
+            return True
+
+    async def committed(self, partition: int) -> int | None:
+        """The group's committed offset, None if there is none. Raises BrokerError."""
+        try:
+            found = await self._consumer.committed(TopicPartition(self._kafka.chunks_topic, partition))
+        except KafkaError as error:
+            raise self._broker_error("cannot read offsets", error) from error
+        return None if found is None else int(found)
+
+    async def end_offsets(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Offset after the newest record by partition. Raises BrokerError."""
+        topic = self._kafka.chunks_topic
+        try:
+            ends = await self._consumer.end_offsets([TopicPartition(topic, p) for p in partitions])
+        except KafkaError as error:
+            raise self._broker_error("cannot read offsets", error) from error
+        return {partition.partition: end for partition, end in ends.items()}
+
+    async def position(self, partition: int) -> int:
+        """Offset of the next record to be taken."""
+        return int(await self._consumer.position(TopicPartition(self._kafka.chunks_topic, partition)))
+
+    def _broker_error(self, what: str, error: KafkaError) -> BrokerError:
+        return BrokerError(f"{what} (Kafka at {self._kafka.bootstrap_servers}): {describe(error)}")
+
+
+def _record(raw: ConsumerRecord) -> Record:
+    return Record(
+        *(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value), headers=raw.headers
+    )
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    """Sets `rebalancing` for exactly as long as the partitions are not ours to read."""
+
+    def __init__(
+        self,
+        consumer: ChunkConsumer,
+        on_revoked: Callable[[frozenset[int]], Awaitable[None]],
+        on_assigned: Callable[[frozenset[int]], Awaitable[None]],
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        self._consumer = consumer
+        self._on_revoked = on_revoked
+        self._on_assigned = on_assigned
+        self._on_error = on_error
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        self._consumer.rebalancing = True  # before anything is awaited: `take` must not run from here on
+        await self._guarded(self._on_revoked, revoked)
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        if await self._guarded(self._on_assigned, assigned):
+            self._consumer.rebalancing = False
+
+    async def _guarded(
+        self,
+        callback: Callable[[frozenset[int]], Awaitable[None]],
+        partitions: Iterable[TopicPartition],
+    ) -> bool:
+        try:
+            await callback(frozenset(partition.partition for partition in partitions))
+        except Exception as error:  # noqa: BLE001  # aiokafka would log and go on
+            self._on_error(error)
+            return False
+        return True
+
+
+async def read_scores(
+    kafka: KafkaConfig,
+    *,
+    from_beginning: bool = False,
+    ready: asyncio.Event | None = None,
+    connect_seconds: float = CONNECT_SECONDS,
+) -> AsyncIterator[ScoreUpdate]:
+    """All score updates from now on (or from the beginning), without joining a group; never ends by itself.
+
+    ready: set once nothing published from then on can be missed. Records that are no score updates are
+    logged and left out. Raises BrokerError. Close it with `contextlib.aclosing`.
+    """
+    info = await describe_broker(kafka, connect_seconds=connect_seconds)
+    if kafka.scores_topic not in info.topics:
+        raise BrokerError(f"no topic {kafka.scores_topic}; make the topics with `streamer topics create`")
+    partitions = [TopicPartition(kafka.scores_topic, p) for p in range(info.topics[kafka.scores_topic])]
+    consumer = AIOKafkaConsumer(
+        **client_arguments(kafka),
+        auto_offset_reset="earliest" if from_beginning else "latest",
+        max_partition_fetch_bytes=kafka.max_message_bytes,
+    )
+    try:
+        await start_client(consumer, kafka, connect_seconds=connect_seconds)
+        try:
+            consumer.assign(partitions)
+            for partition in partitions:
+                await consumer.position(partition)
+            if ready is not None:
+                ready.set()
+            while True:
+                record = await consumer.getone()
+                try:
+                    yield decode_score(record.value or b"")
+                except MessageError as error:
+                    log.warning(
+                        "not a score update",
+                        topic=record.topic,
+                        partition=record.partition,
+                        offset=record.offset,
+                        error=str(error),
+                    )
+        except KafkaError as error:
+            raise BrokerError(
+                f"cannot read topic {kafka.scores_topic} at {kafka.bootstrap_servers}: {describe(error)}"
+            ) from error
+    finally:
+        await consumer.stop()

@@ -1,0 +1,127 @@
+"""The topics: making them, and telling whether they are there."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+
+from streamer.config import KafkaConfig
+from streamer.errors import BrokerError
+from streamer.kafka.client import CONNECT_SECONDS, admin_client
+
+ENVELOPE_BYTES = 1024 * 1024
+"""What a dead letter may add to the record it carries (headers, texts), and a record to its chunk."""
+
+LEADER_SECONDS = 10.0
+"""Until every partition of a new topic has a leader."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A topic as it should be made."""
+
+    name: str
+    configs: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerInfo:
+    """What a cluster says of itself."""
+
+    cluster_id: str
+    brokers: int
+    topics: dict[str, int]
+    """Number of partitions by name."""
+
+
+def topic_specs(kafka: KafkaConfig) -> list[TopicSpec]:
+    """The four topics that the service uses."""
+    largest = {"max.message.bytes": str(kafka.max_message_bytes)}
+    with_envelope = {"max.message.bytes": str(kafka.max_message_bytes + ENVELOPE_BYTES)}
+    # Video does not compress. And a compressed batch may unpack to a thousand times its size inside the
+    # consumer; stored uncompressed, the broker unpacks it and refuses what is too large.
+    uncompressed = {"compression.type": "uncompressed"}
+    return [
+        TopicSpec(kafka.chunks_topic, largest | uncompressed),
+        TopicSpec(kafka.scores_topic),
+        TopicSpec(kafka.dead_letters_topic, with_envelope | uncompressed),
+        TopicSpec(kafka.state_topic, {"cleanup.policy": "compact"}),
+    ]
+
+
+async def create_topics(
+    kafka: KafkaConfig,
+    *,
+    partitions: int = 4,
+    replication: int = -1,
+    connect_seconds: float = CONNECT_SECONDS,
+) -> dict[str, bool]:
+    """Make the topics that are missing; by name, whether it was made now (False: it was there).
+
+    partitions: the same for all four, since state is kept by input partition. replication: -1 takes the
+    broker's default. Returns when every partition has a leader. Raises BrokerError.
+    """
+    made: dict[str, bool] = {}
+    async with admin_client(kafka, connect_seconds=connect_seconds) as admin:
+        wanted = [
+            NewTopic(spec.name, partitions, replication, topic_configs=spec.configs)
+            for spec in topic_specs(kafka)
+        ]
+        response = await admin.create_topics(wanted)
+        for name, code, *text in response.topic_errors:
+            error_type = for_code(code)
+            if code and error_type is not TopicAlreadyExistsError:
+                said = f": {text[0]}" if text and text[0] else ""
+                raise BrokerError(f"topic {name} could not be created: {error_type.__name__}{said}")
+            made[name] = code == 0
+        await _wait_for_leaders(admin, list(made))
+    return made
+
+
+async def _wait_for_leaders(admin: AIOKafkaAdminClient, names: list[str]) -> None:
+    """The broker answers before a new topic's partitions can be written to."""
+    deadline = time.monotonic() + LEADER_SECONDS
+    while True:
+        described = {topic["topic"]: topic["partitions"] for topic in await admin.describe_topics()}
+        if all(
+            name in described and all(partition["leader"] >= 0 for partition in described[name])
+            for name in names
+        ):
+            return
+        if time.monotonic() > deadline:
+            raise BrokerError(f"topics {', '.join(names)} have no leader after {LEADER_SECONDS:.0f} s")
+        await asyncio.sleep(0.05)
+
+
+async def describe_broker(kafka: KafkaConfig, *, connect_seconds: float = CONNECT_SECONDS) -> BrokerInfo:
+    """Ask the cluster who it is. Raises BrokerError if it cannot be reached or refuses us."""
+    async with admin_client(kafka, connect_seconds=connect_seconds) as admin:
+        cluster = await admin.describe_cluster()
+        # All topics, never one by name: a broker with auto-creation would make it on being asked.
+        topics = await admin.describe_topics()
+    return BrokerInfo(
+        cluster_id=str(cluster["cluster_id"]),
+        brokers=len(cluster["brokers"]),
+        topics={topic["topic"]: len(topic["partitions"]) for topic in topics},
+    )
+
+
+def missing_topics(kafka: KafkaConfig, info: BrokerInfo) -> list[str]:
+    """Topics that the service cannot do without and that are not there."""
+    needed = (kafka.chunks_topic, kafka.scores_topic, kafka.dead_letters_topic)
+    return [name for name in needed if name not in info.topics]
+
+
+async def require_topics(kafka: KafkaConfig, *, connect_seconds: float = CONNECT_SECONDS) -> BrokerInfo:
+    """Like `describe_broker`, but raises BrokerError too if a topic is missing."""
+    info = await describe_broker(kafka, connect_seconds=connect_seconds)
+    if missing := missing_topics(kafka, info):
+        raise BrokerError(
+            f"Kafka at {kafka.bootstrap_servers} has no topic {', '.join(missing)}; "
+            f"make the topics with `streamer topics create`"
+        )
+    return info

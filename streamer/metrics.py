@@ -1,0 +1,157 @@
+"""Prometheus metrics of the service, and the endpoints /metrics, /healthz and /readyz."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+
+from streamer.errors import ConfigError
+
+STAGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Seconds: from one network call to the decoder's time limit."""
+
+FILL_BUCKETS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+
+KNOWN_REASONS = frozenset(
+    {
+        *("empty", "too_many_bytes", "no_key", "invalid_message", "wrong_version", "not_msgpack"),
+        *("not_media", "unsupported_format", "unsupported_codec", "no_video", "no_frames", "too_large"),
+        *("too_long", "decoder_crashed", "decoder_timeout", "decoder_out_of_memory", "unreadable_record"),
+    }
+)
+"""Values of the label `reason`; any other becomes `other`, so that the number of series stays bounded."""
+
+
+class Metrics:
+    """All metrics, registered in `registry` and nowhere else."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, namespace="streamer", registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, namespace="streamer", registry=registry)
+
+        self.chunks = counter("chunks_total", "Score updates published, by status.", "status")
+        self.chunk_bytes = counter("chunk_bytes_total", "Bytes of chunks taken from Kafka.")
+        self.frames = counter("frames_total", "Frames sampled.")
+        self.faces = counter("faces_total", "Faces scored.")
+        self.alerts = counter("alerts_raised_total", "Alerts raised.")
+        self._dead_letters = counter("dead_letters_total", "Dead letters published.", "stage", "reason")
+        self._stages = Histogram(
+            "stage_duration_seconds",
+            "Time of a chunk in a stage, waiting included; total: from the record's timestamp to its update.",
+            ("stage",),
+            namespace="streamer",
+            registry=registry,
+            buckets=STAGE_BUCKETS,
+        )
+        self._batch_fill = Histogram(
+            "batch_fill_ratio",
+            "Items of a batch, of the most it may hold.",
+            ("network",),
+            namespace="streamer",
+            registry=registry,
+            buckets=FILL_BUCKETS,
+        )
+        self.chunks_in_flight = gauge("chunks_in_flight", "Chunks being decoded and classified.")
+        self.bytes_in_flight = gauge("bytes_in_flight", "Bytes of chunks fetched and not finished.")
+        self.bytes_fill = gauge("bytes_in_flight_ratio", "Bytes in flight, of the most there may be.")
+        self.queued = gauge("queued_chunks", "Chunks fetched and not finished, by partition.", "partition")
+        self.queue_fill = gauge("queue_fill_ratio", "Queued chunks, of the most there may be.", "partition")
+        self.lag = gauge("consumer_lag_records", "Records published and not finished.", "partition")
+        self.videos = gauge("videos", "Videos with rolling state, by partition.", "partition")
+        self.assigned_partitions = gauge("assigned_partitions", "Partitions that this process works on.")
+        self.paused_partitions = gauge("paused_partitions", "Partitions paused by back-pressure.")
+        self.rebalances = counter("rebalances_total", "Times the group's partitions were dealt anew.")
+        self.cancelled_chunks = counter(
+            "cancelled_chunks_total", "Chunks given up when a drain ran out of time; they are done again."
+        )
+        self.decode_worker_restarts = counter(
+            "decode_worker_restarts_total", "Decode workers replaced after a crash or a time limit."
+        )
+
+    def dead_letter(self, stage: str, reason: str) -> None:
+        """Count a dead letter."""
+        self._dead_letters.labels(stage, reason if reason in KNOWN_REASONS else "other").inc()
+
+    def stages(self, latency_ms: dict[str, float]) -> None:
+        """Observe the time of one chunk by stage, milliseconds."""
+        for stage, spent_ms in latency_ms.items():
+            self._stages.labels(stage).observe(spent_ms / 1000)
+
+    def batch(self, network: str, items: int, capacity: int) -> None:
+        """Observe how full a batch was."""
+        self._batch_fill.labels(network).observe(items / capacity)
+
+    def forget_partition(self, partition: int) -> None:
+        """Drop the series of a partition that others work on now."""
+        for gauge in (self.queued, self.queue_fill, self.lag, self.videos):
+            with suppress(KeyError):
+                gauge.remove(str(partition))
+
+
+class Endpoints:
+    """HTTP server of /metrics, /healthz (200 while alive) and /readyz (200 when ready), with the reason."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        *,
+        host: str,
+        port: int,
+        alive: Callable[[], str | None],
+        ready: Callable[[], str | None],
+    ) -> None:
+        """alive, ready: None if so, else why not."""
+        self._registry = registry
+        self._host = host
+        self._asked_port = port
+        self._alive = alive
+        self._ready = ready
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def port(self) -> int:
+        """Where it listens, once started."""
+        assert self._runner is not None
+        port: int = self._runner.addresses[0][1]
+        return port
+
+    async def __aenter__(self) -> Self:
+        """Listen. Raises ConfigError if the address cannot be used."""
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/healthz", lambda _: self._verdict(self._alive()))
+        app.router.add_get("/readyz", lambda _: self._verdict(self._ready()))
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self._host, self._asked_port).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise ConfigError(
+                f"service.http_port: cannot listen on {self._host}:{self._asked_port}: {error.strerror}"
+            ) from error
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        encoder, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encoder(self._registry), headers={"Content-Type": content_type})
+
+    async def _verdict(self, why_not: str | None) -> web.Response:
+        return web.Response(text=f"{why_not or 'ok'}\n", status=503 if why_not else 200)

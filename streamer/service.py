@@ -1,0 +1,398 @@
+"""The service: chunks from Kafka in, rolling scores out, until told to stop.
+
+At-least-once: an offset is committed when the chunk's update is acknowledged by the broker, over contiguous
+runs only. `Service.run` is the page to read; its numbered steps are the methods below it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Coroutine
+from contextlib import AsyncExitStack, suppress
+from typing import Any, Protocol, Self
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from streamer.config import Config
+from streamer.errors import BrokerError, StreamerError
+from streamer.kafka.client import CONNECT_SECONDS
+from streamer.kafka.consume import ChunkConsumer, Record
+from streamer.kafka.intake import Intake
+from streamer.kafka.publish import ScorePublisher
+from streamer.kafka.state import ParkedStates
+from streamer.kafka.topics import require_topics
+from streamer.messages import VideoChunk
+from streamer.metrics import Endpoints, Metrics
+from streamer.partition import Outcome, PartitionWorker, process
+from streamer.rolling import EnsembleInfo, RollingScores
+from streamer.signals import call_on_signal
+from streamer.types import ChunkPrediction
+
+COMMIT_SECONDS = 1.0
+"""Between commits; what a crash makes us do again."""
+
+LAG_SECONDS = 5.0
+"""Between looks at the ends of the partitions, for the lag in the metrics."""
+
+IDLE_SECONDS = 0.01
+"""Between looks into the client's buffer while it is empty; 100 looks a second cost under 1 % of a core."""
+
+STALLED_SECONDS = 30.0
+"""/healthz calls the loop dead when it has not come round for so long."""
+
+FINAL_COMMIT_SECONDS = 5.0
+"""For the last commit, on top of the drain budget."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+class Predictor(Protocol):
+    """What the service needs of `streamer.pipeline.Pipeline`."""
+
+    @property
+    def ensemble(self) -> EnsembleInfo: ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *_: Any) -> None: ...
+
+    async def predict(self, chunk: VideoChunk) -> ChunkPrediction: ...
+
+
+class Service:
+    """One process of the consumer group. `await Service(config, lambda: Pipeline(config)).run()`."""
+
+    def __init__(
+        self,
+        config: Config,
+        open_pipeline: Callable[[], Predictor],
+        *,
+        registry: CollectorRegistry | None = None,
+        connect_seconds: float = CONNECT_SECONDS,
+    ) -> None:
+        """open_pipeline: called in a thread, since loading networks blocks; /healthz answers meanwhile."""
+        self._config = config
+        self._open_pipeline = open_pipeline
+        self._connect_seconds = connect_seconds
+        self.metrics = Metrics(registry or CollectorRegistry())
+        self._intake = Intake(config.service.max_queued_per_partition, config.service.max_bytes_in_flight)
+        self._running_chunks = asyncio.Semaphore(config.service.max_chunks_in_flight)
+        self._workers: dict[int, PartitionWorker] = {}
+        self._worker_tasks: dict[int, asyncio.Task[None]] = {}
+        self._parked: ParkedStates[RollingScores] = ParkedStates()
+        self._stop_asked = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._starting = "starting"
+        self._last_round = time.monotonic()
+        self._endpoints: Endpoints | None = None
+        self._committed: dict[int, int] = {}
+        self._pipeline: Predictor
+        self._output: ScorePublisher
+        self._consumer: ChunkConsumer
+
+    @property
+    def http_port(self) -> int | None:
+        """Port of the endpoints while they run."""
+        return self._endpoints.port if self._endpoints else None
+
+    def why_not_ready(self) -> str | None:
+        """None if networks are loaded and partitions dealt, else what is missing."""
+        if self._stop_asked.is_set():
+            return "stopping"
+        return self._starting or ("partitions are being dealt" if self._consumer.rebalancing else None)
+
+    def why_not_alive(self) -> str | None:
+        """None if the main loop comes round, else why not."""
+        stalled = time.monotonic() - self._last_round
+        if not self._starting and stalled > STALLED_SECONDS + self._config.service.drain_seconds:
+            return f"the main loop has not come round for {stalled:.0f} s"
+        return None
+
+    def stop(self) -> None:
+        """Stop taking chunks, finish those under way, commit, end. Called again: end without finishing."""
+        if self._stop_asked.is_set():
+            self._stop_now.set()
+        self._stop_asked.set()
+
+    async def run(self) -> None:
+        """Work until `stop`, SIGTERM or SIGINT. Raises StreamerError if it cannot start or go on."""
+        async with AsyncExitStack() as resources:
+            # 1. signals and endpoints first, so that a slow start can be watched and broken off
+            resources.enter_context(call_on_signal(self.stop))
+            await self._listen(resources)
+            # 2. a broker that is not there is found out before the networks are loaded
+            await self._until_stopped(self._connect(resources))
+            # 3. networks
+            await self._until_stopped(self._load(resources))
+            if self._stop_asked.is_set():
+                return
+            # 4. a member of the group
+            await self._join(resources)
+            # 5. work; the side tasks end with it
+            try:
+                await self._work()
+            except Exception as error:  # noqa: BLE001  # raised again at the end
+                self._fail(error)
+            except asyncio.CancelledError:
+                self._stop_now.set()
+                raise
+            finally:
+                # 6. no more intake: finish under one budget, commit, give up the rest
+                await self._shut_down()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _listen(self, resources: AsyncExitStack) -> None:
+        service = self._config.service
+        self._endpoints = await resources.enter_async_context(
+            Endpoints(
+                self.metrics.registry,
+                host=service.http_host,
+                port=service.http_port,
+                alive=self.why_not_alive,
+                ready=self.why_not_ready,
+            )
+        )
+        resources.callback(setattr, self, "_endpoints", None)
+
+    async def _connect(self, resources: AsyncExitStack) -> None:
+        self._starting = "connecting to Kafka"
+        kafka = self._config.kafka
+        await require_topics(kafka, connect_seconds=self._connect_seconds)
+        output = ScorePublisher(kafka, connect_seconds=self._connect_seconds)
+        self._output = await resources.enter_async_context(output)
+
+    async def _load(self, resources: AsyncExitStack) -> None:
+        self._starting = "loading networks"
+        pipeline = await asyncio.to_thread(self._open_pipeline)
+        self._pipeline = await resources.enter_async_context(pipeline)
+
+    async def _join(self, resources: AsyncExitStack) -> None:
+        self._starting = "joining the group"
+        self._consumer = ChunkConsumer(
+            self._config.kafka,
+            drain_seconds=self._config.service.drain_seconds,
+            on_revoked=self._on_revoked,
+            on_assigned=self._on_assigned,
+            on_error=self._fail,
+            connect_seconds=self._connect_seconds,
+        )
+        resources.push_async_callback(self._consumer.stop)
+        await self._consumer.start()
+        log.info(
+            "waiting for partitions",
+            group=self._config.kafka.group_id,
+            topic=self._config.kafka.chunks_topic,
+            members=self._pipeline.ensemble.names,
+        )
+
+    async def _work(self) -> None:
+        """Take records while there is room, until told to stop."""
+        side_tasks = [
+            self._own(self._every(COMMIT_SECONDS, self._commit), "commit"),
+            self._own(self._every(LAG_SECONDS, self._measure_lag), "lag"),
+        ]
+        try:
+            while not self._stop_asked.is_set():
+                self._last_round = time.monotonic()
+                if self._consumer.rebalancing:
+                    await self._until_stopped(self._consumer.wait_through_rebalance())
+                    continue
+                self._starting = ""
+                self._consumer.switch(self._intake.switches())
+                records = await self._consumer.take(self._intake.open())
+                for record in records:
+                    self._begin(record)
+                self._show_load()
+                await asyncio.sleep(0 if records else IDLE_SECONDS)
+        finally:
+            await _cancel(side_tasks)
+
+    def _begin(self, record: Record) -> None:
+        """Start work on a record at the end of its partition's queue."""
+        self._intake.taken(record.partition, record.size)
+        self.metrics.chunk_bytes.inc(record.size)
+        work = self._own(self._process(record), f"chunk {record.partition}/{record.offset}")
+        self._workers[record.partition].put(record, work)
+
+    async def _process(self, record: Record) -> Outcome:
+        async with self._running_chunks:
+            with self.metrics.chunks_in_flight.track_inprogress():
+                return await process(record, self._pipeline.predict, self._config.kafka.max_message_bytes)
+
+    def _finished(self, record: Record) -> None:
+        self._intake.finished(record.partition, record.size)
+
+    async def _on_assigned(self, partitions: frozenset[int]) -> None:
+        """Begin with these partitions, with their state if nobody else has worked on them meanwhile."""
+        for partition in sorted(partitions):
+            committed = await self._consumer.committed(partition)
+            rolling = self._parked.take(partition, committed)
+            worker = PartitionWorker(
+                rolling if rolling is not None else self._new_rolling(),
+                self._output,
+                self.metrics,
+                start_offset=committed,
+                on_finished=self._finished,
+            )
+            self._workers[partition] = worker
+            self._worker_tasks[partition] = self._own(worker.run(), f"partition {partition}")
+        self._parked.clear()
+        self._intake.assign(partitions)
+        self.metrics.assigned_partitions.set(len(partitions))
+        self.metrics.rebalances.inc()
+        log.info("partitions assigned", partitions=sorted(partitions))
+
+    def _new_rolling(self) -> RollingScores:
+        config = self._config
+        return RollingScores(config.rolling, config.alert, config.faces, self._pipeline.ensemble)
+
+    async def _on_revoked(self, partitions: frozenset[int]) -> None:
+        """Finish what is under way within the budget, commit, give up the rest, hand over."""
+        if not self._workers:
+            return
+        log.info("partitions revoked", partitions=sorted(partitions))
+        self._intake.revoke(self._intake.partitions)
+        await self._drain(self._config.service.drain_seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FINAL_COMMIT_SECONDS):
+                await self._commit()
+        await self._end_workers(park=True)
+        self.metrics.assigned_partitions.set(0)
+
+    async def _drain(self, seconds: float) -> None:
+        """Wait until the queues are empty: for `seconds`, or until something fails or must end at once."""
+
+        async def drained() -> None:
+            for worker in self._workers.values():
+                await worker.drained()
+
+        waiting = {asyncio.create_task(drained()), asyncio.create_task(self._stop_now.wait())}
+        try:
+            await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await _cancel(waiting)
+
+    async def _end_workers(self, *, park: bool) -> None:
+        """Cancel what is left, with a count; after this nothing of these partitions is published."""
+        await _cancel(self._worker_tasks.values())
+        given_up = {p: count for p, w in self._workers.items() if (count := await w.give_up())}
+        if given_up:
+            self.metrics.cancelled_chunks.inc(sum(given_up.values()))
+            log.warning("chunks given up; they will be done again", by_partition=given_up)
+        for partition, worker in self._workers.items():
+            if park and worker.is_consistent:
+                self._parked.park(partition, worker.rolling, worker.next_offset)
+            self.metrics.forget_partition(partition)
+        self._workers.clear()
+        self._worker_tasks.clear()
+        self._committed.clear()
+
+    async def _commit(self) -> None:
+        """Commit what has moved since the last commit."""
+        sent: dict[int, int] = {}
+
+        def positions() -> dict[int, int]:
+            for partition, worker in self._workers.items():
+                offset = worker.committable
+                if offset is not None and offset > self._committed.get(partition, -1):
+                    sent[partition] = offset
+            return sent
+
+        if await self._consumer.commit(positions):
+            self._committed.update({p: offset for p, offset in sent.items() if p in self._workers})
+
+    async def _measure_lag(self) -> None:
+        if self._workers and not self._consumer.rebalancing:
+            ends = await self._consumer.end_offsets(self._workers)
+            for partition, end in ends.items():
+                if (worker := self._workers.get(partition)) is not None:
+                    done = worker.next_offset
+                    lag = end - done if done is not None else end
+                    self.metrics.lag.labels(str(partition)).set(max(0, lag))
+
+    def _show_load(self) -> None:
+        metrics, intake, service = self.metrics, self._intake, self._config.service
+        metrics.bytes_in_flight.set(intake.bytes_in_flight)
+        metrics.bytes_fill.set(intake.bytes_in_flight / service.max_bytes_in_flight)
+        metrics.paused_partitions.set(len(intake.paused))
+        for partition, worker in self._workers.items():
+            label = str(partition)
+            metrics.queued.labels(label).set(len(worker))
+            metrics.queue_fill.labels(label).set(len(worker) / service.max_queued_per_partition)
+            metrics.videos.labels(label).set(len(worker.rolling))
+
+    async def _shut_down(self) -> None:
+        """Finish within the budget (not after a failure), commit, cancel the rest."""
+        self._intake.revoke(self._intake.partitions)
+        if self._failure is None:
+            waiting = sum(map(len, self._workers.values()))
+            log.info("stopping", chunks_to_finish=waiting, drain_seconds=self._config.service.drain_seconds)
+            polling = asyncio.create_task(self._keep_polling())
+            try:
+                await self._drain(self._config.service.drain_seconds)
+            finally:
+                await _cancel([polling])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FINAL_COMMIT_SECONDS):
+                try:
+                    await self._commit()
+                except BrokerError as error:
+                    self._fail(error)
+        await self._end_workers(park=False)
+
+    async def _keep_polling(self) -> None:
+        """Stay a member of the group while the last chunks are finished."""
+        while True:
+            await self._consumer.wait_through_rebalance()
+
+    async def _every(self, seconds: float, action: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            await action()
+
+    async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await `work`, or cancel it when the service is to stop."""
+        task, stopped = asyncio.create_task(work), asyncio.create_task(self._stop_asked.wait())
+        try:
+            await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+        finally:
+            await _cancel((task, stopped))
+
+    def _own(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """A task whose failure stops the service."""
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._watch)
+        return task
+
+    def _watch(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Remember the first failure and stop, without finishing: what is not committed is done again."""
+        if self._failure is None:
+            self._failure = error
+            if not isinstance(error, StreamerError):
+                log.error("unexpected failure", exc_info=error)
+        self._stop_asked.set()
+        self._stop_now.set()
+
+
+async def _cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel, and wait until it is so."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def run_service(config: Config) -> None:
+    """The service with the real pipeline. Raises StreamerError."""
+    from streamer.pipeline import Pipeline  # here, so that OpenVINO is loaded by those who need it only
+
+    await Service(config, lambda: Pipeline(config)).run()
