@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from streamer.backends.images import check_images
 from streamer.backends.probe import Precision, cpu_shows_amx, lower_isa, probe
 from streamer.errors import BackendError, InferenceError, ManifestError
 from streamer.manifest import Manifest
@@ -99,16 +100,6 @@ class OpenVinoNetwork:
     def close(self) -> None:
         """See `Network.close`. Waits for the runs under way."""
         self._workers.shutdown(wait=True)
-
-
-def check_images(images: UInt8Array, manifest: Manifest) -> None:
-    """Raise InferenceError unless images are (n, height, width, 3) uint8, n >= 1, as the manifest says."""
-    expected = (manifest.input.height, manifest.input.width, 3)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected or not len(images):
-        raise InferenceError(
-            f"{manifest.name}: expected (n, {', '.join(map(str, expected))}) uint8 with n >= 1, "
-            f"got {images.shape} {images.dtype}"
-        )
 
 
 def import_openvino() -> ModuleType:

@@ -2,7 +2,7 @@
 
 They stand in for trained members where only the work matters, not the score: trials of the plumbing,
 benchmarks, the doctor. Architectures and tensor names are torchvision's (`torchvision.models.resnext50_32x4d`
-and `densenet121`: `resnet.py`, `densenet.py`), so that a state dict fits name by name; with random state dicts
+and `densenet121`), so that a state dict fits name by name; with random state dicts
 of torchvision 0.29 the outputs agree to 1.1e-6. Batch normalisations are kept as nodes; backends fold them
 into convolutions.
 """

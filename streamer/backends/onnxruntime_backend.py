@@ -1,0 +1,62 @@
+"""Inference on CPUs with ONNX Runtime, f32: an independent check of the other backends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from streamer.backends.images import check_images, normalise
+from streamer.errors import BackendError, InferenceError, ManifestError
+from streamer.manifest import Manifest
+from streamer.types import Float32Array, UInt8Array
+
+
+class OnnxRuntimeNetwork:
+    """A network in ONNX Runtime; see `streamer.backends.base.Network`."""
+
+    def __init__(self, file: Path, manifest: Manifest, *, threads: int = 0) -> None:
+        """file: ONNX. threads: CPU threads for each run, 0: all cores. Raises BackendError, ManifestError."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise BackendError(
+                f"backend onnxruntime: cannot import it: {error}; pip install 'streamer[onnxruntime]'"
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        try:
+            session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions share no base class
+            raise BackendError(f"{manifest.name}: ONNX Runtime cannot use {file}: {error}") from error
+        present = [output.name for output in session.get_outputs()]
+        if missing := [name for name in manifest.outputs if name not in present]:
+            raise ManifestError(f"{manifest.name}: no output {missing[0]!r}; it has {sorted(present)}")
+        self._input = session.get_inputs()[0].name
+        self._session: Any = session
+        self._manifest = manifest
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    @property
+    def device(self) -> str:
+        return "onnxruntime f32 on CPU"
+
+    def run(self, images: UInt8Array) -> tuple[Float32Array, ...]:
+        """See `Network.run`."""
+        check_images(images, self._manifest)
+        session = self._session
+        if session is None:
+            raise InferenceError(f"{self._manifest.name}: used after close()")
+        try:
+            outputs = session.run(
+                list(self._manifest.outputs), {self._input: normalise(images, self._manifest.input)}
+            )
+        except Exception as error:  # its exceptions share no base class
+            raise InferenceError(f"{self._manifest.name}: {error}") from error
+        return tuple(outputs)
+
+    def close(self) -> None:
+        """See `Network.close`."""
+        self._session = None
