@@ -1,0 +1,316 @@
+"""Chunk bytes -> sampled frames, with every limit on the way. Runs in a worker process: FFmpeg can crash.
+
+Damage must show. FFmpeg conceals errors where it can, because a player should go on playing; a detector must
+not score invented pixels, nor half a chunk as a whole one. So a chunk is refused as `damaged` when its
+container is not whole (`media_structure`), when the demuxer marks a packet as corrupt, when the decoder
+reports an error or marks a frame (`decode_error_flags`), or when fewer frames come out than went in. HEVC,
+VP8, VP9 and AV1 are decoded with `err_detect=explode`; H.264 is not, for there it also refuses the sound
+start of an open GOP, whose memory commands name pictures from before the cut, and the flags alone show what
+`explode` would.
+
+What may be missing in an ordinary segment, and is: pictures after an open GOP's first keyframe that are shown
+before it and refer to the GOP before, and anything that is not video.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+
+from streamer.errors import DecodeError
+from streamer.media_structure import check_structure
+from streamer.sample import Sampler
+from streamer.types import UInt8Array
+
+CODECS = {
+    "h264": "H.264",
+    "hevc": "HEVC",
+    "vp8": "VP8",
+    "vp9": "VP9",
+    "libdav1d": "AV1",
+    "mpeg4": "MPEG-4 part 2",
+    "mpeg2video": "MPEG-2",
+}
+"""FFmpeg decoders that may run; all others, audio included, are never opened."""
+
+_DEMUXERS = {"mpegts": "mpegts", "mp4": "mov", "matroska": "matroska"}
+_EXPLODING = frozenset({"hevc", "vp8", "vp9", "libdav1d"})
+_COUNTED = frozenset({"h264", "hevc"})  # each packet is a picture; the others may hold hidden ones
+_FALLBACK_FPS = 25.0
+_HD_HEIGHT = 720  # untagged video is BT.709 from here on and BT.601 below, as players assume
+_AVCOL_SPC_UNSPECIFIED = 2
+_AVCOL_RANGE_JPEG = 2
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLimits:
+    """What a chunk may cost; as in `DecodeConfig`, without its dependencies."""
+
+    max_pixels: int
+    max_seconds: float
+    max_frames: int
+    skip_nonreference: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SampledFrame:
+    """A frame that sampling kept, not yet converted."""
+
+    picture: Any
+    """av.VideoFrame as it was decoded."""
+    time_seconds: float
+    """Seconds since the chunk's first frame."""
+
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, 3) of the upright frame."""
+        height, width = self.picture.height, self.picture.width
+        swaps = _orientation(self.picture)[0] % 2 == 1
+        return (width, height, 3) if swaps else (height, width, 3)
+
+    def write_rgb(self, out: UInt8Array, reformatter: VideoReformatter) -> None:
+        """Convert into `out`: `shape()` uint8, RGB, [0, 255], upright."""
+        quarter_turns, mirrored = _orientation(self.picture)
+        rgb = _to_rgb(self.picture, reformatter)
+        if mirrored:
+            rgb = rgb[:, ::-1]
+        np.copyto(out, np.rot90(rgb, quarter_turns) if quarter_turns else rgb)
+
+
+def sampled_frames(
+    data: bytes, init: bytes | None, sampler: Sampler, limits: DecodeLimits
+) -> Generator[SampledFrame, None, float]:
+    """Decode a chunk and yield the frames that the sampler takes, in order of time.
+
+    data: media segment. init: its CMAF init segment, if separate. The generator's value is the end of the
+    chunk: seconds from its first frame to where its last one stops being shown. Raises DecodeError.
+    """
+    if not data:
+        raise DecodeError("empty", "the chunk has no media data")
+    media = init + data if init else data
+    container_kind = check_structure(media, after_init=bool(init))
+    try:
+        with _open(media, _DEMUXERS[container_kind], limits) as container:
+            stream = _video_stream(container, limits)
+            return (yield from _sample(container, stream, sampler, limits))
+    except MemoryError as error:  # FFmpeg's is a subclass
+        raise DecodeError("decoder_out_of_memory", "decoding needs more memory than allowed") from error
+    except av.FFmpegError as error:
+        raise DecodeError("damaged", f"FFmpeg: {error.strerror}") from error
+
+
+def _open(media: bytes, demuxer: str, limits: DecodeLimits) -> Any:
+    options = {
+        "codec_whitelist": ",".join(CODECS),
+        "max_pixels": str(4 * limits.max_pixels),
+    }
+    return av.open(
+        io.BytesIO(media),
+        format=demuxer,
+        options=options,
+        container_options={"format_whitelist": demuxer, "protocol_whitelist": "none"},
+        metadata_errors="replace",
+    )
+
+
+def _video_stream(container: Any, limits: DecodeLimits) -> Any:
+    """The stream to decode, ready for it."""
+    stream = container.streams.best("video")
+    if stream is None:
+        raise DecodeError("no_video", "no video stream in the chunk")
+    context = stream.codec_context
+    if context is None or context.name not in CODECS:
+        name = "unknown" if context is None else context.name
+        raise DecodeError("unsupported_codec", f"codec {name}; accepted: {', '.join(CODECS.values())}")
+    _check_pixels(stream.width, stream.height, limits)
+    context.thread_type = "NONE"  # a process per core, not threads: 1.3 times the frames per second
+    context.thread_count = 1
+    # Wider than ours, so that frames a little too large are refused by name in `_check_pixels`.
+    context.options = {"max_pixels": str(4 * limits.max_pixels)}
+    if context.name in _EXPLODING:
+        context.options |= {"err_detect": "crccheck+bitstream+buffer+explode"}
+    return stream
+
+
+def _check_pixels(width: int, height: int, limits: DecodeLimits) -> None:
+    if width * height > limits.max_pixels:
+        raise DecodeError("too_large", f"{width}x{height} pixels, at most {limits.max_pixels} allowed in all")
+
+
+def _sample(
+    container: Any, stream: Any, sampler: Sampler, limits: DecodeLimits
+) -> Generator[SampledFrame, None, float]:
+    rate = stream.average_rate or stream.guessed_rate
+    fps = float(rate) if rate and 1 <= rate <= 1000 else None
+    if limits.skip_nonreference and fps and sampler.rate <= fps / 2:
+        stream.codec_context.skip_frame = "NONREF"
+    timeline = _Timeline(stream.time_base, fps or _FALLBACK_FPS, limits.max_seconds)
+    packets = _Packets(limits)
+    shown: SampledFrame | None = None  # latest decoded frame: how long it is shown is known by the next one
+    for picture in _decode(container, stream, packets):
+        _check_pixels(picture.width, picture.height, limits)
+        if picture.is_corrupt:
+            raise packets.damaged("the decoder had to conceal errors")
+        following = SampledFrame(picture, timeline.place(picture.pts))
+        if shown is None:
+            packets.check_start(picture.pts)
+        elif sampler.takes(shown.time_seconds, following.time_seconds):
+            yield shown
+        shown = following
+    if shown is None:
+        raise DecodeError("no_frames", "the video stream holds no decodable frame")
+    if stream.codec_context.name in _COUNTED and stream.codec_context.skip_frame != "NONREF":
+        packets.check_count(timeline.frames, interlaced=shown.picture.interlaced_frame)
+    end_seconds = timeline.end(packets.end_pts)
+    if sampler.takes(shown.time_seconds, end_seconds, last=True):
+        yield shown
+    return end_seconds
+
+
+def _decode(container: Any, stream: Any, packets: _Packets) -> Iterator[Any]:
+    """All frames of the stream in order of presentation. Raises DecodeError on any error."""
+    for packet in container.demux(stream):
+        if packet.size:  # else the packet at the end that flushes the decoder
+            packets.add(packet)
+        try:
+            yield from stream.codec_context.decode(packet if packet.size else None)
+        except MemoryError:
+            raise
+        except av.FFmpegError as error:
+            if (picture_size := stream.width * stream.height) > packets.limits.max_pixels:
+                raise DecodeError(
+                    "too_large", f"{picture_size} pixels after a change of resolution"
+                ) from error
+            raise packets.damaged(f"the decoder failed: {error.strerror}") from error
+
+
+class _Packets:
+    """Account of the compressed pictures of a chunk."""
+
+    def __init__(self, limits: DecodeLimits) -> None:
+        self.limits = limits
+        self.end_pts: int | None = None
+        """Where the last packet stops being shown, in the stream's time base."""
+        self._count = 0
+        self._starts_with_keyframe = True
+        self._presented: list[int | None] = []
+
+    def add(self, packet: Any) -> None:
+        if self._count == 0:
+            self._starts_with_keyframe = packet.is_keyframe
+        self._count += 1
+        if self._count > self.limits.max_frames:
+            raise DecodeError("too_long", f"more than {self.limits.max_frames} frames in one chunk")
+        if packet.is_corrupt:
+            raise self.damaged("a packet is cut or incomplete")
+        if packet.is_discard:  # before an MP4 edit list's start: decoded, not shown
+            return
+        self._presented.append(packet.pts)
+        if packet.pts is not None:
+            end = packet.pts + (packet.duration or 0)
+            self.end_pts = end if self.end_pts is None else max(self.end_pts, end)
+
+    def damaged(self, text: str) -> DecodeError:
+        if not self._starts_with_keyframe:
+            return DecodeError("no_keyframe", f"the chunk does not start with a keyframe, and {text}")
+        return DecodeError("damaged", text)
+
+    def check_start(self, first_frame_pts: int | None) -> None:
+        """The first packet must be among what is shown, else the chunk's head is undecodable."""
+        first = self._presented[0] if self._presented else None
+        if first is not None and first_frame_pts is not None and first_frame_pts > first:
+            raise DecodeError("no_keyframe", "the chunk does not start with a keyframe")
+
+    def check_count(self, frames: int, *, interlaced: bool) -> None:
+        """Every packet must have become a frame, but for those shown before the first keyframe."""
+        first = self._presented[0] if self._presented else None
+        expected = sum(first is None or pts is None or pts >= first for pts in self._presented)
+        if interlaced:  # two packets, each a field, may make one frame
+            expected = (expected + 1) // 2
+        if frames < expected:
+            raise self.damaged(f"only {frames} of {expected} frames could be decoded")
+
+
+class _Timeline:
+    """Timestamps -> seconds since the first frame, strictly increasing whatever the file says."""
+
+    def __init__(self, time_base: Fraction, fps: float, max_seconds: float) -> None:
+        self.frames = 0
+        self._time_base = time_base
+        self._frame_seconds = 1 / fps
+        self._max_seconds = max_seconds
+        self._first_pts: int | None = None
+        self._last_seconds = 0.0
+
+    def place(self, pts: int | None) -> float:
+        """Time of the next frame; one frame after the last if its timestamp is missing or runs backwards."""
+        if self._first_pts is None and pts is not None:
+            self._first_pts = pts - round(self.frames * self._frame_seconds / self._time_base)
+        seconds = self._seconds(pts)
+        if self.frames > 0 and (seconds is None or seconds <= self._last_seconds):
+            seconds = self._last_seconds + self._frame_seconds
+        self.frames += 1
+        self._last_seconds = seconds or 0.0
+        self._check(self._last_seconds)
+        return self._last_seconds
+
+    def end(self, end_pts: int | None) -> float:
+        """Where the last frame stops being shown; end_pts: the same by the packets, if they tell."""
+        seconds = self._seconds(end_pts)
+        if seconds is None or seconds <= self._last_seconds:
+            seconds = self._last_seconds + self._frame_seconds
+        self._check(seconds)
+        return seconds
+
+    def _seconds(self, pts: int | None) -> float | None:
+        if pts is None or self._first_pts is None:
+            return None
+        return float((pts - self._first_pts) * self._time_base)
+
+    def _check(self, seconds: float) -> None:
+        if seconds > self._max_seconds:
+            raise DecodeError("too_long", f"lasts {seconds:.1f} s, at most {self._max_seconds:.1f} s allowed")
+
+
+def _to_rgb(picture: Any, reformatter: VideoReformatter) -> UInt8Array:
+    """(height, width, 3) uint8 RGB of a decoded frame by its own matrix and range, not yet upright."""
+    matrix = picture.colorspace
+    if matrix == _AVCOL_SPC_UNSPECIFIED:
+        matrix = int(Colorspace.ITU709 if picture.height >= _HD_HEIGHT else Colorspace.ITU601)
+    kind = picture.format
+    full_range = picture.color_range == _AVCOL_RANGE_JPEG or kind.is_rgb or kind.name.startswith("yuvj")
+    rgb: UInt8Array = reformatter.reformat(
+        picture,
+        format="rgb24",
+        src_colorspace=matrix,
+        src_color_range=ColorRange.JPEG if full_range else ColorRange.MPEG,
+        dst_color_range=ColorRange.JPEG,
+        threads=1,
+    ).to_ndarray()
+    return rgb
+
+
+def _orientation(picture: Any) -> tuple[int, bool]:
+    """How to turn a frame upright: counterclockwise quarter turns (0 to 3), after mirroring left and right.
+
+    Angles in between, which no camera writes, are rounded.
+    """
+    try:
+        matrix = np.frombuffer(bytes(picture.side_data[SideDataType.DISPLAYMATRIX]), np.int32)
+    except KeyError:
+        return 0, False
+    except ValueError:  # side data of a kind that PyAV does not know; `rotation` never looks at those
+        return round(picture.rotation / 90) % 4, False
+    # Row vectors: (x, y) becomes (a x + c y, b x + d y), 16.16 fixed point; y points down.
+    a, b, c, d = (float(matrix[i]) for i in (0, 1, 3, 4))
+    mirrored = a * d - b * c < 0
+    if mirrored:  # undo it: what remains is a rotation of the mirrored frame
+        a, b = -a, -b
+    return round(np.arctan2(-b, a) / (np.pi / 2)) % 4, mirrored

@@ -1,0 +1,188 @@
+"""The process that decodes: shuts itself in, then serves one chunk at a time over a socket.
+
+Started by `decode_pool` as `python -m streamer.decode_worker`. It handles hostile media, so the parent does
+not trust it: what it says is JSON that the parent checks, pixels go through shared memory of fixed size, and
+its limits are set before the first byte of media arrives.
+
+Messages, each a 4-byte big-endian length and a JSON object. The parent asks, the worker answers:
+
+    (start)                                   -> {"ready": true}
+    {"open": {"data": bytes, "init": bytes, "rate", "seed", "at_least_one"}}, then data and init, raw
+    {"next": [offset, capacity, max_frames]}  -> {"frames": [[offset, height, width, seconds], ...],
+                                                  "end": seconds or null}
+                                              or {"error": [reason, text]}
+
+`open` has no answer; it drops whatever chunk was being decoded before. The process ends when the socket does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import mmap
+import os
+import pkgutil
+import resource
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streamer.decode import SampledFrame
+
+LENGTH = struct.Struct("!I")
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_NO_NEW_PRIVS = 38
+_MIB = 1024 * 1024
+
+
+def main() -> None:
+    """Entry point; arguments: file descriptors and limits, as one JSON object."""
+    settings = json.loads(sys.argv[1])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    link = socket.socket(fileno=settings["socket"])
+    try:
+        _import_all_of_av()
+        server = _Server(link, settings)
+        _shut_in(settings)
+    except Exception as error:  # noqa: BLE001 - the parent reports it; nobody reads our stderr
+        _send(link, {"error": ["start", f"{type(error).__name__}: {error}"]})
+        return
+    _send(link, {"ready": True})
+    server.serve()
+
+
+def _shut_in(settings: dict[str, Any]) -> None:
+    """Set limits that hold for the rest of the process. All that needs new files must be done before."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if os.getppid() != settings["parent"]:
+        raise RuntimeError("the parent is gone")  # before PDEATHSIG was set
+    address_space = settings["memory_mib"] * _MIB + settings["shared_bytes"]
+    for limit, value in (
+        (resource.RLIMIT_AS, address_space),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, 0),
+    ):
+        resource.setrlimit(limit, (value, value))
+
+
+def _import_all_of_av() -> None:
+    """PyAV imports parts of itself when first needed; later no file can be opened any more."""
+    import av
+
+    for module in pkgutil.walk_packages(av.__path__, "av."):
+        if module.name not in ("av.__main__", "av.datasets"):
+            importlib.import_module(module.name)
+
+
+class _Server:
+    def __init__(self, link: socket.socket, settings: dict[str, Any]) -> None:
+        import numpy as np
+        from av.video.reformatter import VideoReformatter
+
+        from streamer.decode import DecodeLimits
+
+        self._link = link
+        self._limits = DecodeLimits(**settings["limits"])
+        self._cpu_seconds = settings["cpu_seconds"]
+        with os.fdopen(settings["memory"], "r+b") as memory:
+            self._memory = mmap.mmap(memory.fileno(), settings["shared_bytes"])
+        self._pixels = np.frombuffer(self._memory, np.uint8)
+        self._reformatter = VideoReformatter()
+        self._chunk: Iterator[SampledFrame] | None = None
+        self._held: SampledFrame | None = None
+        self._end_seconds: float | None = None
+
+    def serve(self) -> None:
+        """Answer until the socket ends."""
+        while (request := self._receive()) is not None:
+            if "open" in request:
+                self._open(request["open"])
+            else:
+                _send(self._link, self._next(*request["next"]))
+
+    def _open(self, chunk: dict[str, Any]) -> None:
+        from streamer.decode import sampled_frames
+        from streamer.sample import Sampler
+
+        data, init = self._read(chunk["data"]), self._read(chunk["init"])
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        cpu_limit = int(used.ru_utime + used.ru_stime) + 1 + self._cpu_seconds
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_limit, resource.RLIM_INFINITY))
+        sampler = Sampler(chunk["rate"], chunk["seed"], at_least_one=chunk["at_least_one"])
+        self._held = self._end_seconds = None
+        self._chunk = self._remember_end(sampled_frames(data, init or None, sampler, self._limits))
+
+    def _remember_end(self, frames: Generator[SampledFrame, None, float]) -> Iterator[SampledFrame]:
+        self._end_seconds = yield from frames
+
+    def _next(self, offset: int, capacity: int, max_frames: int) -> dict[str, Any]:
+        """Fill [offset, offset + capacity) of the shared memory with up to max_frames frames, end to end."""
+        from streamer.errors import DecodeError
+
+        if self._chunk is None:
+            return {"error": ["decoder_error", "no chunk is open"]}
+        written: list[tuple[int, int, int, float]] = []
+        stop = offset + capacity
+        try:
+            while len(written) < max_frames:
+                frame = self._held or next(self._chunk, None)
+                if frame is None:
+                    return {"frames": written, "end": self._end_seconds}
+                height, width, channels = shape = frame.shape()
+                size = height * width * channels
+                if offset + size > stop:
+                    self._held = (
+                        frame  # goes into the next batch; a batch holds at least one frame of any size
+                    )
+                    break
+                frame.write_rgb(self._pixels[offset : offset + size].reshape(shape), self._reformatter)
+                self._held = None
+                written.append((offset, height, width, frame.time_seconds))
+                offset += size
+        except DecodeError as error:
+            return self._failed(error.reason, str(error))
+        except MemoryError:
+            return self._failed("decoder_out_of_memory", "decoding needs more memory than allowed")
+        except Exception as error:  # noqa: BLE001 - costs one chunk, and its text says what happened
+            return self._failed("decoder_error", f"{type(error).__name__}: {error}")
+        return {"frames": written, "end": None}
+
+    def _failed(self, reason: str, text: str) -> dict[str, Any]:
+        self._chunk = self._held = None
+        return {"error": [reason, text[:500]]}
+
+    def _receive(self) -> dict[str, Any] | None:
+        head = self._link.recv(LENGTH.size, socket.MSG_WAITALL)
+        if len(head) < LENGTH.size:
+            return None
+        request: dict[str, Any] = json.loads(self._read(LENGTH.unpack(head)[0]))
+        return request
+
+    def _read(self, size: int) -> bytes:
+        buffer, filled = bytearray(size), 0
+        view = memoryview(buffer)
+        while filled < size:
+            received = self._link.recv_into(view[filled:])
+            if received == 0:
+                raise SystemExit  # the parent is gone
+            filled += received
+        view.release()
+        return bytes(buffer)
+
+
+def _send(link: socket.socket, answer: dict[str, Any]) -> None:
+    body = json.dumps(answer).encode()
+    link.sendall(LENGTH.pack(len(body)) + body)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Video files -> segments cut at keyframes, nothing re-encoded. FFmpeg runs in a process of its own.
+
+The video stream alone is copied, into Matroska: unlike MPEG-TS, it holds every codec, keeps the rotation, and
+protects the pictures by checksums, so that a chunk damaged on its way is noticed whatever its codec. A file
+can crash FFmpeg, so a child process reads it and writes the segments to a pipe; it holds one segment at a
+time and waits while nobody asks for the next.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from streamer.errors import DecodeError
+
+_LENGTH = struct.Struct("!I")
+_READ_BYTES = 1024 * 1024
+
+_DEMUXERS = "mov,matroska,mpegts,avi,flv,mpeg,asf,mxf,ogg,ivf,h264,hevc,mpegvideo,m4v"
+"""What a file may be: containers and raw streams, no playlists, which would open other files."""
+
+_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "libdav1d", "mpeg4", "mpeg2video"})
+"""FFmpeg decoders of what `decode` accepts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a video file that can be decoded on its own."""
+
+    data: bytes
+    start_seconds: float
+    """Position of its first frame in the video, seconds; the first segment starts at 0."""
+    duration_seconds: float
+    """Until the next segment starts, or the video ends."""
+    video_seconds: float | None
+    """Length of the whole video as its container states it; None: it does not."""
+    is_last: bool
+    format: str = "matroska"
+    init: bytes | None = None
+    """No segment needs a separate initialisation."""
+
+    def __repr__(self) -> str:
+        return f"Segment({len(self.data)} bytes, {self.start_seconds:.3f} s + {self.duration_seconds:.3f} s)"
+
+
+def segments_of(path: Path, chunk_seconds: float) -> Iterator[Segment]:
+    """Cut a video file at the first keyframe after each `chunk_seconds`.
+
+    Blocks while reading; the iterator may be closed early. Raises OSError if the file cannot be opened and
+    DecodeError if it is not a video that can be cut, after the segments before the fault.
+    """
+    with path.open("rb") as file:
+        process = _start_cutter(file, chunk_seconds)
+    try:
+        assert process.stdout is not None
+        yield from _read_segments(process.stdout)
+        code = process.wait()
+        if code != 0:
+            how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
+            raise DecodeError("decoder_crashed", f"reading the file ended {how}")
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _start_cutter(file: IO[bytes], chunk_seconds: float) -> subprocess.Popen[bytes]:
+    package_root = str(Path(__file__).resolve().parents[1])
+    search_path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
+    return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        [sys.executable, "-P", "-m", "streamer.segment", str(chunk_seconds)],
+        stdin=file,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": search_path, "OPENBLAS_NUM_THREADS": "1"},
+        start_new_session=True,  # Ctrl-C reaches the whole group of the terminal: not this one
+    )
+
+
+def _read_segments(pipe: IO[bytes]) -> Iterator[Segment]:
+    while len(head := pipe.read(_LENGTH.size)) == _LENGTH.size:
+        fields = json.loads(pipe.read(_LENGTH.unpack(head)[0]))
+        if "error" in fields:
+            raise DecodeError(*fields["error"])
+        data = pipe.read(fields.pop("bytes"))
+        segment = Segment(data=data, **fields)
+        yield segment
+        if segment.is_last:
+            return
+
+
+def main() -> None:
+    """Entry point of the child: the file is standard input, segments go to standard output."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import av
+
+    try:
+        for fields, data in _cut(sys.stdin.buffer, float(sys.argv[1])):
+            _write({**fields, "bytes": len(data)}, data)
+    except BrokenPipeError:
+        os._exit(0)  # nobody wants the rest
+    except DecodeError as error:
+        _write({"error": [error.reason, str(error)]})
+    except MemoryError:
+        _write({"error": ["decoder_out_of_memory", "not enough memory to cut this file"]})
+    except av.InvalidDataError:
+        _write({"error": ["not_media", "no video that FFmpeg can read"]})
+    except av.FFmpegError as error:
+        _write({"error": ["damaged", f"FFmpeg: {error.strerror}"]})
+
+
+def _write(fields: dict[str, Any], data: bytes = b"") -> None:
+    body = json.dumps(fields).encode()
+    sys.stdout.buffer.write(_LENGTH.pack(len(body)) + body + data)
+    sys.stdout.buffer.flush()
+
+
+def _cut(file: IO[bytes], chunk_seconds: float) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Fields and data of each segment."""
+    import av
+
+    source = av.open(
+        file,
+        container_options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "none"},
+        metadata_errors="replace",
+        buffer_size=_READ_BYTES,
+    )
+    with source:
+        stream = source.streams.best("video")
+        if stream is None:
+            raise DecodeError("no_video", "no video stream in the file")
+        if stream.codec_context is None or stream.codec_context.name not in _CODECS:
+            raise DecodeError("unsupported_codec", "the video's codec is not accepted")
+        yield from _segments(source, stream, chunk_seconds)
+
+
+def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[dict[str, Any], bytes]]:
+    import av
+
+    time_base = stream.time_base
+    video_seconds = float(stream.duration * time_base) if stream.duration else None
+    if video_seconds is None and source.duration:
+        video_seconds = source.duration / av.time_base
+    origin = start = end = 0
+    current: _Muxer | None = None
+
+    def finished(muxer: _Muxer, *, until: int, is_last: bool) -> tuple[dict[str, Any], bytes]:
+        fields = {
+            "start_seconds": float((start - origin) * time_base),
+            "duration_seconds": max(float((until - start) * time_base), 0.0),
+            "video_seconds": video_seconds,
+            "is_last": is_last,
+        }
+        return fields, muxer.finish()
+
+    for packet in source.demux(stream):
+        if not packet.size:  # the packet at the end that would flush a decoder
+            continue
+        if packet.is_corrupt:
+            raise DecodeError("damaged", "the file is cut or damaged")
+        pts = packet.dts if packet.pts is None else packet.pts
+        if pts is None:
+            raise DecodeError("damaged", "the file's video has no timestamps")
+        if current is None:
+            if not packet.is_keyframe:
+                continue  # a recording that was joined in the middle of a group of pictures
+            current, origin, start, end = _Muxer(stream), pts, pts, pts
+        elif packet.is_keyframe and (pts - start) * time_base >= chunk_seconds:
+            yield finished(current, until=pts, is_last=False)
+            current, start = _Muxer(stream), pts
+        end = max(end, pts + (packet.duration or 0))
+        current.add(packet)  # changes the packet's time base
+    if current is None:
+        raise DecodeError("no_keyframe", "the file's video has no keyframe")
+    yield finished(current, until=end, is_last=True)
+
+
+class _Muxer:
+    """Writes one segment."""
+
+    def __init__(self, template: Any) -> None:
+        import av
+
+        self._buffer = io.BytesIO()
+        self._container = av.open(self._buffer, "w", format="matroska", options={"write_crc32": "1"})
+        # opaque: copy the parameters as they are; PyAV would look for an encoder of the same name otherwise
+        self._stream = self._container.add_stream_from_template(template, opaque=True)
+
+    def add(self, packet: Any) -> None:
+        packet.stream = self._stream
+        self._container.mux(packet)
+
+    def finish(self) -> bytes:
+        self._container.close()
+        return self._buffer.getvalue()
+
+
+if __name__ == "__main__":
+    main()
