@@ -9,6 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, TextIO
@@ -19,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streamer.config import Config
-from streamer.kafka.scores import ScoreReader
+from streamer.kafka.consume import read_scores
 from streamer.log import printable
 from streamer.messages import ScoreUpdate, encode_score
 from streamer.terminal import clock, count, duration, sparkline
@@ -339,7 +340,8 @@ def make_view(title: str, *, json: bool) -> View:
 async def watch_scores(config: Config, *, json: bool, from_beginning: bool) -> None:
     """Show updates as they come from Kafka, until cancelled. Raises BrokerError."""
     kafka = config.kafka
-    async with ScoreReader(kafka, from_beginning=from_beginning) as scores:
-        with make_view(f"{kafka.bootstrap_servers} · {kafka.scores_topic}", json=json) as view:
-            async for update in scores:
+    title = f"{kafka.bootstrap_servers} · {kafka.scores_topic}"
+    async with aclosing(read_scores(kafka, from_beginning=from_beginning)) as updates:
+        with make_view(title, json=json) as view:
+            async for update in updates:
                 view.show(update)

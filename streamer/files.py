@@ -1,0 +1,69 @@
+"""Video files on disk -> chunks, as a camera's packager would have cut them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamer.errors import ChunkError, StreamerError
+from streamer.messages import VideoChunk
+from streamer.segment import Segment, segments_of
+
+
+class FileError(StreamerError):
+    """A file cannot be read as video; the text says why, without the file's name.
+
+    reason: short word for machines, that of a ChunkError, or `unreadable`.
+    """
+
+    def __init__(self, path: Path, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.path = path
+        self.reason = reason
+
+
+def unicode_of(name: str) -> str:
+    """A file's name as text; bytes that are no UTF-8 as U+FFFD, since a video_id is text."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A chunk and its place in its file."""
+
+    chunk: VideoChunk
+    end_seconds: float
+    """Where its last frame stops being shown, seconds from the start of the video."""
+
+
+async def pieces_of(path: Path, video_id: str, chunk_seconds: float) -> AsyncGenerator[Piece, None]:
+    """Cut a file at keyframes, at the first one after each `chunk_seconds`; nothing is re-encoded.
+
+    Close it with `contextlib.aclosing`. Raises FileError, after the chunks before the fault.
+    """
+    with closing(_segments(path, chunk_seconds)) as segments:
+        seq = 0
+        while (segment := await asyncio.to_thread(next, segments, None)) is not None:
+            chunk = VideoChunk(
+                video_id=video_id,
+                seq=seq,
+                data=segment.data,
+                format=segment.format,
+                start_seconds=segment.start_seconds,
+                duration_seconds=segment.video_seconds or None,
+                last=segment.is_last,
+            )
+            yield Piece(chunk, segment.start_seconds + segment.duration_seconds)
+            seq += 1
+
+
+def _segments(path: Path, chunk_seconds: float) -> Generator[Segment, None, None]:
+    try:
+        yield from segments_of(path, chunk_seconds)
+    except OSError as error:
+        raise FileError(path, "unreadable", error.strerror or str(error)) from error
+    except ChunkError as error:
+        raise FileError(path, error.reason, str(error)) from error

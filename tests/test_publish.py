@@ -1,0 +1,132 @@
+"""Files -> chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+from clips import make_clip
+from conftest import fresh_names
+
+from streamer.config import Config, KafkaConfig
+from streamer.errors import BrokerError, ConfigError
+from streamer.files import FileError
+from streamer.messages import VideoChunk
+from streamer.publish import Clip, Published, gather_or_cancel, name_clips, publish_clip, publish_files
+
+
+class Recorder:
+    """Keeps the chunks and when they came."""
+
+    def __init__(self) -> None:
+        self.chunks: list[VideoChunk] = []
+        self.at_seconds: list[float] = []
+        self._started = time.monotonic()
+
+    async def send_chunk(self, chunk: VideoChunk) -> None:
+        self.chunks.append(chunk)
+        self.at_seconds.append(time.monotonic() - self._started)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seconds, a keyframe every second."""
+    return make_clip(tmp_path_factory.mktemp("clips") / "camera.mp4")
+
+
+async def test_chunks_of_a_clip(clip: Path) -> None:
+    recorder = Recorder()
+    told: list[Published] = []
+    done = await publish_clip(recorder, Clip(clip, "cam"), 1.0, realtime=False, on_chunk=told.append)
+    assert [chunk.seq for chunk in recorder.chunks] == [0, 1, 2]
+    assert [chunk.last for chunk in recorder.chunks] == [False, False, True]
+    assert [chunk.start_seconds for chunk in recorder.chunks] == pytest.approx([0, 1, 2])
+    assert {chunk.video_id for chunk in recorder.chunks} == {"cam"}
+    assert {chunk.duration_seconds for chunk in recorder.chunks} == {3.0}
+    assert {chunk.captured_at_ms for chunk in recorder.chunks} == {None}
+    assert told[-1] == done
+    assert (done.chunks, done.seconds, done.video_seconds) == (3, pytest.approx(3), pytest.approx(3))
+    assert done.bytes == sum(len(chunk.data) for chunk in recorder.chunks)
+
+
+async def test_longer_chunks(clip: Path) -> None:
+    recorder = Recorder()
+    await publish_clip(recorder, Clip(clip, "cam"), 1.5, realtime=False)
+    assert [chunk.start_seconds for chunk in recorder.chunks] == pytest.approx([0, 2])
+
+
+async def test_realtime_hands_a_chunk_over_when_it_is_complete(clip: Path) -> None:
+    recorder = Recorder()
+    before_ms = 1000 * time.time()
+    await publish_clip(recorder, Clip(clip, "cam"), 1.0, realtime=True)
+    for end_seconds, at_seconds in zip((1, 2, 3), recorder.at_seconds, strict=True):
+        assert end_seconds - 0.05 <= at_seconds < end_seconds + 0.9
+    stamps = [chunk.captured_at_ms for chunk in recorder.chunks]
+    assert all(stamp is not None and stamp >= before_ms + 900 for stamp in stamps)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "unreadable"), (b"", "not_media"), (b"hello\n" * 100, "not_media")]
+)
+async def test_what_is_no_video(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    path = tmp_path / "text.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    recorder = Recorder()
+    with pytest.raises(FileError) as caught:
+        await publish_clip(recorder, Clip(path, "x"), 1.0, realtime=False)
+    assert caught.value.reason == reason
+    assert not recorder.chunks
+
+
+def test_names() -> None:
+    clips = name_clips([Path("a/lobby.mp4"), Path("b/door.cam.mkv")], None)
+    assert [clip.video_id for clip in clips] == ["lobby", "door.cam"]
+    assert name_clips([Path("a.mp4")], "entrance")[0].video_id == "entrance"
+    odd = os.fsdecode(b"\xff.mp4")
+    assert name_clips([Path(odd)], None)[0].video_id == "\ufffd"
+
+
+def test_ambiguous_names() -> None:
+    with pytest.raises(ConfigError, match=r"a/x\.mp4 and b/x\.mkv would both be video 'x'"):
+        name_clips([Path("a/x.mp4"), Path("b/x.mkv")], None)
+    with pytest.raises(ConfigError, match="--video-id"):
+        name_clips([Path("a.mp4"), Path("b.mp4")], "one")
+    with pytest.raises(ConfigError, match="1 to 512 bytes"):
+        name_clips([Path("a.mp4")], "x" * 513)
+
+
+async def test_to_a_broker(clip: Path, kafka: KafkaConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = clip.parent / "missing.mp4"
+    code = await publish_files(Config(kafka=kafka), [clip, missing], None, 1.0, realtime=False)
+    assert code == 1
+    out, err = capsys.readouterr()
+    assert f"{clip}: video camera, 3 chunks, 3.0 s, " in out
+    assert f"error  {missing}: No such file or directory" in err
+
+
+async def test_chunks_too_large_for_the_producer(tmp_path: Path, kafka: KafkaConfig) -> None:
+    big = make_clip(tmp_path / "noise.mp4", seconds=1, size=512, noise=True)
+    assert big.stat().st_size > 1_500_000
+    config = Config(kafka=kafka.model_copy(update={"max_message_bytes": 1000}))
+    with pytest.raises(BrokerError, match=r"noise\.mp4: .*cut shorter chunks \(--chunk-seconds\)"):
+        await publish_files(config, [big], None, 1.0, realtime=False)
+
+
+async def test_topics_are_asked_for_first(embedded_broker: str, clip: Path) -> None:
+    with pytest.raises(BrokerError, match="streamer topics create"):
+        await publish_files(Config(kafka=fresh_names(embedded_broker)), [clip], None, 1.0, realtime=False)
+
+
+async def test_the_first_failure_is_raised_as_it_is() -> None:
+    async def fails() -> None:
+        raise BrokerError("gone")
+
+    async def never() -> None:
+        await asyncio.sleep(3600)
+
+    with pytest.raises(BrokerError, match="gone"):
+        await gather_or_cancel([never(), fails()])
