@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -272,7 +272,7 @@ async def read_scores(
     from_beginning: bool = False,
     ready: asyncio.Event | None = None,
     connect_seconds: float = CONNECT_SECONDS,
-) -> AsyncIterator[ScoreUpdate]:
+) -> AsyncGenerator[ScoreUpdate, None]:
     """All score updates from now on (or from the beginning), without joining a group; never ends by itself.
 
     ready: set once nothing published from then on can be missed. Records that are no score updates are
