@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 import streamer
 from streamer.config import Config, load_config
 from streamer.errors import BrokerError, ConfigError, ModelError, StreamerError
+from streamer.terminal import CONNECT_SECONDS
 
 OK, SOME_FAILED, USAGE, BROKER, MODELS, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -256,7 +257,10 @@ def topics_create(
     _start_log(config)
     from streamer.kafka.topics import create_topics
 
-    made = _run(create_topics(config.kafka, partitions=partitions, replication=replication))
+    work = create_topics(
+        config.kafka, partitions=partitions, replication=replication, connect_seconds=CONNECT_SECONDS
+    )
+    made = _run(work)
     for name, new in made.items():
         typer.echo(f"{name}: {'created' if new else 'already there'}")
 

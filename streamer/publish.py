@@ -23,7 +23,7 @@ from streamer.kafka.publish import ChunkPublisher, TooLargeError
 from streamer.kafka.topics import require_topics
 from streamer.log import printable
 from streamer.messages import MAX_VIDEO_ID_BYTES, VideoChunk
-from streamer.terminal import clock, count, duration
+from streamer.terminal import CONNECT_SECONDS, clock, count, duration
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ async def publish_files(
     other, as fast as the broker takes them. Raises ConfigError if two files share a video_id, BrokerError.
     """
     clips = name_clips(files, video_id)
-    await require_topics(config.kafka)
+    await require_topics(config.kafka, connect_seconds=CONNECT_SECONDS)
     with _bars() as bars:
         async with ChunkPublisher(config.kafka) as publisher:
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+CONNECT_SECONDS = 5.0
+"""How long a person is let wait for a broker that does not answer."""
+
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 

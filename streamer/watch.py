@@ -23,7 +23,7 @@ from streamer.config import Config
 from streamer.kafka.consume import read_scores
 from streamer.log import printable
 from streamer.messages import ScoreUpdate, encode_score
-from streamer.terminal import clock, count, duration, sparkline
+from streamer.terminal import CONNECT_SECONDS, clock, count, duration, sparkline
 
 TREND_CHUNKS = 24
 """Updates in a sparkline; a narrow terminal shows the last NARROW_TREND_CHUNKS of them."""
@@ -341,7 +341,8 @@ async def watch_scores(config: Config, *, json: bool, from_beginning: bool) -> N
     """Show updates as they come from Kafka, until cancelled. Raises BrokerError."""
     kafka = config.kafka
     title = f"{kafka.bootstrap_servers} · {kafka.scores_topic}"
-    async with aclosing(read_scores(kafka, from_beginning=from_beginning)) as updates:
+    reading = read_scores(kafka, from_beginning=from_beginning, connect_seconds=CONNECT_SECONDS)
+    async with aclosing(reading) as updates:
         with make_view(title, json=json) as view:
             async for update in updates:
                 view.show(update)

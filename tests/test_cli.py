@@ -1,0 +1,294 @@
+"""The command line as a person or a script meets it: real processes, exit statuses, what is printed where."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from clips import make_clip
+from conftest import fresh_names
+from test_watch import update
+from typer.testing import CliRunner, Result
+
+from streamer.cli import USAGE, app, exit_code_of, parse_override, put
+from streamer.config import KafkaConfig
+from streamer.errors import (
+    BackendError,
+    BrokerError,
+    ChunkError,
+    ConfigError,
+    DecodeError,
+    StreamerError,
+    UntrainedError,
+)
+from streamer.kafka.publish import ScorePublisher
+from streamer.messages import decode_score
+
+ROOT = Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "streamer"]
+NOWHERE = "127.0.0.1:1"
+
+
+def environment() -> dict[str, str]:
+    """Of a terminal of known width, without settings of whoever runs the tests."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("STREAMER_")}
+    return kept | {"COLUMNS": "100", "NO_COLOR": "1"}
+
+
+def streamer(*words: str | Path, cwd: Path = ROOT, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run `streamer WORDS` to its end."""
+    return subprocess.run(
+        [*COMMAND, *map(str, words)],
+        cwd=cwd,
+        env=environment() | settings,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def options_of(kafka: KafkaConfig) -> list[str]:
+    """Global options that point to a test's own topics."""
+    names = (
+        "bootstrap_servers",
+        "group_id",
+        "chunks_topic",
+        "scores_topic",
+        "dead_letters_topic",
+        "state_topic",
+    )
+    return [word for name in names for word in ("--set", f"kafka.{name}={getattr(kafka, name)}")]
+
+
+# ------------------------------------------------------------------ without a broker
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run `streamer WORDS` without a process of its own: fast, for what ends before any work begins."""
+    for name in list(os.environ):
+        if name.startswith("STREAMER_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(ROOT)
+    return lambda *words: CliRunner().invoke(app, list(words), prog_name="streamer")
+
+
+@pytest.mark.parametrize("command", ["run", "publish", "watch", "score", "topics create", "doctor", "demo"])
+def test_help_of_every_command(in_process: Callable[..., Result], command: str) -> None:
+    result = in_process(*command.split(), "--help")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Usage: streamer {command} ")
+    assert command.split()[0] in in_process("--help").stdout
+
+
+def test_version() -> None:
+    assert streamer("--version").stdout == "streamer 0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["fly"], "No such command 'fly'"),
+        (["publish"], "Missing argument"),
+        (["score", "--jsn", "a.mp4"], "No such option"),
+        (["publish", "--chunk-seconds", "0", "a.mp4"], "--chunk-seconds"),
+        (["--config", "nowhere.toml", "doctor"], "nowhere.toml: no such configuration file"),
+        (["doctor", "--set", "sample.frames_per_second"], "--set takes section.key=value"),
+        (["doctor", "--set", "sample.frames_per_secnd=2"], "did you mean 'frames_per_second'?"),
+        (["--set", "sample.frames_per_second=fast", "doctor"], "sample.frames_per_second"),
+        (["doctor", "--set=faces.windows=[diagonal]"], "not a TOML value"),
+        (["doctor", "--set", "sample=1", "--set", "sample.frames_per_second=1"], "section.key=value"),
+        (["doctor", "--log-level", "loud"], "log.level"),
+        (["publish", "--video-id", "x", "a.mp4", "b.mp4"], "--video-id names one video"),
+    ],
+)
+def test_wrong_usage_is_status_2_and_one_message(
+    in_process: Callable[..., Result], words: list[str], said: str
+) -> None:
+    result = in_process(*words)
+    assert result.exit_code == USAGE
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_messages_and_status_of_a_process() -> None:
+    result = streamer("doctor", "--set", "sample.frames_per_secnd=2")
+    assert result.returncode == USAGE
+    assert result.stdout == ""
+    assert result.stderr == (
+        "error: config.toml: unknown key 'sample.frames_per_secnd'; did you mean 'frames_per_second'?\n"
+    )
+
+
+def test_global_options_may_follow_the_command(in_process: Callable[..., Result]) -> None:
+    before = in_process("--set", "kafka.group_id=1=2", "--set", "a.b=1", "doctor")
+    after = in_process("doctor", "--set", "kafka.group_id=1=2", "--set=a.b=1")
+    assert before.stderr == after.stderr
+    assert "unknown key 'a'" in after.stderr
+
+
+def test_config_toml_of_the_working_directory_is_read(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[kafka]\nbroker = 'x'\n")
+    result = streamer("watch", cwd=tmp_path)
+    assert result.returncode == USAGE
+    assert result.stderr.startswith("error: config.toml: unknown key 'kafka.broker'")
+
+
+def test_environment_is_read() -> None:
+    result = streamer("watch", STREAMER_KAFKA__PORT="1")
+    assert result.returncode == USAGE
+    assert "unknown key 'kafka.port'" in result.stderr
+
+
+def test_wrong_password_is_not_printed() -> None:
+    result = streamer(
+        "watch", STREAMER_KAFKA__SECURITY__PASSWORD="hunter2", STREAMER_KAFKA__SECURITY__PROTOCOL="SASL"
+    )
+    assert result.returncode == USAGE
+    assert "kafka.security.protocol" in result.stderr
+    assert "hunter2" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["sample.x=1", "a.b.c = d=e", 'kafka.group_id="[x]"', "faces.windows=['matrix']"]
+)
+def test_overrides(text: str) -> None:
+    expected = {
+        "sample.x=1": ("sample.x", "1"),
+        "a.b.c = d=e": ("a.b.c", "d=e"),
+        'kafka.group_id="[x]"': ("kafka.group_id", "[x]"),
+        "faces.windows=['matrix']": ("faces.windows", ["matrix"]),
+    }
+    assert parse_override(text) == expected[text]
+
+
+@pytest.mark.parametrize("text", ["", "=", "a=1", ".=1", "a.=1", ".b=1", "a.b"])
+def test_no_overrides(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"section\.key=value"):
+        parse_override(text)
+
+
+def test_put() -> None:
+    tree: dict[str, object] = {}
+    put(tree, "a.b", 1)
+    put(tree, "a.c", 2)
+    assert tree == {"a": {"b": 1, "c": 2}}
+    with pytest.raises(ConfigError, match="b has a value"):
+        put(tree, "a.b.d", 3)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("x"), 2),
+        (BrokerError("x"), 3),
+        (BackendError("x"), 4),
+        (UntrainedError("x"), 4),
+        (ChunkError("r", "x"), 1),
+        (DecodeError("r", "x"), 1),
+        (StreamerError("x"), 1),
+    ],
+)
+def test_exit_codes(error: StreamerError, code: int) -> None:
+    assert exit_code_of(error) == code
+
+
+# ------------------------------------------------------------------ with a broker
+
+
+@pytest.fixture
+def fresh(embedded_broker: str) -> KafkaConfig:
+    """Topics of this test alone, not made yet."""
+    return fresh_names(embedded_broker)
+
+
+def test_no_broker_is_status_3() -> None:
+    result = streamer("topics", "create", "--bootstrap", NOWHERE)
+    assert result.returncode == 3
+    assert result.stderr.startswith(f"error: no Kafka reachable at {NOWHERE}")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_topics_create(fresh: KafkaConfig) -> None:
+    first = streamer("topics", "create", "--partitions", "2", *options_of(fresh))
+    assert first.returncode == 0, first.stderr
+    assert f"{fresh.chunks_topic}: created" in first.stdout
+    again = streamer("topics", "create", "--partitions", "2", *options_of(fresh))
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("already there") == 4
+
+
+def test_missing_topics_are_named(fresh: KafkaConfig) -> None:
+    result = streamer("watch", *options_of(fresh))
+    assert result.returncode == 3
+    assert fresh.scores_topic in result.stderr
+    assert "streamer topics create" in result.stderr
+
+
+def test_publish(kafka: KafkaConfig, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "a.mp4", seconds=2)
+    text = tmp_path / "b.mp4"
+    text.write_text("no video")
+    result = streamer("publish", clip, text, "--chunk-seconds", "1", *options_of(kafka))
+    assert result.returncode == 1
+    assert "video a, 2 chunks, 2.0 s" in result.stdout
+    assert f"error  {text}: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.fixture
+def watching(kafka: KafkaConfig) -> Iterator[subprocess.Popen[str]]:
+    """`streamer watch --json --from-beginning` on topics of its own."""
+    process = subprocess.Popen(
+        [*COMMAND, "watch", "--json", "--from-beginning", *options_of(kafka)],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+async def test_watch_json_and_interrupt(kafka: KafkaConfig, watching: subprocess.Popen[str]) -> None:
+    sent = [update("a\n\x1b[31m", 1), update("b", 2, None)]
+    async with ScorePublisher(kafka) as publisher:
+        for one in sent:
+            await publisher.send_score(one)
+    assert watching.stdout is not None
+    got = [watching.stdout.readline() for _ in sent]
+    assert sorted(json.loads(line)["seq"] for line in got) == [1, 2]
+    assert sorted((decode_score(line.encode()) for line in got), key=lambda u: u.seq) == sent
+    watching.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    _, err = watching.communicate(timeout=20)
+    assert watching.returncode == 130, err
+    assert time.monotonic() - started < 5
+    assert "Traceback" not in err
+
+
+async def test_watch_ends_quietly_when_nobody_reads(
+    kafka: KafkaConfig, watching: subprocess.Popen[str]
+) -> None:
+    assert watching.stdout is not None
+    async with ScorePublisher(kafka) as publisher:
+        await publisher.send_score(update("a", 1))
+        watching.stdout.readline()
+        watching.stdout.close()
+        for seq in range(2, 5):
+            await publisher.send_score(update("a", seq))
+    assert watching.stderr is not None
+    err = watching.stderr.read()
+    assert watching.wait(timeout=20) == 1
+    assert "Traceback" not in err
