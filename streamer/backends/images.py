@@ -21,5 +21,7 @@ def check_images(images: UInt8Array, manifest: Manifest) -> None:
 
 def normalise(images: UInt8Array, spec: InputSpec) -> Float32Array:
     """(n, h, w, 3) uint8 -> (image - mean) / std, float32, contiguous, in the layout of the network."""
-    x = (images.astype(np.float32) - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
+    x = images.astype(np.float32)
+    x -= np.asarray(spec.mean, np.float32)
+    x /= np.asarray(spec.std, np.float32)
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if spec.layout == "NCHW" else x
