@@ -130,8 +130,8 @@ class Endpoints:
         """Listen. Raises ConfigError if the address cannot be used."""
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/healthz", lambda _: self._verdict(self._alive()))
-        app.router.add_get("/readyz", lambda _: self._verdict(self._ready()))
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         try:
@@ -153,5 +153,12 @@ class Endpoints:
         encoder, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encoder(self._registry), headers={"Content-Type": content_type})
 
-    async def _verdict(self, why_not: str | None) -> web.Response:
-        return web.Response(text=f"{why_not or 'ok'}\n", status=503 if why_not else 200)
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return _verdict(self._alive())
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        return _verdict(self._ready())
+
+
+def _verdict(why_not: str | None) -> web.Response:
+    return web.Response(text=f"{why_not or 'ok'}\n", status=503 if why_not else 200)

@@ -68,7 +68,14 @@ async def create_topics(
     made: dict[str, bool] = {}
     async with admin_client(kafka, connect_seconds=connect_seconds) as admin:
         wanted = [
-            NewTopic(spec.name, partitions, replication, topic_configs=spec.configs)
+            # An empty assignment: aiokafka takes "the broker's default" (-1) only next to one.
+            NewTopic(
+                spec.name,
+                partitions,
+                replication,
+                replica_assignments={} if replication == -1 else None,
+                topic_configs=spec.configs,
+            )
             for spec in topic_specs(kafka)
         ]
         response = await admin.create_topics(wanted)

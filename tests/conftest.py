@@ -1,0 +1,81 @@
+"""Brokers for the tests that talk to one: a real Apache Kafka, and the embedded one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from kafka_broker import Kafka, running_kafka
+
+from streamer.config import KafkaConfig
+from streamer.kafka.embedded import EmbeddedBroker
+from streamer.kafka.topics import create_topics
+
+
+@pytest.fixture(scope="session")
+def own_kafka() -> Iterator[Kafka]:
+    """An Apache Kafka of our own, with all its listeners."""
+    with running_kafka() as kafka:
+        yield kafka
+
+
+@pytest.fixture(scope="session")
+def apache_kafka(request: pytest.FixtureRequest) -> str:
+    """Address of an Apache Kafka: KAFKA_BOOTSTRAP, or one of our own."""
+    if bootstrap := os.environ.get("KAFKA_BOOTSTRAP"):
+        return bootstrap
+    kafka: Kafka = request.getfixturevalue("own_kafka")
+    return kafka.bootstrap_servers
+
+
+@pytest.fixture(scope="session")
+def embedded_broker() -> Iterator[str]:
+    """Address of an embedded broker."""
+    broker = EmbeddedBroker()
+    with asyncio.Runner() as runner:
+        runner.run(broker.__aenter__())
+        try:
+            yield broker.bootstrap_servers
+        finally:
+            runner.run(broker.__aexit__(None, None, None))
+
+
+@pytest.fixture(params=[pytest.param("apache_kafka", marks=pytest.mark.needs_kafka), "embedded_broker"])
+def broker(request: pytest.FixtureRequest) -> str:
+    """Address of each kind of broker in turn."""
+    address: str = request.getfixturevalue(request.param)
+    return address
+
+
+def fresh_names(bootstrap_servers: str) -> KafkaConfig:
+    """Topics and group of one test alone."""
+    name = f"t{uuid.uuid4().hex[:8]}"
+    return KafkaConfig(
+        bootstrap_servers=bootstrap_servers,
+        group_id=f"{name}-group",
+        chunks_topic=f"{name}-chunks",
+        scores_topic=f"{name}-scores",
+        dead_letters_topic=f"{name}-dlq",
+        state_topic=f"{name}-state",
+        session_timeout_ms=6000,
+        heartbeat_interval_ms=200,
+    )
+
+
+@pytest.fixture
+async def kafka(broker: str) -> KafkaConfig:
+    """Each kind of broker in turn, with topics of two partitions."""
+    config = fresh_names(broker)
+    await create_topics(config, partitions=2)
+    return config
+
+
+@pytest.fixture
+async def real_kafka(apache_kafka: str) -> KafkaConfig:
+    """Apache Kafka, with topics of two partitions. Mark the test `needs_kafka`."""
+    config = fresh_names(apache_kafka)
+    await create_topics(config, partitions=2)
+    return config

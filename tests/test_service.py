@@ -1,0 +1,344 @@
+"""The service against real brokers, with a pipeline that needs no networks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import aiohttp
+import pytest
+from fakes import (
+    BAD,
+    BROKEN,
+    FakePipeline,
+    chunk,
+    committed,
+    dead_letters,
+    publish,
+    running,
+    service_config,
+    until,
+    watching,
+)
+
+from streamer.config import KafkaConfig, RollingConfig
+from streamer.errors import BrokerError, ConfigError, InferenceError
+from streamer.kafka.publish import ChunkPublisher
+from streamer.kafka.topics import create_topics
+from streamer.service import Service
+
+
+async def test_scores_every_chunk_in_order(kafka: KafkaConfig) -> None:
+    chunks = [chunk(f"video-{n % 5}", n // 5) for n in range(50)]
+    async with watching(kafka) as scores:
+        async with running(service_config(kafka), FakePipeline(seconds=0.005)):
+            await publish(kafka, *chunks)
+            await until(lambda: len(scores.updates) == 50)
+        for n in range(5):
+            updates = scores.of(f"video-{n}")
+            assert [update.seq for update in updates] == list(range(10))
+            assert [update.chunks for update in updates] == list(range(1, 11))
+            assert all(update.status == "scored" for update in updates)
+        assert scores.updates[0].latency_ms["total"] > 0
+        assert scores.updates[0].latency_ms["decode"] == 2.0
+    assert sum((await committed(kafka)).values()) == 50
+
+
+async def test_large_chunks(kafka: KafkaConfig) -> None:
+    chunks = [chunk("large", seq, bytes([seq]) * 1_500_000, last=seq == 7) for seq in range(8)]
+    async with watching(kafka) as scores:
+        async with running(service_config(kafka, max_bytes_in_flight=4_000_000), FakePipeline()) as service:
+            await publish(kafka, *chunks)
+            await until(lambda: len(scores.updates) == 8)
+        assert [update.seq for update in scores.updates] == list(range(8))
+        assert scores.updates[-1].status == "final"
+        assert service.metrics.registry.get_sample_value("streamer_bytes_in_flight") is not None
+
+
+async def test_bad_chunks_among_good_ones(kafka: KafkaConfig) -> None:
+    async with watching(kafka) as scores:
+        async with running(service_config(kafka), FakePipeline()) as service:
+            await publish(kafka, chunk("v", 0), chunk("v", 1, BAD), chunk("v", 2))
+            async with ChunkPublisher(kafka) as publisher:
+                await publisher.send_raw(b"no msgpack at all", b"v", [("origin", b"test")])
+                await publisher.send_chunk(chunk("v", 3))
+            await until(lambda: len(scores.updates) == 4)
+            letters = await dead_letters(kafka, 2)
+        assert [update.status for update in scores.updates] == ["scored", "undecodable", "scored", "scored"]
+        assert scores.updates[1].error == "not_media"
+        assert scores.updates[1].fake_score == scores.updates[0].fake_score
+        assert scores.updates[-1].undecodable_chunks == 1
+    by_stage = {letter.stage: letter for letter in letters}
+    assert len(letters) == 2
+    assert by_stage["decode"].reason == "not_media"
+    assert (by_stage["decode"].video_id, by_stage["decode"].seq) == ("v", 1)
+    bad = by_stage["message"]
+    assert (bad.value, bad.key, bad.headers) == (b"no msgpack at all", b"v", [("origin", b"test")])
+    assert (bad.reason, bad.topic, bad.video_id, bad.seq) == ("not_msgpack", kafka.chunks_topic, "v", None)
+    assert bad.offset == by_stage["decode"].offset + 2
+    assert sum((await committed(kafka)).values()) == 5
+    count = service.metrics.registry.get_sample_value
+    assert count("streamer_dead_letters_total", {"stage": "message", "reason": "not_msgpack"}) == 1
+
+
+async def test_raw_media_with_headers(kafka: KafkaConfig) -> None:
+    async with watching(kafka) as scores:
+        async with running(service_config(kafka), FakePipeline()):
+            async with ChunkPublisher(kafka) as publisher:
+                for seq in range(3):
+                    headers = [("content-type", b"video/mp2t"), ("seq", str(seq).encode())]
+                    await publisher.send_raw(b"some media", b"camera", headers)
+            await until(lambda: len(scores.updates) == 3)
+    assert [update.seq for update in scores.of("camera")] == [0, 1, 2]
+
+
+async def test_failing_network_stops_the_service_and_loses_nothing(kafka: KafkaConfig) -> None:
+    await publish(kafka, chunk("v", 0), chunk("v", 1), chunk("v", 2, BROKEN), chunk("v", 3))
+    async with watching(kafka) as scores:
+        service = Service(service_config(kafka), FakePipeline, connect_seconds=5)
+        with pytest.raises(InferenceError, match="network one failed"):
+            await asyncio.wait_for(service.run(), 30)
+        done = sum((await committed(kafka)).values())
+        await until(lambda: len(scores.chunks()) == done)
+        assert scores.chunks() <= {("v", 0), ("v", 1)}
+
+
+async def test_two_members_share_and_hand_over(kafka: KafkaConfig) -> None:
+    """Members join and leave in the midst of work: every chunk is counted by someone, none twice."""
+    videos, length = 8, 40
+    chunks = [chunk(f"video-{n}", seq) for seq in range(length) for n in range(videos)]
+    expected = {(each.video_id, each.seq) for each in chunks}
+    first, second = FakePipeline(seconds=0.02), FakePipeline(seconds=0.02)
+    config = service_config(kafka)
+    async with watching(kafka) as scores:
+        publishing = asyncio.create_task(publish(kafka, *chunks))
+        async with running(config, first) as one:
+            await until(lambda: len(scores.updates) > 30)
+            async with running(config, second) as two:
+                await until(lambda: len(second.started) > 30)
+                assert len(one._workers) == len(two._workers) == 1
+            await publishing
+            await until(lambda: scores.chunks() >= expected)
+    assert scores.chunks() == expected
+    by_chunk = Counter((update.video_id, update.seq) for update in scores.updates)
+    assert set(by_chunk.values()) == {1}  # nobody had to give up anything
+    for n in range(videos):
+        updates = scores.of(f"video-{n}")
+        assert [update.seq for update in updates] == list(range(length))
+        for before, after in zip(updates, updates[1:], strict=False):
+            assert after.chunks in (before.chunks + 1, 1)  # goes on, or a new owner begins
+    assert sum((await committed(kafka)).values()) == len(chunks)
+
+
+async def test_rebalance_keeps_the_state_of_partitions_that_stay(kafka: KafkaConfig) -> None:
+    """With as many partitions as before for the first member, nothing begins anew."""
+    async with watching(kafka) as scores:
+        async with running(service_config(kafka), FakePipeline()) as one:
+            await publish(kafka, *(chunk(f"video-{n}", 0) for n in range(8)))
+            await until(lambda: len(scores.updates) == 8)
+            async with running(service_config(kafka), FakePipeline()):
+                kept = next(iter(one._workers))
+            await until(lambda: one.why_not_ready() is None and len(one._workers) == 2)
+            await publish(kafka, *(chunk(f"video-{n}", 1) for n in range(8)))
+            await until(lambda: len(scores.updates) == 16)
+            stayed = len(one._workers[kept].rolling)
+    second = [update.chunks for update in scores.updates[8:]]
+    # The partition that stayed went on; the other one had been away, though nothing happened to it there:
+    # its state had been forgotten, since restoring it from the changelog is not there yet.
+    assert second.count(2) == stayed
+    assert second.count(1) == 8 - stayed
+
+
+async def test_drain_on_stop_finishes_what_is_under_way(kafka: KafkaConfig) -> None:
+    await publish(kafka, *(chunk("v", seq) for seq in range(30)))
+    pipeline = FakePipeline(seconds=0.1)
+    async with watching(kafka) as scores:
+        async with running(service_config(kafka), pipeline):
+            await until(lambda: len(scores.updates) >= 3)
+        # stopped: all that was started is scored and committed, nothing was cancelled
+        await until(lambda: len(scores.updates) >= len(pipeline.started))
+        assert not pipeline.cancelled
+        assert sum((await committed(kafka)).values()) == len(pipeline.started) < 30
+        async with running(service_config(kafka), FakePipeline()):
+            await until(lambda: len(scores.chunks()) == 30)
+    assert [update.seq for update in scores.updates] == list(range(30))
+
+
+async def test_drain_budget_is_kept_and_the_rest_is_done_again(kafka: KafkaConfig) -> None:
+    await publish(kafka, *(chunk("v", seq) for seq in range(6)))
+    pipeline = FakePipeline()
+    async with watching(kafka) as scores:
+        async with running(service_config(kafka, drain_seconds=0.3), pipeline):
+            await until(lambda: len(scores.updates) == 6)
+            pipeline.gate.clear()
+            await publish(kafka, *(chunk("v", seq) for seq in range(6, 9)))
+            await until(lambda: len(pipeline.started) == 9)
+        assert len(pipeline.cancelled) == 3
+        assert sum((await committed(kafka)).values()) == 6
+        async with running(service_config(kafka), FakePipeline()):
+            await until(lambda: len(scores.updates) == 9)
+    assert [update.seq for update in scores.updates] == list(range(9))
+
+
+async def test_second_stop_ends_at_once(kafka: KafkaConfig) -> None:
+    pipeline = FakePipeline()
+    pipeline.gate.clear()
+    await publish(kafka, chunk("v", 0))
+    async with running(service_config(kafka, drain_seconds=60), pipeline) as service:
+        await until(lambda: pipeline.started)
+        service.stop()
+        await asyncio.sleep(0.2)
+        assert not pipeline.cancelled
+        service.stop()
+        async with asyncio.timeout(5):
+            await until(lambda: pipeline.cancelled)
+    assert await committed(kafka) == {}
+
+
+async def test_revoked_partitions_publish_nothing_late(kafka: KafkaConfig) -> None:
+    """A member whose chunks do not end within the budget gives them up, and the new owner does them."""
+    stuck, helper = FakePipeline(), FakePipeline()
+    stuck.gate.clear()
+    async with watching(kafka) as scores:
+        async with running(service_config(kafka, drain_seconds=0.5), stuck) as one:
+            await publish(kafka, *(chunk(f"video-{n}", 0) for n in range(8)))
+            await until(lambda: len(stuck.started) == 8)
+            async with running(service_config(kafka, drain_seconds=0.5), helper):
+                await until(lambda: len(stuck.cancelled) == 8)
+                await until(lambda: len(helper.started) > 0)
+                mine = len(helper.started)
+                await until(lambda: len(scores.updates) == mine)
+                stuck.gate.set()
+                await until(lambda: len(scores.updates) == 8)
+        assert one.metrics.registry.get_sample_value("streamer_cancelled_chunks_total") == 8
+    assert len(scores.updates) == len(scores.chunks()) == 8
+
+
+async def test_back_pressure_pauses_and_resumes(kafka: KafkaConfig) -> None:
+    pipeline = FakePipeline()
+    pipeline.gate.clear()
+    config = service_config(kafka, max_chunks_in_flight=3, max_queued_per_partition=5)
+    await publish(kafka, *(chunk(f"video-{n % 8}", n // 8) for n in range(80)))
+    async with watching(kafka) as scores:
+        async with running(config, pipeline) as service:
+            value = service.metrics.registry.get_sample_value
+            await until(lambda: value("streamer_paused_partitions") == 2)
+            assert service._consumer._consumer.paused()
+            assert [value("streamer_queued_chunks", {"partition": p}) for p in "01"] == [5, 5]
+            assert pipeline.under_way == 3
+            pipeline.gate.set()
+            await until(lambda: len(scores.updates) == 80)
+            await until(lambda: value("streamer_paused_partitions") == 0)
+        assert pipeline.most_under_way == 3
+    assert len(scores.chunks()) == 80
+
+
+async def test_bytes_in_flight_are_bounded(kafka: KafkaConfig) -> None:
+    pipeline = FakePipeline()
+    pipeline.gate.clear()
+    data = bytes(400_000)
+    await publish(kafka, *(chunk("v", seq, data + bytes([seq])) for seq in range(12)))
+    config = service_config(kafka, max_bytes_in_flight=1_000_000)
+    async with watching(kafka) as scores:
+        async with running(config, pipeline) as service:
+            value = service.metrics.registry.get_sample_value
+            await until(lambda: value("streamer_paused_partitions") == 2)
+            assert 1_000_000 <= (value("streamer_bytes_in_flight") or 0) < 1_500_000
+            pipeline.gate.set()
+            await until(lambda: len(scores.updates) == 12)
+
+
+async def test_chunks_longer_than_the_poll_interval_do_not_livelock(kafka: KafkaConfig) -> None:
+    """Processing time counts as polling, since partitions are polled while chunks are under way."""
+    kafka = kafka.model_copy(update={"max_poll_interval_ms": 1000})
+    pipeline = FakePipeline(seconds=2.5)
+    async with watching(kafka) as scores:
+        config = service_config(kafka, max_chunks_in_flight=1, max_queued_per_partition=1)
+        async with running(config, pipeline) as service:
+            await publish(kafka, chunk("v", 0), chunk("v", 1))
+            await until(lambda: len(scores.updates) == 2)
+            assert service.metrics.registry.get_sample_value("streamer_rebalances_total") == 1
+    assert pipeline.started == [("v", 0), ("v", 1)]
+
+
+async def test_idle_videos_get_a_final_update(kafka: KafkaConfig) -> None:
+    config = service_config(kafka).model_copy(update={"rolling": RollingConfig(idle_seconds=0.5)})
+    async with watching(kafka) as scores:
+        async with running(config, FakePipeline()):
+            await publish(kafka, chunk("v", 0))
+            await until(lambda: len(scores.updates) == 2)
+    assert [update.status for update in scores.updates] == ["scored", "final"]
+    assert scores.updates[0].fake_score == scores.updates[1].fake_score
+
+
+async def test_duplicates_are_not_counted_twice(kafka: KafkaConfig) -> None:
+    async with watching(kafka) as scores:
+        async with running(service_config(kafka), FakePipeline()):
+            await publish(kafka, chunk("v", 0), chunk("v", 0), chunk("v", 1))
+            await until(lambda: len(scores.updates) == 3)
+    assert [update.status for update in scores.updates] == ["scored", "duplicate", "scored"]
+    assert [update.chunks for update in scores.updates] == [1, 1, 2]
+
+
+async def test_endpoints(kafka: KafkaConfig) -> None:
+    await publish(kafka, chunk("v", 0))
+    async with (
+        running(service_config(kafka), FakePipeline()) as service,
+        aiohttp.ClientSession(f"http://127.0.0.1:{service.http_port}") as http,
+    ):
+        await until(lambda: service.metrics.registry.get_sample_value(*SCORED) == 1)
+        for path in ("/healthz", "/readyz"):
+            async with http.get(path) as answer:
+                assert (answer.status, await answer.text()) == (200, "ok\n")
+        async with http.get("/metrics") as answer:
+            text = await answer.text()
+        assert 'streamer_chunks_total{status="scored"} 1.0' in text
+        service.stop()
+        async with http.get("/readyz") as answer:
+            assert (answer.status, await answer.text()) == (503, "stopping\n")
+
+
+SCORED = ("streamer_chunks_total", {"status": "scored"})
+
+
+async def test_lag_is_measured(kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.service.LAG_SECONDS", 0.1)
+    pipeline = FakePipeline()
+    pipeline.gate.clear()
+    await publish(kafka, *(chunk("v", seq) for seq in range(7)))
+    async with running(service_config(kafka), pipeline) as service:
+
+        def lags() -> list[float | None]:
+            value = service.metrics.registry.get_sample_value
+            return [value("streamer_consumer_lag_records", {"partition": p}) for p in "01"]
+
+        await until(lambda: sorted(lag or 0 for lag in lags()) == [0, 7])
+        pipeline.gate.set()
+        await until(lambda: lags() == [0, 0])
+
+
+async def test_unreachable_broker_is_an_error_in_time() -> None:
+    config = service_config(KafkaConfig(bootstrap_servers="127.0.0.1:9"))
+    service = Service(config, FakePipeline, connect_seconds=1)
+    with pytest.raises(BrokerError, match=r"no Kafka reachable at 127\.0\.0\.1:9 within 1 s"):
+        await asyncio.wait_for(service.run(), 5)
+
+
+async def test_missing_topics_say_how_to_make_them(kafka: KafkaConfig) -> None:
+    config = service_config(kafka.model_copy(update={"scores_topic": "not-there"}))
+    with pytest.raises(BrokerError, match=r"no topic not-there; .*`streamer topics create`"):
+        await Service(config, FakePipeline, connect_seconds=5).run()
+
+
+async def test_port_in_use_names_the_key(kafka: KafkaConfig) -> None:
+    async with running(service_config(kafka), FakePipeline()) as service:
+        config = service_config(kafka, http_port=service.http_port)
+        with pytest.raises(ConfigError, match=r"service\.http_port"):
+            await Service(config, FakePipeline).run()
+
+
+async def test_stop_while_loading(kafka: KafkaConfig) -> None:
+    await create_topics(kafka)
+    service = Service(service_config(kafka), FakePipeline)
+    service.stop()
+    await asyncio.wait_for(service.run(), 5)
