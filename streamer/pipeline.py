@@ -72,19 +72,26 @@ class Pipeline:
         """Load the networks. Raises ModelError."""
         self._config = config
         threads = config.classify.threads or os.cpu_count() or 1
-        manifest = config.classify.engines / f"{config.faces.detector}.json"
-        self._detector_network = load_network(
-            manifest, backend=config.classify.backend, precision="f32", threads=threads
-        )
-        self._detector = FaceDetector(self._detector_network, config.faces)
+        self._face_networks = [
+            load_network(
+                config.classify.engines / f"{name}.json",
+                backend=config.classify.backend,
+                precision="f32",
+                threads=threads,
+            )
+            for name in (config.faces.detector, config.faces.scanner)
+        ]
+        detector, scanner = self._face_networks
+        self._detector = FaceDetector(detector, config.faces, scanner)
         self._ensemble = Ensemble(config.classify)
         self.decode_pool = DecodePool(config.decode)
-        self.detect_batcher: Batcher[Frame, FoundFaces] = Batcher(
+        self.detect_batcher: Batcher[list[Frame], list[FoundFaces]] = Batcher(
             "detect",
             self._find_and_crop,
             max_items=config.faces.batch_frames,
             timeout_ms=config.faces.batch_timeout_ms,
             workers=threads,
+            size=len,
         )
         self.classify_batcher: Batcher[UInt8Array, Float32Array] = Batcher(
             "classify",
@@ -102,7 +109,8 @@ class Pipeline:
         return EnsembleInfo(self._ensemble.names, self._ensemble.model_set, self._ensemble.trained)
 
     async def __aenter__(self) -> Pipeline:
-        self._open.callback(self._detector_network.close)
+        for network in self._face_networks:
+            self._open.callback(network.close)
         self._open.callback(self._ensemble.close)
         self._open.push_async_callback(self.classify_batcher.close)
         self._open.push_async_callback(self.detect_batcher.close)
@@ -125,10 +133,10 @@ class Pipeline:
             async with aclosing(self.decode_pool.decode(chunk, self._config.sample)) as batches:
                 while (batch := await times.measure("decode", anext(batches, None))) is not None:
                     duration_seconds = batch.end_seconds
+                    if not batch.frames:
+                        continue
                     # 1. find and crop; afterwards the batch's shared memory may be overwritten
-                    found = await times.measure(
-                        "detect", asyncio.gather(*map(self.detect_batcher.submit, batch.frames))
-                    )
+                    found = await times.measure("detect", self.detect_batcher.submit(batch.frames))
                     # 2. classify while the next frames are decoded
                     waiting.extend(
                         asyncio.create_task(self._classify(frame.time_seconds, faces))
@@ -146,12 +154,16 @@ class Pipeline:
             chunk.video_id, chunk.seq, chunk.start_seconds, duration_seconds, tuple(frames), times.spent_ms
         )
 
-    def _find_and_crop(self, frames: list[Frame]) -> list[FoundFaces]:
-        images = [frame.rgb for frame in frames]
+    def _find_and_crop(self, sequences: list[list[Frame]]) -> list[list[FoundFaces]]:
+        """Consecutive frames of several videos at once."""
+        images = [[frame.rgb for frame in sequence] for sequence in sequences]
         margin, size = self._config.faces.margin, self._ensemble.crop_size
         return [
-            FoundFaces(faces, crop_faces(image, faces.boxes, margin=margin, size=size))
-            for image, faces in zip(images, self._detector.detect(images), strict=True)
+            [
+                FoundFaces(faces, crop_faces(image, faces.boxes, margin=margin, size=size))
+                for image, faces in zip(sequence, found, strict=True)
+            ]
+            for sequence, found in zip(images, self._detector.detect_sequences(images), strict=True)
         ]
 
     async def _classify(self, time_seconds: float, found: FoundFaces) -> FramePrediction:

@@ -1,0 +1,111 @@
+"""The straightforward detector that `throughput.py` is compared with: no batching, pool or compiled networks.
+
+Frame-by-frame OpenCV decode, torch eager BlazeFace window by window, torch eager ResNeXt-50 and DenseNet-121,
+one face at a time. It uses the same windows, the same box decoding and the same crops as the service.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import torch
+import torchvision
+from onnx2torch import convert
+from streamer.faces.crop import crop_faces
+
+from streamer.config import Config
+from streamer.faces.detect import FaceDetector
+from streamer.manifest import Manifest, read_manifest
+from streamer.types import Float32Array, UInt8Array
+
+
+class EagerWindowByWindow:
+    """A detector network in torch eager float32 that runs its batch one window after the other."""
+
+    device = "torch eager f32 on CPU"
+
+    def __init__(self, manifest_path: Path) -> None:
+        self.manifest: Manifest = read_manifest(manifest_path)
+        self._network = convert(onnx.load(self.manifest.path(manifest_path.parent))).eval()
+
+    @torch.inference_mode()
+    def run(self, images: UInt8Array) -> tuple[Float32Array, ...]:
+        """As `streamer.backends.base.Network.run`."""
+        mean, std = (np.array(v, np.float32) for v in (self.manifest.input.mean, self.manifest.input.std))
+        outputs = [self._network(torch.from_numpy((image[None] - mean) / std)) for image in images]
+        return tuple(np.concatenate([o[i].numpy() for o in outputs]) for i in range(len(outputs[0])))
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+@dataclass
+class BaselineRun:
+    """Sampled frames done, seconds taken, seconds by stage."""
+
+    frames: int
+    faces: int
+    seconds: float
+    stages: dict[str, float]
+
+
+def run_baseline(config: Config, video: Path, frames_per_second: float, max_frames: int) -> BaselineRun:
+    """Process the first `max_frames` sampled frames of a video after three to warm up."""
+    detector = FaceDetector(
+        EagerWindowByWindow(config.classify.engines / f"{config.faces.detector}.json"), config.faces
+    )
+    members = [
+        torchvision.models.resnext50_32x4d(num_classes=1).eval(),
+        torchvision.models.densenet121(num_classes=1).eval(),
+    ]
+    stages = {"decode": 0.0, "detect": 0.0, "classify": 0.0}
+
+    def timed(stage: str, work: Callable[..., Any], *args: Any) -> Any:
+        started = time.perf_counter()
+        result = work(*args)
+        stages[stage] += time.perf_counter() - started
+        return result
+
+    sampled = _sampled_frames(video, frames_per_second)
+    faces = 0
+    started = time.perf_counter()
+    for index in range(max_frames + 3):
+        if index == 3:
+            faces, started = 0, time.perf_counter()
+            stages.update(dict.fromkeys(stages, 0.0))
+        frame = timed("decode", next, sampled)
+        found = timed("detect", detector.detect, [frame])[0]
+        for box in found.boxes:
+            timed("classify", _score_one, members, crop_faces(frame, box[None], margin=0.3, size=224))
+            faces += 1
+    return BaselineRun(max_frames, faces, time.perf_counter() - started, stages)
+
+
+def _sampled_frames(video: Path, frames_per_second: float) -> Iterator[UInt8Array]:
+    """Every k-th frame as RGB, from the beginning again at the end."""
+    while True:
+        capture = cv2.VideoCapture(str(video))
+        step = max(1, round(capture.get(cv2.CAP_PROP_FPS) / frames_per_second))
+        index = 0
+        while True:
+            ok, image = capture.read()
+            if not ok:
+                break
+            if index % step == 0:
+                yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            index += 1
+        capture.release()
+
+
+@torch.inference_mode()
+def _score_one(members: list[torch.nn.Module], crop: UInt8Array) -> float:
+    mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
+    image = ((torch.from_numpy(crop).float() - mean) / std).permute(0, 3, 1, 2)
+    return float(torch.stack([torch.sigmoid(member(image)) for member in members]).mean())

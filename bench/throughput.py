@@ -1,0 +1,159 @@
+"""Sampled frames a second, from chunk bytes to score update, against a straightforward baseline, in one run.
+
+    python bench/throughput.py [--json] [--rates 30 10 4] [--precision int8]
+
+1080p H.264 at 30 frames/s, one face per frame, all windows on, the full-size two-member ensemble. Its members
+are untrained, which costs the same time. Ratios are what counts: absolute figures change with the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from media import wandering_face
+from streamer.engines import ensure_untrained
+
+from streamer.config import Config, load_config
+from streamer.messages import VideoChunk, encode_score
+from streamer.pipeline import Pipeline
+from streamer.rolling import Arrival, RollingScores
+from streamer.types import Frame
+
+CHUNK_SECONDS = 2.0
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rates", type=float, nargs="+", default=[30, 10, 4], help="sampled frames a second")
+    parser.add_argument("--precision", choices=["f32", "bf16", "int8"], default="int8")
+    parser.add_argument("--seconds", type=float, default=20, help="measured time for each rate")
+    parser.add_argument("--baseline-frames", type=int, default=30)
+    arguments = parser.parse_args()
+    ensure_untrained(Path("engines/untrained"))
+    data = wandering_face(CHUNK_SECONDS)
+    rows = [measure(arguments, data, rate) for rate in arguments.rates]
+    if arguments.json:
+        json.dump({"cpus": os.cpu_count(), "precision": arguments.precision, "rows": rows}, sys.stdout)
+        return
+    print(f"{os.cpu_count()} CPUs, 1080p30 H.264, one face, precision {arguments.precision}")
+    for row in rows:
+        shares = ", ".join(
+            f"{stage} {share:.0%} ({row['stage_ms_per_frame'][stage]:.1f} ms)"
+            for stage, share in row["stage_share"].items()
+        )
+        print(
+            f"sampling {row['rate']:g}/s: {row['frames_per_second']:.1f} frames/s, baseline "
+            f"{row['baseline_frames_per_second']:.2f}, ratio {row['ratio']:.1f}; each stage alone: {shares}"
+        )
+
+
+def measure(arguments: argparse.Namespace, data: bytes, rate: float) -> dict[str, Any]:
+    """Service and baseline at one sampling rate."""
+    from baseline import run_baseline
+
+    config = load_config(
+        None,
+        {
+            "sample": {"frames_per_second": rate},
+            "classify": {"precision": arguments.precision, "allow_untrained": True},
+        },
+    )
+    ours = uvloop.run(run_service(config, data, arguments.seconds))
+    with tempfile.TemporaryDirectory() as folder:
+        video = Path(folder, "video.ts")
+        video.write_bytes(data)
+        baseline = run_baseline(config, video, rate, arguments.baseline_frames)
+    theirs = baseline.frames / baseline.seconds
+    return {
+        "rate": rate,
+        **ours,
+        "baseline_frames_per_second": theirs,
+        "baseline_faces_per_frame": baseline.faces / baseline.frames,
+        "baseline_share": {k: v / baseline.seconds for k, v in baseline.stages.items()},
+        "ratio": ours["frames_per_second"] / theirs,
+    }
+
+
+async def run_service(config: Config, data: bytes, seconds: float) -> dict[str, Any]:
+    """Keep as many chunks under way as the service would; then each stage alone, for its share."""
+    async with Pipeline(config) as pipeline:
+        rolling = RollingScores(config.rolling, config.alert, config.faces, pipeline.ensemble)
+        sequence = count()
+        faces = 0
+
+        async def whole() -> int:
+            nonlocal faces
+            seq = next(sequence)
+            prediction = await pipeline.predict(VideoChunk(video_id=f"video-{seq % 8}", seq=seq, data=data))
+            encode_score(rolling.apply(prediction, last=False, arrival=Arrival(seq, 0)))
+            faces += sum(len(frame.faces) for frame in prediction.frames)
+            return len(prediction.frames)
+
+        async def decode() -> int:
+            chunk = VideoChunk(video_id="decode", seq=next(sequence), data=data)
+            return sum([len(b.frames) async for b in pipeline.decode_pool.decode(chunk, config.sample)])
+
+        async def detect() -> int:
+            await asyncio.gather(*[pipeline.detect_batcher.submit(frame) for frame in frames])
+            return len(frames)
+
+        async def classify() -> int:
+            await asyncio.gather(*[pipeline.classify_batcher.submit(f.crops) for f in found if len(f.crops)])
+            return len(found)
+
+        rate = await frames_per_second(whole, config, seconds)
+        chunk = VideoChunk(video_id="one", seq=0, data=data)
+        frames = []
+        async for batch in pipeline.decode_pool.decode(chunk, config.sample):
+            frames += [Frame(frame.rgb.copy(), frame.time_seconds) for frame in batch.frames]
+        frames = frames[:16]
+        found = [await pipeline.detect_batcher.submit(frame) for frame in frames]
+        alone = {
+            stage.__name__: 1000 / await frames_per_second(stage, config, seconds / 4)
+            for stage in (decode, detect, classify)
+        }
+    total_ms = sum(alone.values())
+    return {
+        "frames_per_second": rate,
+        "stage_ms_per_frame": alone,
+        "stage_share": {stage: ms / total_ms for stage, ms in alone.items()},
+        "faces_per_frame": sum(len(f.faces) for f in found) / len(found),
+    }
+
+
+async def frames_per_second(work: Callable[[], Awaitable[int]], config: Config, seconds: float) -> float:
+    """Run `work` in as many tasks as the service has chunks in flight; `work` returns its sampled frames."""
+
+    async def run_for(duration: float) -> float:
+        started = time.perf_counter()
+        frames = 0
+
+        async def repeat() -> None:
+            nonlocal frames
+            while time.perf_counter() < started + duration:
+                frames += await work()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(config.service.max_chunks_in_flight):
+                group.create_task(repeat())
+        return frames / (time.perf_counter() - started)
+
+    await run_for(min(3.0, seconds / 2))  # burn in: kernels, allocators, worker processes
+    return await run_for(seconds)
+
+
+if __name__ == "__main__":
+    main()
