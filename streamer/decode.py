@@ -14,11 +14,13 @@ before it and refer to the GOP before, and anything that is not video.
 
 from __future__ import annotations
 
+import importlib
 import io
+import pkgutil
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -49,6 +51,18 @@ _HD_HEIGHT = 720  # untagged video is BT.709 from here on and BT.601 below, as p
 _AVCOL_SPC_UNSPECIFIED = 2
 _AVCOL_RANGE_JPEG = 2
 
+_reformatter = VideoReformatter()  # keeps the conversion's tables from frame to frame
+
+
+def import_all() -> None:
+    """Import every module of PyAV, which imports parts of itself when first needed.
+
+    For a process that soon cannot open any file.
+    """
+    for module in pkgutil.walk_packages(av.__path__, "av."):
+        if module.name not in ("av.__main__", "av.datasets"):
+            importlib.import_module(module.name)
+
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
@@ -75,10 +89,10 @@ class SampledFrame:
         swaps = _orientation(self.picture)[0] % 2 == 1
         return (width, height, 3) if swaps else (height, width, 3)
 
-    def write_rgb(self, out: UInt8Array, reformatter: VideoReformatter) -> None:
+    def write_rgb(self, out: UInt8Array) -> None:
         """Convert into `out`: `shape()` uint8, RGB, [0, 255], upright."""
         quarter_turns, mirrored = _orientation(self.picture)
-        rgb = _to_rgb(self.picture, reformatter)
+        rgb = _to_rgb(self.picture)
         if mirrored:
             rgb = rgb[:, ::-1]
         np.copyto(out, np.rot90(rgb, quarter_turns) if quarter_turns else rgb)
@@ -279,22 +293,22 @@ class _Timeline:
             raise DecodeError("too_long", f"lasts {seconds:.1f} s, at most {self._max_seconds:.1f} s allowed")
 
 
-def _to_rgb(picture: Any, reformatter: VideoReformatter) -> UInt8Array:
+def _to_rgb(picture: Any) -> UInt8Array:
     """(height, width, 3) uint8 RGB of a decoded frame by its own matrix and range, not yet upright."""
     matrix = picture.colorspace
     if matrix == _AVCOL_SPC_UNSPECIFIED:
         matrix = int(Colorspace.ITU709 if picture.height >= _HD_HEIGHT else Colorspace.ITU601)
     kind = picture.format
     full_range = picture.color_range == _AVCOL_RANGE_JPEG or kind.is_rgb or kind.name.startswith("yuvj")
-    rgb: UInt8Array = reformatter.reformat(
+    converted = _reformatter.reformat(
         picture,
         format="rgb24",
         src_colorspace=matrix,
         src_color_range=ColorRange.JPEG if full_range else ColorRange.MPEG,
         dst_color_range=ColorRange.JPEG,
         threads=1,
-    ).to_ndarray()
-    return rgb
+    )
+    return cast(UInt8Array, converted.to_ndarray())
 
 
 def _orientation(picture: Any) -> tuple[int, bool]:

@@ -18,11 +18,9 @@ Messages, each a 4-byte big-endian length and a JSON object. The parent asks, th
 from __future__ import annotations
 
 import ctypes
-import importlib
 import json
 import mmap
 import os
-import pkgutil
 import resource
 import signal
 import socket
@@ -47,7 +45,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     link = socket.socket(fileno=settings["socket"])
     try:
-        _import_all_of_av()
         server = _Server(link, settings)
         _shut_in(settings)
     except Exception as error:  # noqa: BLE001 - the parent reports it; nobody reads our stderr
@@ -74,29 +71,19 @@ def _shut_in(settings: dict[str, Any]) -> None:
         resource.setrlimit(limit, (value, value))
 
 
-def _import_all_of_av() -> None:
-    """PyAV imports parts of itself when first needed; later no file can be opened any more."""
-    import av
-
-    for module in pkgutil.walk_packages(av.__path__, "av."):
-        if module.name not in ("av.__main__", "av.datasets"):
-            importlib.import_module(module.name)
-
-
 class _Server:
     def __init__(self, link: socket.socket, settings: dict[str, Any]) -> None:
         import numpy as np
-        from av.video.reformatter import VideoReformatter
 
-        from streamer.decode import DecodeLimits
+        from streamer.decode import DecodeLimits, import_all
 
+        import_all()
         self._link = link
         self._limits = DecodeLimits(**settings["limits"])
         self._cpu_seconds = settings["cpu_seconds"]
         with os.fdopen(settings["memory"], "r+b") as memory:
             self._memory = mmap.mmap(memory.fileno(), settings["shared_bytes"])
         self._pixels = np.frombuffer(self._memory, np.uint8)
-        self._reformatter = VideoReformatter()
         self._chunk: Iterator[SampledFrame] | None = None
         self._held: SampledFrame | None = None
         self._end_seconds: float | None = None
@@ -144,7 +131,7 @@ class _Server:
                         frame  # goes into the next batch; a batch holds at least one frame of any size
                     )
                     break
-                frame.write_rgb(self._pixels[offset : offset + size].reshape(shape), self._reformatter)
+                frame.write_rgb(self._pixels[offset : offset + size].reshape(shape))
                 self._held = None
                 written.append((offset, height, width, frame.time_seconds))
                 offset += size
