@@ -171,6 +171,8 @@ def main() -> None:
     if spec is None or spec.origin is None:
         raise SystemExit(f"{PACKAGE} is not installed; the head of this script says how")
     version = importlib.metadata.version(PACKAGE)
+    tf2onnx_version = importlib.metadata.version("tf2onnx")
+    litert_version = importlib.metadata.version("ai-edge-litert")
     arguments.engines.mkdir(parents=True, exist_ok=True)
     arguments.references.mkdir(parents=True, exist_ok=True)
     for source in SOURCES:
@@ -200,12 +202,13 @@ def main() -> None:
             trained=True,
             licence="Apache-2.0",
             origin=(
-                f"MediaPipe weights, {source.tflite} (SHA-256 {sha256_of(tflite)}) in PyPI {PACKAGE} {version}, "
-                f"converted by scripts/convert_blazeface.py with tf2onnx {importlib.metadata.version('tf2onnx')}"
+                f"MediaPipe weights, {source.tflite} (SHA-256 {sha256_of(tflite)}) "
+                f"in PyPI {PACKAGE} {version}, "
+                f"converted by scripts/convert_blazeface.py with tf2onnx {tf2onnx_version}"
             ),
             measured=(
-                f"against the original in LiteRT {importlib.metadata.version('ai-edge-litert')}, on noise and a "
-                f"photograph, batch 1 and 5: largest difference of raw outputs {worst:.1e}"
+                f"against the original in LiteRT {litert_version}, on noise and a photograph, "
+                f"batch 1 and 5: largest difference of raw outputs {worst:.1e}"
             ),
         )
         target.with_suffix(".json").write_text(manifest.model_dump_json(indent=2) + "\n")

@@ -116,9 +116,24 @@ class FacesConfig(_Section):
     """Face detection, tracking and cropping."""
 
     detector: str = "blazeface_short_range"
-    """Name of a detector under `engines/`."""
+    """Looks at the whole frame, and at `horizontal` and `vertical` windows. A manifest under `engines`."""
+    scanner: str = "blazeface_back"
+    """Looks at `matrix` windows for small faces. A manifest under `engines`."""
+    verifier: str = "blazeface_full_range"
+    """Decides, from a close-up, about what the others are not sure of. A manifest under `engines`."""
     windows: tuple[WindowKind, ...] = ("horizontal", "vertical", "matrix")
     """Sliding windows beside the whole frame."""
+    scan_every: PositiveInt = 4
+    """`matrix` windows are looked at in one of so many sampled frames of a chunk; 1: in all. Between them,
+    faces found there are followed."""
+    max_matrix_windows: PositiveInt = 12
+    """In a larger frame they grow, and with them the smallest face found."""
+    overlap: Annotated[float, Field(ge=0, le=0.75)] = 0.15
+    """Share of a window that its neighbour sees too; a face on the edge should fit into it."""
+    candidate_score: Probability = 0.25
+    """From this score on a place gets a close-up, in which it must reach `min_score`."""
+    sure_score: Probability = 0.75
+    """From this score on a face needs no close-up."""
     min_score: Probability = 0.6
     nms_iou: Probability = 0.3
     consensus: bool = False

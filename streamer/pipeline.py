@@ -79,10 +79,10 @@ class Pipeline:
                 precision="f32",
                 threads=threads,
             )
-            for name in (config.faces.detector, config.faces.scanner)
+            for name in (config.faces.detector, config.faces.scanner, config.faces.verifier)
         ]
-        detector, scanner = self._face_networks
-        self._detector = FaceDetector(detector, config.faces, scanner)
+        detector, scanner, verifier = self._face_networks
+        self._detector = FaceDetector(detector, config.faces, scanner=scanner, verifier=verifier)
         self._ensemble = Ensemble(config.classify)
         self.decode_pool = DecodePool(config.decode)
         self.detect_batcher: Batcher[list[Frame], list[FoundFaces]] = Batcher(

@@ -42,6 +42,6 @@ def make_anchors(input_size: int) -> Float32Array:
         centres = (np.arange(cells, dtype=np.float32) + 0.5) / cells
         x, y = np.meshgrid(centres, centres)  # (cells, cells), row-major
         layers.append(np.repeat(np.stack([x.ravel(), y.ravel()], axis=1), per_cell, axis=0))
-    anchors = np.concatenate(layers)  # (anchors, 2)
+    anchors = np.concatenate(layers).astype(np.float32)  # (anchors, 2)
     anchors.setflags(write=False)
     return anchors

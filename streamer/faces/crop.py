@@ -27,16 +27,11 @@ def crop_faces(rgb: UInt8Array, boxes: Float32Array, *, margin: float, size: int
         crops, np.rint(crop_squares(boxes, margin)).astype(int).tolist(), strict=True
     ):
         side = max(1, x_max - x_min, y_max - y_min)
-        height, width = rgb.shape[:2]
-        inside = rgb[max(0, y_min) : max(1, y_min + side), max(0, x_min) : max(1, x_min + side)]
-        border = (
-            max(0, -y_min),
-            max(0, y_min + side - height),
-            max(0, -x_min),
-            max(0, x_min + side - width),
-        )
-        if any(border):
-            inside = cv2.copyMakeBorder(inside, *border, cv2.BORDER_REPLICATE)
+        inside = rgb[max(0, y_min) : max(0, y_min + side), max(0, x_min) : max(0, x_min + side)]
+        if inside.shape[:2] != (side, side):
+            rows = np.clip(np.arange(y_min, y_min + side), 0, rgb.shape[0] - 1)
+            columns = np.clip(np.arange(x_min, x_min + side), 0, rgb.shape[1] - 1)
+            inside = rgb[rows[:, None], columns]
         shrink = side > size
         cv2.resize(
             inside, (size, size), dst=crop, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
