@@ -185,9 +185,15 @@ def run(ctx: typer.Context, bootstrap: Bootstrap = None, allow_untrained: Untrai
         ("kafka.bootstrap_servers", bootstrap), ("classify.allow_untrained", allow_untrained)
     )
     _start_log(config)
-    from streamer.service import run_service
+    from streamer.members import prepare_members
+    from streamer.pipeline import Pipeline
+    from streamer.service import Service
 
-    _run(run_service(config))
+    def open_pipeline() -> Pipeline:
+        prepare_members(config.classify)
+        return Pipeline(config)
+
+    _run(Service(config, open_pipeline).run())
 
 
 @app.command()

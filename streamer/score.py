@@ -1,0 +1,157 @@
+"""Files -> final scores, through the same pipeline as the service, without a broker."""
+
+from __future__ import annotations
+
+import asyncio
+import json as json_
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import aclosing
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from streamer.config import Config
+from streamer.errors import ChunkError
+from streamer.files import FileError, pieces_of, unicode_of
+from streamer.log import printable
+from streamer.members import prepare_members
+from streamer.messages import ScoreUpdate, VideoChunk
+from streamer.pipeline import Pipeline
+from streamer.rolling import Arrival, RollingScores
+from streamer.terminal import count
+from streamer.types import ChunkPrediction
+from streamer.watch import UNTRAINED, UNTRAINED_BANNER, people_in
+
+CHUNK_SECONDS = 2.0
+
+FILES_AT_ONCE = 2
+"""While the last chunks of one file are classified, the next one is decoded."""
+
+
+async def score_files(config: Config, files: Sequence[Path], *, json: bool) -> int:
+    """Print the score of every file, in the order given; returns the exit status, 1 if a file failed.
+
+    Raises ModelError if the ensemble cannot be used.
+    """
+    await asyncio.to_thread(prepare_members, config.classify)
+    pipeline = await asyncio.to_thread(Pipeline, config)
+    failed = 0
+    async with pipeline:
+        if not json and not pipeline.ensemble.trained:
+            print(UNTRAINED_BANNER)  # noqa: T201
+        at_once = asyncio.Semaphore(FILES_AT_ONCE)
+
+        async def one(path: Path) -> ScoreUpdate | FileError:
+            async with at_once:
+                try:
+                    return await score_file(path, config, pipeline)
+                except FileError as error:
+                    return error
+
+        tasks = [asyncio.create_task(one(path)) for path in files]
+        try:
+            with _progress() as progress:
+                bar = progress.add_task("scoring", total=len(files))
+                for path, task in zip(files, tasks, strict=True):
+                    result = await task
+                    failed += isinstance(result, FileError)
+                    progress.console.file.flush()
+                    print(_json(path, result) if json else _line(path, result), flush=True)  # noqa: T201
+                    progress.advance(bar)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    return 1 if failed else 0
+
+
+async def score_file(path: Path, config: Config, pipeline: Pipeline) -> ScoreUpdate:
+    """The `final` update of a file; its video_id is the file's name.
+
+    Raises FileError if it cannot be read, or if not one of its chunks can be decoded. A chunk that cannot,
+    among others that can, is counted in `undecodable_chunks`.
+    """
+    started = time.monotonic()
+    rolling = RollingScores(config.rolling, config.alert, config.faces, pipeline.ensemble)
+    waiting: deque[tuple[VideoChunk, asyncio.Task[ChunkPrediction]]] = deque()
+    first_error: ChunkError | None = None
+
+    async def count_next() -> None:
+        nonlocal first_error
+        chunk, task = waiting.popleft()
+        arrival = Arrival(time.monotonic(), round(1000 * time.time()))
+        try:
+            rolling.apply(await task, last=False, arrival=arrival)
+        except ChunkError as error:
+            first_error = first_error or error
+            rolling.apply_undecodable(chunk.video_id, chunk.seq, error.reason, last=False, arrival=arrival)
+
+    try:
+        async with aclosing(pieces_of(path, unicode_of(path.name), CHUNK_SECONDS)) as pieces:
+            async for piece in pieces:
+                waiting.append((piece.chunk, asyncio.create_task(pipeline.predict(piece.chunk))))
+                if len(waiting) >= config.service.max_chunks_in_flight:
+                    await count_next()
+        while waiting:
+            await count_next()
+    finally:
+        for _, task in waiting:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
+    elapsed_ms = 1000 * (time.monotonic() - started)
+    end = Arrival(math.inf, round(1000 * time.time()), {"total": elapsed_ms})
+    final = next(iter(rolling.expire(end)), None)
+    if final is None:
+        raise FileError(path, "no_frames", "it holds no video")
+    if first_error is not None and not final.chunks:
+        raise FileError(path, first_error.reason, str(first_error)) from first_error
+    return final
+
+
+def _json(path: Path, result: ScoreUpdate | FileError) -> str:
+    if isinstance(result, FileError):
+        return json_.dumps({"file": str(path), "error": str(result), "reason": result.reason})
+    return json_.dumps({"file": str(path), **result.model_dump(mode="json")})
+
+
+def _line(path: Path, result: ScoreUpdate | FileError) -> str:
+    """Score first, so that the lines align and sort."""
+    name = printable(str(path))
+    if isinstance(result, FileError):
+        return f"{'error':>9}  {name}: {printable(str(result))}"
+    if not result.trained:
+        score = UNTRAINED
+    elif result.fake_score is None:
+        score = "no face"
+    else:
+        score = f"{result.fake_score:.3f}"
+    about = [count(result.frames, "frame"), count(result.faces, "face")]
+    if people := people_in(result):
+        about.append(count(people, "person", "people"))
+    if result.trained and result.interval is not None:
+        about.insert(0, f"95 % interval {result.interval[0]:.2f}–{result.interval[1]:.2f}")
+    if result.undecodable_chunks:
+        about.append(f"{count(result.undecodable_chunks, 'chunk')} undecodable")
+    if result.trained and result.alert.state == "raised":
+        about.append("ALERT")
+    return f"{score:>9}  {name}: {', '.join(about)}"
+
+
+def _progress() -> Progress:
+    """On standard error and only on a terminal; standard output is for the results."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        redirect_stdout=sys.stdout.isatty(),
+    )

@@ -1,0 +1,64 @@
+"""Small members that count as trained, so that scores are shown: the same logit whatever the face."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from streamer.manifest import InputSpec, Manifest, sha256_of
+
+ROOT = Path(__file__).parents[1]
+
+
+def make_engines(folder: Path, **logits: float) -> Path:
+    """An `engines` folder with the repository's detectors and one constant member per name."""
+    folder.mkdir()
+    for file in (ROOT / "engines").glob("blazeface_*"):
+        shutil.copy(file, folder)
+    for name, logit in logits.items():
+        make_member(folder, name, logit)
+    return folder
+
+
+def make_member(folder: Path, name: str, logit: float, *, trained: bool = True) -> None:
+    """Write `folder/NAME.onnx` and its manifest."""
+    network = folder / f"{name}.onnx"
+    onnx.save(_constant_classifier(logit), network)
+    manifest = Manifest(
+        name=name,
+        kind="classifier",
+        architecture="constant",
+        file=network.name,
+        sha256=sha256_of(network),
+        input=InputSpec(layout="NCHW", height=32, width=32, mean=(0, 0, 0), std=(255, 255, 255)),
+        outputs=("logit",),
+        trained=trained,
+        licence="Apache-2.0",
+        origin="tests/members.py",
+        measured="nothing",
+    )
+    (folder / f"{name}.json").write_text(manifest.model_dump_json())
+
+
+def _constant_classifier(logit: float) -> onnx.ModelProto:
+    """mean over channels, height and width, times 0, plus the logit."""
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weight", "bias"], ["logit"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "constant",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [helper.make_tensor_value_info("logit", TensorProto.FLOAT, ["n", 1])],
+        [
+            numpy_helper.from_array(np.zeros((3, 1), np.float32), "weight"),
+            numpy_helper.from_array(np.array([logit], np.float32), "bias"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -1,0 +1,119 @@
+"""Findings of the doctor: each names what is wrong, and what `run` would end with."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import fresh_names
+from members import make_engines, make_member
+
+from streamer.config import Config, KafkaConfig, load_config
+from streamer.doctor import Check, all_checks, examine
+
+NOWHERE = "127.0.0.1:1"
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_engines(tmp_path_factory.mktemp("doctor") / "engines", one=0.0)
+
+
+def config_with(
+    engines: Path,
+    *,
+    kafka: KafkaConfig | None = None,
+    members: tuple[str, ...] = ("one",),
+    **sections: dict[str, Any],
+) -> Config:
+    broker = kafka.model_dump() if kafka else {"bootstrap_servers": NOWHERE}
+    classify = {"engines": str(engines), "members": members} | sections.pop("classify", {})
+    base = {"kafka": broker, "classify": classify, "service": {"http_port": 0}, "decode": {"workers": 1}}
+    return load_config(None, base | sections)
+
+
+async def checks_of(config: Config) -> list[Check]:
+    return [check async for check in all_checks(config, None)]
+
+
+def failures(checks: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in checks if check.state == "fail"}
+
+
+async def test_all_well(engines: Path, kafka: KafkaConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    config = config_with(engines, kafka=kafka)
+    assert await examine(config, None, json=True) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    found = json.loads(line)
+    assert found["usable"] is True
+    by_name = {check["name"]: check for check in found["checks"]}
+    assert by_name["backend openvino"]["state"] == "ok"
+    assert by_name["ensemble"]["state"] == "ok"
+    assert by_name["one"]["text"].startswith("classifier, constant")
+    assert by_name["worker processes"]["text"].startswith("decoded ")
+    assert by_name[f"topic {kafka.chunks_topic}"]["text"] == "2 partitions"
+
+
+async def test_no_broker(engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await examine(config_with(engines), Path("config.toml"), json=False) == 3
+    out = capsys.readouterr().out
+    assert "✗ 127.0.0.1:1" in out
+    assert "`streamer run` cannot work: 1 problem" in out
+
+
+async def test_missing_topics(engines: Path, embedded_broker: str) -> None:
+    kafka = fresh_names(embedded_broker)
+    found = failures(await checks_of(config_with(engines, kafka=kafka)))
+    needed = {f"topic {name}" for name in (kafka.chunks_topic, kafka.scores_topic, kafka.dead_letters_topic)}
+    assert set(found) == needed
+    assert all("streamer topics create" in check.text and check.exit_code == 3 for check in found.values())
+
+
+async def test_networks(tmp_path: Path) -> None:
+    engines = make_engines(tmp_path / "engines", good=0.0, changed=0.0)
+    make_member(engines, "random", 0.0, trained=False)
+    (engines / "changed.onnx").write_bytes(b"something else")
+    config = config_with(engines, members=("good", "changed"))
+    checks = {check.name: check for check in await checks_of(config)}
+    assert checks["good"].state == "ok"
+    assert "untrained" in checks["random"].text
+    assert checks["changed"].state == "note"
+    assert "SHA-256" in checks["changed"].text
+    assert (checks["ensemble"].state, checks["ensemble"].exit_code) == ("fail", 4)
+    assert "SHA-256" in checks["ensemble"].text
+
+
+async def test_untrained_members(tmp_path: Path) -> None:
+    engines = make_engines(tmp_path / "engines")
+    make_member(engines, "random", 0.0, trained=False)
+    refused = failures(await checks_of(config_with(engines, members=("random",))))
+    assert "--allow-untrained" in refused["ensemble"].text
+    allowed = await checks_of(config_with(engines, members=("random",), classify={"allow_untrained": True}))
+    ensemble = next(check for check in allowed if check.name == "ensemble")
+    assert ensemble.state == "note"
+    assert "untrained" in ensemble.text
+
+
+async def test_a_port_in_use(engines: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        found = failures(await checks_of(config_with(engines, service={"http_port": port})))
+    assert "Address already in use" in found[f"127.0.0.1:{port}"].text
+    assert found[f"127.0.0.1:{port}"].exit_code == 2
+
+
+async def test_a_detector_that_is_not_there(tmp_path: Path) -> None:
+    engines = make_engines(tmp_path / "engines", one=0.0)
+    (engines / "blazeface_short_range.onnx").unlink()
+    found = failures(await checks_of(config_with(engines)))
+    assert "blazeface_short_range.onnx: missing" in found["detector"].text
+
+
+async def test_no_engines_at_all(tmp_path: Path) -> None:
+    config = config_with(tmp_path / "nowhere")
+    checks = await checks_of(config)
+    assert any(check.text == "no manifests in this folder" for check in checks)
+    assert {"detector", "ensemble"} <= set(failures(checks))
