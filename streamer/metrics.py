@@ -22,7 +22,8 @@ KNOWN_REASONS = frozenset(
     {
         *("empty", "too_many_bytes", "no_key", "invalid_message", "wrong_version", "not_msgpack"),
         *("not_media", "unsupported_format", "unsupported_codec", "no_video", "no_frames", "too_large"),
-        *("too_long", "decoder_crashed", "decoder_timeout", "decoder_out_of_memory", "unreadable_record"),
+        *("too_long", "damaged", "no_init", "no_keyframe", "decoder_crashed", "decoder_timeout"),
+        *("decoder_out_of_memory", "unreadable_record"),
     }
 )
 """Values of the label `reason`; any other becomes `other`, so that the number of series stays bounded."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import uuid
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from kafka_broker import Kafka, running_kafka
 
 from streamer.config import KafkaConfig
 from streamer.kafka.embedded import EmbeddedBroker
 from streamer.kafka.topics import create_topics
+from streamer.log import LOUD_LIBRARIES
 
 
 @pytest.fixture(scope="session")
@@ -79,3 +82,17 @@ async def real_kafka(apache_kafka: str) -> KafkaConfig:
     config = fresh_names(apache_kafka)
     await create_topics(config, partitions=2)
     return config
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """Whatever the test does to the logging is undone."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    levels = {name: logging.getLogger(name).level for name in LOUD_LIBRARIES}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, was in levels.items():
+        logging.getLogger(name).setLevel(was)
+    structlog.reset_defaults()

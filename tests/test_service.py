@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 
 import aiohttp
@@ -81,24 +82,25 @@ async def test_bad_chunks_among_good_ones(kafka: KafkaConfig) -> None:
     assert count("streamer_dead_letters_total", {"stage": "message", "reason": "not_msgpack"}) == 1
 
 
-async def test_raw_media_with_headers(kafka: KafkaConfig) -> None:
-    async with watching(kafka) as scores:
-        async with running(service_config(kafka), FakePipeline()):
-            async with ChunkPublisher(kafka) as publisher:
-                for seq in range(3):
-                    headers = [("content-type", b"video/mp2t"), ("seq", str(seq).encode())]
-                    await publisher.send_raw(b"some media", b"camera", headers)
-            await until(lambda: len(scores.updates) == 3)
+@pytest.mark.needs_kafka
+async def test_raw_media_with_headers(real_kafka: KafkaConfig) -> None:
+    async with watching(real_kafka) as scores, running(service_config(real_kafka), FakePipeline()):
+        async with ChunkPublisher(real_kafka) as publisher:
+            for seq in range(3):
+                headers = [("content-type", b"video/mp2t"), ("seq", str(seq).encode())]
+                await publisher.send_raw(b"some media", b"camera", headers)
+        await until(lambda: len(scores.updates) == 3)
     assert [update.seq for update in scores.of("camera")] == [0, 1, 2]
 
 
-async def test_failing_network_stops_the_service_and_loses_nothing(kafka: KafkaConfig) -> None:
-    await publish(kafka, chunk("v", 0), chunk("v", 1), chunk("v", 2, BROKEN), chunk("v", 3))
-    async with watching(kafka) as scores:
-        service = Service(service_config(kafka), FakePipeline, connect_seconds=5)
+@pytest.mark.needs_kafka
+async def test_failing_network_stops_the_service_and_loses_nothing(real_kafka: KafkaConfig) -> None:
+    await publish(real_kafka, chunk("v", 0), chunk("v", 1), chunk("v", 2, BROKEN), chunk("v", 3))
+    async with watching(real_kafka) as scores:
+        service = Service(service_config(real_kafka), FakePipeline, connect_seconds=5)
         with pytest.raises(InferenceError, match="network one failed"):
             await asyncio.wait_for(service.run(), 30)
-        done = sum((await committed(kafka)).values())
+        done = sum((await committed(real_kafka)).values())
         await until(lambda: len(scores.chunks()) == done)
         assert scores.chunks() <= {("v", 0), ("v", 1)}
 
@@ -125,23 +127,23 @@ async def test_two_members_share_and_hand_over(kafka: KafkaConfig) -> None:
     for n in range(videos):
         updates = scores.of(f"video-{n}")
         assert [update.seq for update in updates] == list(range(length))
-        for before, after in zip(updates, updates[1:], strict=False):
+        for before, after in itertools.pairwise(updates):
             assert after.chunks in (before.chunks + 1, 1)  # goes on, or a new owner begins
     assert sum((await committed(kafka)).values()) == len(chunks)
 
 
-async def test_rebalance_keeps_the_state_of_partitions_that_stay(kafka: KafkaConfig) -> None:
+@pytest.mark.needs_kafka
+async def test_rebalance_keeps_the_state_of_partitions_that_stay(real_kafka: KafkaConfig) -> None:
     """With as many partitions as before for the first member, nothing begins anew."""
-    async with watching(kafka) as scores:
-        async with running(service_config(kafka), FakePipeline()) as one:
-            await publish(kafka, *(chunk(f"video-{n}", 0) for n in range(8)))
-            await until(lambda: len(scores.updates) == 8)
-            async with running(service_config(kafka), FakePipeline()):
-                kept = next(iter(one._workers))
-            await until(lambda: one.why_not_ready() is None and len(one._workers) == 2)
-            await publish(kafka, *(chunk(f"video-{n}", 1) for n in range(8)))
-            await until(lambda: len(scores.updates) == 16)
-            stayed = len(one._workers[kept].rolling)
+    async with watching(real_kafka) as scores, running(service_config(real_kafka), FakePipeline()) as one:
+        await publish(real_kafka, *(chunk(f"video-{n}", 0) for n in range(8)))
+        await until(lambda: len(scores.updates) == 8)
+        async with running(service_config(real_kafka), FakePipeline()):
+            kept = next(iter(one._workers))
+        await until(lambda: one.why_not_ready() is None and len(one._workers) == 2)
+        await publish(real_kafka, *(chunk(f"video-{n}", 1) for n in range(8)))
+        await until(lambda: len(scores.updates) == 16)
+        stayed = len(one._workers[kept].rolling)
     second = [update.chunks for update in scores.updates[8:]]
     # The partition that stayed went on; the other one had been away, though nothing happened to it there:
     # its state had been forgotten, since restoring it from the changelog is not there yet.
@@ -164,27 +166,29 @@ async def test_drain_on_stop_finishes_what_is_under_way(kafka: KafkaConfig) -> N
     assert [update.seq for update in scores.updates] == list(range(30))
 
 
-async def test_drain_budget_is_kept_and_the_rest_is_done_again(kafka: KafkaConfig) -> None:
-    await publish(kafka, *(chunk("v", seq) for seq in range(6)))
+@pytest.mark.needs_kafka
+async def test_drain_budget_is_kept_and_the_rest_is_done_again(real_kafka: KafkaConfig) -> None:
+    await publish(real_kafka, *(chunk("v", seq) for seq in range(6)))
     pipeline = FakePipeline()
-    async with watching(kafka) as scores:
-        async with running(service_config(kafka, drain_seconds=0.3), pipeline):
+    async with watching(real_kafka) as scores:
+        async with running(service_config(real_kafka, drain_seconds=0.3), pipeline):
             await until(lambda: len(scores.updates) == 6)
             pipeline.gate.clear()
-            await publish(kafka, *(chunk("v", seq) for seq in range(6, 9)))
+            await publish(real_kafka, *(chunk("v", seq) for seq in range(6, 9)))
             await until(lambda: len(pipeline.started) == 9)
         assert len(pipeline.cancelled) == 3
-        assert sum((await committed(kafka)).values()) == 6
-        async with running(service_config(kafka), FakePipeline()):
+        assert sum((await committed(real_kafka)).values()) == 6
+        async with running(service_config(real_kafka), FakePipeline()):
             await until(lambda: len(scores.updates) == 9)
     assert [update.seq for update in scores.updates] == list(range(9))
 
 
-async def test_second_stop_ends_at_once(kafka: KafkaConfig) -> None:
+@pytest.mark.needs_kafka
+async def test_second_stop_ends_at_once(real_kafka: KafkaConfig) -> None:
     pipeline = FakePipeline()
     pipeline.gate.clear()
-    await publish(kafka, chunk("v", 0))
-    async with running(service_config(kafka, drain_seconds=60), pipeline) as service:
+    await publish(real_kafka, chunk("v", 0))
+    async with running(service_config(real_kafka, drain_seconds=60), pipeline) as service:
         await until(lambda: pipeline.started)
         service.stop()
         await asyncio.sleep(0.2)
@@ -192,7 +196,7 @@ async def test_second_stop_ends_at_once(kafka: KafkaConfig) -> None:
         service.stop()
         async with asyncio.timeout(5):
             await until(lambda: pipeline.cancelled)
-    assert await committed(kafka) == {}
+    assert await committed(real_kafka) == {}
 
 
 async def test_revoked_partitions_publish_nothing_late(kafka: KafkaConfig) -> None:
@@ -214,12 +218,13 @@ async def test_revoked_partitions_publish_nothing_late(kafka: KafkaConfig) -> No
     assert len(scores.updates) == len(scores.chunks()) == 8
 
 
-async def test_back_pressure_pauses_and_resumes(kafka: KafkaConfig) -> None:
+@pytest.mark.needs_kafka
+async def test_back_pressure_pauses_and_resumes(real_kafka: KafkaConfig) -> None:
     pipeline = FakePipeline()
     pipeline.gate.clear()
-    config = service_config(kafka, max_chunks_in_flight=3, max_queued_per_partition=5)
-    await publish(kafka, *(chunk(f"video-{n % 8}", n // 8) for n in range(80)))
-    async with watching(kafka) as scores:
+    config = service_config(real_kafka, max_chunks_in_flight=3, max_queued_per_partition=5)
+    await publish(real_kafka, *(chunk(f"video-{n % 8}", n // 8) for n in range(80)))
+    async with watching(real_kafka) as scores:
         async with running(config, pipeline) as service:
             value = service.metrics.registry.get_sample_value
             await until(lambda: value("streamer_paused_partitions") == 2)
@@ -233,19 +238,19 @@ async def test_back_pressure_pauses_and_resumes(kafka: KafkaConfig) -> None:
     assert len(scores.chunks()) == 80
 
 
-async def test_bytes_in_flight_are_bounded(kafka: KafkaConfig) -> None:
+@pytest.mark.needs_kafka
+async def test_bytes_in_flight_are_bounded(real_kafka: KafkaConfig) -> None:
     pipeline = FakePipeline()
     pipeline.gate.clear()
     data = bytes(400_000)
-    await publish(kafka, *(chunk("v", seq, data + bytes([seq])) for seq in range(12)))
-    config = service_config(kafka, max_bytes_in_flight=1_000_000)
-    async with watching(kafka) as scores:
-        async with running(config, pipeline) as service:
-            value = service.metrics.registry.get_sample_value
-            await until(lambda: value("streamer_paused_partitions") == 2)
-            assert 1_000_000 <= (value("streamer_bytes_in_flight") or 0) < 1_500_000
-            pipeline.gate.set()
-            await until(lambda: len(scores.updates) == 12)
+    await publish(real_kafka, *(chunk("v", seq, data + bytes([seq])) for seq in range(12)))
+    config = service_config(real_kafka, max_bytes_in_flight=1_000_000)
+    async with watching(real_kafka) as scores, running(config, pipeline) as service:
+        value = service.metrics.registry.get_sample_value
+        await until(lambda: value("streamer_paused_partitions") == 2)
+        assert 1_000_000 <= (value("streamer_bytes_in_flight") or 0) < 1_500_000
+        pipeline.gate.set()
+        await until(lambda: len(scores.updates) == 12)
 
 
 async def test_chunks_longer_than_the_poll_interval_do_not_livelock(kafka: KafkaConfig) -> None:
@@ -261,29 +266,30 @@ async def test_chunks_longer_than_the_poll_interval_do_not_livelock(kafka: Kafka
     assert pipeline.started == [("v", 0), ("v", 1)]
 
 
-async def test_idle_videos_get_a_final_update(kafka: KafkaConfig) -> None:
-    config = service_config(kafka).model_copy(update={"rolling": RollingConfig(idle_seconds=0.5)})
-    async with watching(kafka) as scores:
-        async with running(config, FakePipeline()):
-            await publish(kafka, chunk("v", 0))
-            await until(lambda: len(scores.updates) == 2)
+@pytest.mark.needs_kafka
+async def test_idle_videos_get_a_final_update(real_kafka: KafkaConfig) -> None:
+    config = service_config(real_kafka).model_copy(update={"rolling": RollingConfig(idle_seconds=0.5)})
+    async with watching(real_kafka) as scores, running(config, FakePipeline()):
+        await publish(real_kafka, chunk("v", 0))
+        await until(lambda: len(scores.updates) == 2)
     assert [update.status for update in scores.updates] == ["scored", "final"]
     assert scores.updates[0].fake_score == scores.updates[1].fake_score
 
 
-async def test_duplicates_are_not_counted_twice(kafka: KafkaConfig) -> None:
-    async with watching(kafka) as scores:
-        async with running(service_config(kafka), FakePipeline()):
-            await publish(kafka, chunk("v", 0), chunk("v", 0), chunk("v", 1))
-            await until(lambda: len(scores.updates) == 3)
+@pytest.mark.needs_kafka
+async def test_duplicates_are_not_counted_twice(real_kafka: KafkaConfig) -> None:
+    async with watching(real_kafka) as scores, running(service_config(real_kafka), FakePipeline()):
+        await publish(real_kafka, chunk("v", 0), chunk("v", 0), chunk("v", 1))
+        await until(lambda: len(scores.updates) == 3)
     assert [update.status for update in scores.updates] == ["scored", "duplicate", "scored"]
     assert [update.chunks for update in scores.updates] == [1, 1, 2]
 
 
-async def test_endpoints(kafka: KafkaConfig) -> None:
-    await publish(kafka, chunk("v", 0))
+@pytest.mark.needs_kafka
+async def test_endpoints(real_kafka: KafkaConfig) -> None:
+    await publish(real_kafka, chunk("v", 0))
     async with (
-        running(service_config(kafka), FakePipeline()) as service,
+        running(service_config(real_kafka), FakePipeline()) as service,
         aiohttp.ClientSession(f"http://127.0.0.1:{service.http_port}") as http,
     ):
         await until(lambda: service.metrics.registry.get_sample_value(*SCORED) == 1)
@@ -301,12 +307,13 @@ async def test_endpoints(kafka: KafkaConfig) -> None:
 SCORED = ("streamer_chunks_total", {"status": "scored"})
 
 
-async def test_lag_is_measured(kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.needs_kafka
+async def test_lag_is_measured(real_kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamer.service.LAG_SECONDS", 0.1)
     pipeline = FakePipeline()
     pipeline.gate.clear()
-    await publish(kafka, *(chunk("v", seq) for seq in range(7)))
-    async with running(service_config(kafka), pipeline) as service:
+    await publish(real_kafka, *(chunk("v", seq) for seq in range(7)))
+    async with running(service_config(real_kafka), pipeline) as service:
 
         def lags() -> list[float | None]:
             value = service.metrics.registry.get_sample_value
@@ -324,21 +331,24 @@ async def test_unreachable_broker_is_an_error_in_time() -> None:
         await asyncio.wait_for(service.run(), 5)
 
 
-async def test_missing_topics_say_how_to_make_them(kafka: KafkaConfig) -> None:
-    config = service_config(kafka.model_copy(update={"scores_topic": "not-there"}))
+@pytest.mark.needs_kafka
+async def test_missing_topics_say_how_to_make_them(real_kafka: KafkaConfig) -> None:
+    config = service_config(real_kafka.model_copy(update={"scores_topic": "not-there"}))
     with pytest.raises(BrokerError, match=r"no topic not-there; .*`streamer topics create`"):
         await Service(config, FakePipeline, connect_seconds=5).run()
 
 
-async def test_port_in_use_names_the_key(kafka: KafkaConfig) -> None:
-    async with running(service_config(kafka), FakePipeline()) as service:
-        config = service_config(kafka, http_port=service.http_port)
+@pytest.mark.needs_kafka
+async def test_port_in_use_names_the_key(real_kafka: KafkaConfig) -> None:
+    async with running(service_config(real_kafka), FakePipeline()) as service:
+        config = service_config(real_kafka, http_port=service.http_port)
         with pytest.raises(ConfigError, match=r"service\.http_port"):
             await Service(config, FakePipeline).run()
 
 
-async def test_stop_while_loading(kafka: KafkaConfig) -> None:
-    await create_topics(kafka)
-    service = Service(service_config(kafka), FakePipeline)
+@pytest.mark.needs_kafka
+async def test_stop_while_loading(real_kafka: KafkaConfig) -> None:
+    await create_topics(real_kafka)
+    service = Service(service_config(real_kafka), FakePipeline)
     service.stop()
     await asyncio.wait_for(service.run(), 5)

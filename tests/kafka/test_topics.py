@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import MessageSizeTooLargeError
+from conftest import fresh_names
+
+from streamer.config import KafkaConfig
+from streamer.errors import BrokerError
+from streamer.kafka.client import admin_client
+from streamer.kafka.topics import create_topics, describe_broker, missing_topics, require_topics
+
+
+async def test_missing_ones_are_made(broker: str) -> None:
+    kafka = fresh_names(broker)
+    assert missing_topics(kafka, await describe_broker(kafka)) == [
+        kafka.chunks_topic,
+        kafka.scores_topic,
+        kafka.dead_letters_topic,
+    ]
+    with pytest.raises(BrokerError, match=rf"has no topic {kafka.chunks_topic}, .*`streamer topics create`"):
+        await require_topics(kafka)
+    made = await create_topics(kafka, partitions=3)
+    assert made == dict.fromkeys(
+        (kafka.chunks_topic, kafka.scores_topic, kafka.dead_letters_topic, kafka.state_topic), True
+    )
+    info = await require_topics(kafka)
+    assert [info.topics[name] for name in made] == [3, 3, 3, 3]
+    assert set((await create_topics(kafka)).values()) == {False}
+
+
+@pytest.mark.needs_kafka
+async def test_settings(real_kafka: KafkaConfig) -> None:
+    names = (real_kafka.chunks_topic, real_kafka.dead_letters_topic, real_kafka.state_topic)
+    async with admin_client(real_kafka) as admin:
+        (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, n) for n in names])
+    settings = {r[3]: {entry[0]: entry[1] for entry in r[4]} for r in answer.resources}
+    chunks, letters, state = (settings[name] for name in names)
+    assert chunks["max.message.bytes"] == str(16 * 1024 * 1024)
+    assert chunks["compression.type"] == "uncompressed"
+    assert int(letters["max.message.bytes"]) > int(chunks["max.message.bytes"])
+    assert state["cleanup.policy"] == "compact"
+
+
+@pytest.mark.needs_kafka
+async def test_batch_that_unpacks_beyond_the_limit_is_refused(apache_kafka: str) -> None:
+    """100 kB of gzip that would be 100 MB in the consumer: the broker unpacks it first, and refuses."""
+    kafka = fresh_names(apache_kafka)
+    await create_topics(kafka, partitions=1)
+    producer = AIOKafkaProducer(
+        bootstrap_servers=apache_kafka, compression_type="gzip", max_request_size=200_000_000
+    )
+    await producer.start()
+    try:
+        await producer.send_and_wait(kafka.chunks_topic, bytes(1_000_000))
+        with pytest.raises(MessageSizeTooLargeError):
+            await producer.send_and_wait(kafka.chunks_topic, bytes(100_000_000))
+    finally:
+        await producer.stop()
+
+
+@pytest.mark.needs_kafka
+async def test_impossible_wish_says_why(apache_kafka: str) -> None:
+    with pytest.raises(
+        BrokerError, match=r"topic \S+ could not be created: InvalidReplicationFactorError: .+"
+    ):
+        await create_topics(fresh_names(apache_kafka), replication=3)
