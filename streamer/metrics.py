@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from streamer.errors import ConfigError
 
 STAGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Seconds: from one network call to the decoder's time limit."""
-
-FILL_BUCKETS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 
 KNOWN_REASONS = frozenset(
     {
@@ -55,14 +55,6 @@ class Metrics:
             registry=registry,
             buckets=STAGE_BUCKETS,
         )
-        self._batch_fill = Histogram(
-            "batch_fill_ratio",
-            "Items of a batch, of the most it may hold.",
-            ("network",),
-            namespace="streamer",
-            registry=registry,
-            buckets=FILL_BUCKETS,
-        )
         self.chunks_in_flight = gauge("chunks_in_flight", "Chunks being decoded and classified.")
         self.bytes_in_flight = gauge("bytes_in_flight", "Bytes of chunks fetched and not finished.")
         self.bytes_fill = gauge("bytes_in_flight_ratio", "Bytes in flight, of the most there may be.")
@@ -76,9 +68,6 @@ class Metrics:
         self.cancelled_chunks = counter(
             "cancelled_chunks_total", "Chunks given up when a drain ran out of time; they are done again."
         )
-        self.decode_worker_restarts = counter(
-            "decode_worker_restarts_total", "Decode workers replaced after a crash or a time limit."
-        )
 
     def dead_letter(self, stage: str, reason: str) -> None:
         """Count a dead letter."""
@@ -89,15 +78,56 @@ class Metrics:
         for stage, spent_ms in latency_ms.items():
             self._stages.labels(stage).observe(spent_ms / 1000)
 
-    def batch(self, network: str, items: int, capacity: int) -> None:
-        """Observe how full a batch was."""
-        self._batch_fill.labels(network).observe(items / capacity)
-
     def forget_partition(self, partition: int) -> None:
         """Drop the series of a partition that others work on now."""
         for gauge in (self.queued, self.queue_fill, self.lag, self.videos):
             with suppress(KeyError):
                 gauge.remove(str(partition))
+
+
+class BatchCounts(Protocol):
+    """What is read of a `streamer.batching.Batcher`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def batches(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def fill(self) -> float: ...
+
+
+class PipelineCollector(Collector):
+    """Reads the pipeline's own counts whenever the metrics are asked for."""
+
+    def __init__(self, batchers: Sequence[BatchCounts], worker_restarts: Mapping[str, int]) -> None:
+        """worker_restarts: decode workers replaced so far, by reason."""
+        self._batchers = batchers
+        self._worker_restarts = worker_restarts
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as they are now."""
+        batches = CounterMetricFamily("streamer_batches", "Batches run.", labels=["network"])
+        items = CounterMetricFamily("streamer_batch_items", "Images in the batches run.", labels=["network"])
+        fill = GaugeMetricFamily(
+            "streamer_batch_fill_ratio", "Mean size of a batch, of the most it may hold.", labels=["network"]
+        )
+        for batcher in self._batchers:
+            batches.add_metric([batcher.name], batcher.batches)
+            items.add_metric([batcher.name], batcher.size)
+            fill.add_metric([batcher.name], batcher.fill)
+        restarts = CounterMetricFamily(
+            "streamer_decode_worker_restarts",
+            "Decode workers replaced after a crash or a time limit.",
+            labels=["reason"],
+        )
+        for reason, count in self._worker_restarts.items():
+            restarts.add_metric([reason], count)
+        yield from (batches, items, fill, restarts)
 
 
 class Endpoints:

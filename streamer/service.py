@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from typing import Any, Protocol, Self
 
@@ -24,10 +24,10 @@ from streamer.kafka.publish import ScorePublisher
 from streamer.kafka.state import ParkedStates
 from streamer.kafka.topics import require_topics
 from streamer.messages import VideoChunk
-from streamer.metrics import Endpoints, Metrics
+from streamer.metrics import Endpoints, Metrics, PipelineCollector
 from streamer.partition import Outcome, PartitionWorker, process
 from streamer.rolling import EnsembleInfo, RollingScores
-from streamer.signals import call_on_signal
+from streamer.tasks import call_on_signal, cancel_all
 from streamer.types import ChunkPrediction
 
 COMMIT_SECONDS = 1.0
@@ -209,7 +209,7 @@ class Service:
                 self._show_load()
                 await asyncio.sleep(0 if records else IDLE_SECONDS)
         finally:
-            await _cancel(side_tasks)
+            await cancel_all(side_tasks)
 
     def _begin(self, record: Record) -> None:
         """Start work on a record at the end of its partition's queue."""
@@ -274,11 +274,11 @@ class Service:
         try:
             await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await _cancel(waiting)
+            await cancel_all(waiting)
 
     async def _end_workers(self, *, park: bool) -> None:
         """Cancel what is left, with a count; after this nothing of these partitions is published."""
-        await _cancel(self._worker_tasks.values())
+        await cancel_all(self._worker_tasks.values())
         given_up = {p: count for p, w in self._workers.items() if (count := await w.give_up())}
         if given_up:
             self.metrics.cancelled_chunks.inc(sum(given_up.values()))
@@ -335,7 +335,7 @@ class Service:
             try:
                 await self._drain(self._config.service.drain_seconds)
             finally:
-                await _cancel([polling])
+                await cancel_all([polling])
         with suppress(TimeoutError):
             async with asyncio.timeout(FINAL_COMMIT_SECONDS):
                 try:
@@ -362,7 +362,7 @@ class Service:
             if task.done():
                 task.result()
         finally:
-            await _cancel((task, stopped))
+            await cancel_all((task, stopped))
 
     def _own(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """A task whose failure stops the service."""
@@ -384,15 +384,16 @@ class Service:
         self._stop_now.set()
 
 
-async def _cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel, and wait until it is so."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
 async def run_service(config: Config) -> None:
     """The service with the real pipeline. Raises StreamerError."""
     from streamer.pipeline import Pipeline  # here, so that OpenVINO is loaded by those who need it only
 
-    await Service(config, lambda: Pipeline(config)).run()
+    registry = CollectorRegistry()
+
+    def open_pipeline() -> Pipeline:
+        pipeline = Pipeline(config)
+        batchers = (pipeline.detect_batcher, pipeline.classify_batcher)
+        registry.register(PipelineCollector(batchers, pipeline.decode_pool.restarts))
+        return pipeline
+
+    await Service(config, open_pipeline, registry=registry).run()

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
+from streamer.batching import Batcher
 from streamer.errors import ConfigError
-from streamer.metrics import KNOWN_REASONS, Endpoints, Metrics
+from streamer.metrics import KNOWN_REASONS, Endpoints, Metrics, PipelineCollector
 
 
 @pytest.fixture
@@ -55,10 +58,18 @@ def test_stages_are_seconds(metrics: Metrics) -> None:
     assert value("streamer_stage_duration_seconds_count", {"stage": "total"}) == 1
 
 
-def test_batch_fill_is_a_ratio(metrics: Metrics) -> None:
-    metrics.batch("detect", 4, 16)
-    value = metrics.registry.get_sample_value
-    assert value("streamer_batch_fill_ratio_sum", {"network": "detect"}) == 0.25
+async def test_pipeline_counts_are_read_when_asked_for() -> None:
+    registry, restarts = CollectorRegistry(), Counter[str]()
+    batcher: Batcher[int, int] = Batcher("detect", lambda items: items, max_items=4, timeout_ms=1, workers=1)
+    registry.register(PipelineCollector([batcher], restarts))
+    value = registry.get_sample_value
+    assert value("streamer_batches_total", {"network": "detect"}) == 0
+    await batcher.submit(1)
+    await batcher.close()
+    restarts["decoder_crashed"] += 2
+    assert value("streamer_batches_total", {"network": "detect"}) == 1
+    assert value("streamer_batch_fill_ratio", {"network": "detect"}) == 0.25
+    assert value("streamer_decode_worker_restarts_total", {"reason": "decoder_crashed"}) == 2
 
 
 def test_forgotten_partitions_leave_no_series(metrics: Metrics) -> None:
