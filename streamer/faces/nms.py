@@ -34,13 +34,19 @@ def overlaps(a: Float32Array, b: Float32Array) -> tuple[Float32Array, Float32Arr
     return iou.astype(np.float32), ios.astype(np.float32)
 
 
-def blend_overlapping(faces: Faces, cut: NDArray[np.bool_], iou: float) -> tuple[Faces, NDArray[np.intp]]:
-    """Weighted non-maximum suppression, as of BlazeFace: overlapping boxes are averaged, weighted by score.
+def blend_overlapping(
+    faces: Faces, cut: NDArray[np.bool_], scales: Float32Array, iou: float
+) -> tuple[Faces, NDArray[np.intp]]:
+    """Weighted non-maximum suppression, as of BlazeFace: overlapping boxes are averaged.
+
+    The weight of a box is its score, as there, times the scale at which it was seen: an error of one pixel of
+    the network's input is eight pixels of the frame in one window and one in another.
 
     faces: of one frame, any order. cut: (n,) bool, true where the edge of a window cuts the face, so that its
-    box is not to be trusted: it stands back behind whole ones and never enters the average of one.
-    iou: boxes that overlap more belong to one face. Returns the faces, best first, each with
-    the score of its best box; and (m,) the index of that box in `faces`.
+    box is not to be trusted: it stands back behind whole ones and never enters the average of one. scales:
+    (n,) float32 > 0, pixels of the network's input per pixel of the frame. iou: boxes that overlap more belong to
+    one face. Returns the faces, best first, each with the score of its best box; and (m,) the index of that
+    box in `faces`.
     """
     if len(faces) == 0:
         return Faces.empty(), np.zeros(0, np.intp)
@@ -58,7 +64,7 @@ def blend_overlapping(faces: Faces, cut: NDArray[np.bool_], iou: float) -> tuple
         members &= faces.scores >= BLEND_FROM * faces.scores[leader]
         if not cut[leader]:
             members &= ~cut
-        weights = faces.scores[members]
+        weights = faces.scores[members] * scales[members]
         weights = weights / weights.sum()
         boxes.append(weights @ faces.boxes[members])
         keypoints.append(np.tensordot(weights, faces.keypoints[members], axes=1))

@@ -47,8 +47,8 @@ class Pyramid:
         size = out.shape[0]
         x_min, y_min, x_max, y_max = window
         scale = size / max(x_max - x_min, y_max - y_min)
-        number = 0
-        while scale * 2 ** (number + 1) <= 1:
+        number, shortest = 0, min(self._levels[0].shape[:2])
+        while scale * 2 ** (number + 1) <= 1 and shortest >> (number + 1):
             number += 1
         factor = 2**number
         image = self.level(number)

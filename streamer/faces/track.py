@@ -20,7 +20,7 @@ def assign_tracks(tails: Float32Array, boxes: Float32Array, min_iou: float) -> N
     iou, _ = overlaps(tails, boxes)  # (k, n)
     for flat in np.argsort(-iou, axis=None, kind="stable"):
         tail, box = np.unravel_index(flat, iou.shape)
-        if iou[tail, box] < min_iou:
+        if iou[tail, box] < min_iou or iou[tail, box] == 0:
             break
         if assigned[box] < 0 and tail not in assigned:
             assigned[box] = tail

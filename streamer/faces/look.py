@@ -1,0 +1,99 @@
+"""One look: windows of many frames through one network, in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.backends.base import Network
+from streamer.faces.anchors import make_anchors
+from streamer.faces.decode_boxes import decode_boxes
+from streamer.faces.nms import blend_overlapping
+from streamer.faces.resize import Pyramid, to_frame
+from streamer.faces.windows import IntArray
+from streamer.types import Faces, Float32Array
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one frame showed; n may be 0."""
+
+    faces: Faces
+    cut: NDArray[np.bool_]
+    """(n,) true where an edge of a window inside the frame cuts the face."""
+    scales: Float32Array
+    """(n,) float32 > 0, pixels of the network's input per pixel of the frame."""
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    @classmethod
+    def nothing(cls) -> Seen:
+        """No face."""
+        return cls(Faces.empty(), np.zeros(0, np.bool_), np.zeros(0, np.float32))
+
+    def blend(self, iou: float) -> Seen:
+        """One box for each face, best first; see `blend_overlapping`."""
+        faces, leader = blend_overlapping(self.faces, self.cut, self.scales, iou)
+        return Seen(faces, self.cut[leader], self.scales[leader])
+
+    def take(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> Seen:
+        """Those selected by an index or mask array."""
+        return Seen(self.faces.take(index), self.cut[index], self.scales[index])
+
+
+def join(parts: Sequence[Seen]) -> Seen:
+    """All of one frame together."""
+    parts = parts or [Seen.nothing()]
+    return Seen(
+        Faces(
+            np.concatenate([part.faces.boxes for part in parts]),
+            np.concatenate([part.faces.scores for part in parts]),
+            np.concatenate([part.faces.keypoints for part in parts]),
+        ),
+        np.concatenate([part.cut for part in parts]),
+        np.concatenate([part.scales for part in parts]),
+    )
+
+
+def look(network: Network, frames: list[Pyramid], windows: list[IntArray], min_score: float) -> list[Seen]:
+    """What a network sees in windows of frames, every face of every window on its own.
+
+    windows: for each frame (n, 4), pixels of the frame. Returns, for each frame, what scores at least
+    `min_score`. Raises InferenceError.
+    """
+    edges = np.concatenate([*windows, np.zeros((0, 4), np.int32)])  # (total, 4)
+    if len(edges) == 0:
+        return [Seen.nothing() for _ in frames]
+    counts, size = [len(each) for each in windows], network.manifest.input.width
+    owner = np.repeat(np.arange(len(frames)), counts)  # (total,)
+    inputs = np.empty((len(edges), size, size, 3), np.uint8)
+    placed = np.empty((len(edges), 4), np.float32)
+    ends = np.cumsum(counts)
+    for frame, each, end in zip(frames, windows, ends, strict=True):
+        here = slice(end - len(each), end)
+        placed[here] = frame.cut(each, inputs[here])
+    regressors, logits = network.run(inputs)
+    raw = decode_boxes(regressors, logits, make_anchors(size), size, min_score)
+    points = to_frame(raw.points, placed[raw.image])  # (n, 8, 2)
+    owner = owner[raw.image]  # (n,)
+    shapes = np.array([frame.level(0).shape[1::-1] for frame in frames], np.float32)
+    cut = cut_by_window(points, edges[raw.image], shapes[owner])
+    everything = Seen(
+        Faces(points[:, :2].reshape(-1, 4), raw.scores, points[:, 2:]), cut, placed[raw.image, 0]
+    )
+    return [everything.take(np.flatnonzero(owner == k)) for k in range(len(frames))]
+
+
+def cut_by_window(points: Float32Array, windows: IntArray, frames: Float32Array) -> NDArray[np.bool_]:
+    """Which boxes reach beyond an edge of their window that is not also an edge of the frame.
+
+    points: (n, 8, 2), pixels of the frame; the first two are corners of the box. windows: (n, 4). frames:
+    (n, 2), width and height. Returns (n,) bool.
+    """
+    low = (points[:, 0] < windows[:, :2]) & (windows[:, :2] > 0)
+    high = (points[:, 1] > windows[:, 2:]) & (windows[:, 2:] < frames)
+    return np.asarray((low | high).any(axis=1), np.bool_)

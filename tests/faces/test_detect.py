@@ -1,0 +1,168 @@
+"""The detector with the real networks on real pictures."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+
+from streamer.backends.base import Network
+from streamer.config import FacesConfig
+from streamer.errors import ManifestError
+from streamer.faces.detect import FaceDetector
+from streamer.faces.nms import overlaps
+from streamer.faces.track import assign_tracks
+from streamer.manifest import Manifest
+from streamer.types import Faces, Float32Array, UInt8Array
+
+from .conftest import ASTRONAUT_BOX, MakeDetector, Paste
+
+SMALL_PLACES = [(300, 300), (952, 180), (1500, 700), (620, 980), (1850, 500)]
+"""(x, y) of 24 px faces: in the middle of matrix windows, on their seams, near the frame's edge."""
+
+
+def iou(faces: Faces, box: Float32Array | tuple[float, ...]) -> float:
+    """Of the face that matches best."""
+    over_union, _ = overlaps(faces.boxes, np.array([box], np.float32))
+    return float(over_union.max(initial=0))
+
+
+def test_no_frames(make_detector: MakeDetector) -> None:
+    detector = make_detector()
+    assert detector.detect([]) == []
+    assert detector.detect_sequences([]) == []
+    assert detector.detect_sequences([[], []]) == [[], []]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (8, 8, 3), (3, 900, 3), (900, 2, 3), (719, 1279, 3)])
+def test_a_frame_of_any_shape_without_a_face(make_detector: MakeDetector, shape: tuple[int, ...]) -> None:
+    (faces,) = make_detector().detect([np.full(shape, 90, np.uint8)])
+    assert len(faces) == 0
+
+
+@pytest.mark.parametrize("name", ["short_range", "back", "full_range"])
+def test_astronaut_by_each_network_alone(networks: dict[str, Network], name: str) -> None:
+    (faces,) = FaceDetector(networks[name], FacesConfig(windows=())).detect([skimage.data.astronaut()])
+    assert iou(faces, ASTRONAUT_BOX) > 0.75
+
+
+def test_astronaut_where_the_original_sees_her(make_detector: MakeDetector) -> None:
+    (faces,) = make_detector().detect([skimage.data.astronaut()])
+    assert len(faces) == 1
+    np.testing.assert_allclose(faces.boxes[0], ASTRONAUT_BOX, atol=5)
+    right_eye, left_eye, nose, mouth, right_ear, left_ear = faces.keypoints[0]
+    assert right_ear[0] < right_eye[0] < nose[0] < left_eye[0] < left_ear[0]
+    assert max(right_eye[1], left_eye[1]) < nose[1] < mouth[1]
+
+
+@pytest.mark.parametrize(("x", "y"), SMALL_PLACES)
+def test_24_px_face_in_1080p_needs_windows(
+    make_detector: MakeDetector, scenery: UInt8Array, paste: Paste, x: int, y: int
+) -> None:
+    frame, box = paste(scenery, x, y, 24)
+    (with_windows,) = make_detector().detect([frame])
+    (without,) = make_detector(windows=()).detect([frame])
+    assert iou(with_windows, box) > 0.4
+    assert iou(without, box) == 0
+
+
+@pytest.mark.parametrize("height_px", [32, 64, 128, 256, 512])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_larger_faces_in_wide_and_in_high_frames(
+    make_detector: MakeDetector, scenery: UInt8Array, paste: Paste, height_px: int, transposed: bool
+) -> None:
+    if transposed:
+        scenery = np.ascontiguousarray(scenery[:, :1080].repeat(2, axis=0)[:1920])
+    frame, box = paste(scenery, 400, 400, height_px)
+    (faces,) = make_detector().detect([frame])
+    assert iou(faces, box) > 0.5
+    assert np.abs(faces.boxes - box).max(axis=1).min() < max(8, 0.25 * height_px)
+
+
+def test_no_face_in_the_scenery(make_detector: MakeDetector, scenery: UInt8Array) -> None:
+    assert [len(f) for f in make_detector().detect([scenery, scenery[:540]])] == [0, 0]
+
+
+def test_frames_of_a_batch_do_not_mix(make_detector: MakeDetector, scenery: UInt8Array, paste: Paste) -> None:
+    frames = [scenery, paste(scenery, 300, 300, 100)[0], skimage.data.astronaut(), scenery[:700, :500]]
+    detector = make_detector()
+    together = detector.detect(frames)
+    assert [len(f) for f in together] == [0, 1, 1, 0]
+    for frame, faces in zip(frames, together, strict=True):
+        (alone,) = detector.detect([frame])
+        np.testing.assert_array_equal(alone.boxes, faces.boxes)
+        np.testing.assert_array_equal(alone.scores, faces.scores)
+
+
+def test_two_people_are_two_tracks(make_detector: MakeDetector, scenery: UInt8Array, paste: Paste) -> None:
+    tails = np.zeros((0, 4), np.float32)
+    for step in range(3):  # they walk towards each other
+        frame, left = paste(scenery, 300 + 12 * step, 300, 80)
+        frame, right = paste(frame, 1400 - 12 * step, 500, 60)
+        (faces,) = make_detector().detect([frame])
+        assert len(faces) == 2
+        if step == 0:
+            tails = faces.boxes
+            continue
+        tracks = assign_tracks(tails, faces.boxes, 0.3)
+        assert sorted(tracks) == [0, 1]
+        tails = faces.boxes[np.argsort(tracks)]
+        assert iou(Faces(tails[:1], faces.scores[:1], faces.keypoints[:1]), left) + iou(
+            Faces(tails[1:], faces.scores[:1], faces.keypoints[:1]), right
+        ) in (0, pytest.approx(1.6, abs=0.45))  # each tail is still one of them, whichever came first
+
+
+def test_a_small_face_is_followed_between_scans(
+    make_detector: MakeDetector, scenery: UInt8Array, paste: Paste
+) -> None:
+    frames, boxes = zip(*(paste(scenery, 300 + 3 * k, 300, 30) for k in range(5)), strict=True)
+    (followed,) = make_detector(scan_every=4).detect_sequences([frames])
+    assert all(iou(faces, box) > 0.4 for faces, box in zip(followed, boxes, strict=True))
+    lone_scan = make_detector(scan_every=4).detect_sequences([[scenery, *frames[:2]]])[0]
+    assert [len(f) for f in lone_scan] == [0, 0, 0]  # the scan had nothing to follow
+
+
+def test_sequences_come_back_in_their_shape(make_detector: MakeDetector, scenery: UInt8Array) -> None:
+    astronaut = skimage.data.astronaut()
+    found = make_detector().detect_sequences([[astronaut], [], [scenery, astronaut, astronaut]])
+    assert [[len(f) for f in sequence] for sequence in found] == [[1], [], [0, 1, 1]]
+
+
+def test_min_height_and_most_faces(make_detector: MakeDetector) -> None:
+    astronaut = skimage.data.astronaut()
+    assert len(make_detector(min_height_px=120).detect([astronaut])[0]) == 0
+    crowd = np.tile(cv2.resize(astronaut[:300], (340, 200)), (3, 4, 1))
+    assert len(make_detector().detect([crowd])[0]) == 12
+    best = make_detector(max_faces_per_frame=5).detect([crowd])[0]
+    assert len(best) == 5
+    assert (np.diff(best.scores) <= 0).all()
+
+
+def test_consensus_is_applied(make_detector: MakeDetector) -> None:
+    astronaut = skimage.data.astronaut()
+    assert len(make_detector(consensus=True).detect([astronaut])[0]) == 1
+
+
+class Renamed:
+    """A network under another manifest; never run."""
+
+    def __init__(self, network: Network, **changes: object) -> None:
+        self._network = network
+        self.manifest: Manifest = network.manifest.model_copy(update=changes)
+        self.device = network.device
+
+    def run(self, images: UInt8Array) -> tuple[Float32Array, ...]:
+        return self._network.run(images)
+
+    def close(self) -> None:
+        pass
+
+
+def test_refuses_what_is_no_face_detector(networks: dict[str, Network]) -> None:
+    short = networks["short_range"]
+    with pytest.raises(ManifestError, match="not a face detector"):
+        FaceDetector(Renamed(short, kind="classifier"), FacesConfig())
+    wide = short.manifest.input.model_copy(update={"width": 256})
+    with pytest.raises(ManifestError, match="not a face detector"):
+        FaceDetector(short, FacesConfig(), scanner=Renamed(short, input=wide))
