@@ -179,7 +179,7 @@ def _sample(
             yield shown
         shown = following
     if shown is None:
-        raise DecodeError("no_frames", "the video stream holds no decodable frame")
+        raise packets.nothing_decoded()
     if stream.codec_context.name in _COUNTED and stream.codec_context.skip_frame != "NONREF":
         packets.check_count(timeline.frames, interlaced=shown.picture.interlaced_frame)
     end_seconds = timeline.end(packets.end_pts)
@@ -235,6 +235,11 @@ class _Packets:
         if not self._starts_with_keyframe:
             return DecodeError("no_keyframe", f"the chunk does not start with a keyframe, and {text}")
         return DecodeError("damaged", text)
+
+    def nothing_decoded(self) -> DecodeError:
+        if not self._starts_with_keyframe:
+            return DecodeError("no_keyframe", "the chunk does not start with a keyframe and holds none")
+        return DecodeError("no_frames", "the video stream holds no decodable frame")
 
     def check_start(self, first_frame_pts: int | None) -> None:
         """The first packet must be among what is shown, else the chunk's head is undecodable."""

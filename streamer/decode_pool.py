@@ -77,6 +77,11 @@ class DecodePool:
         self._closed = False
 
     @property
+    def pids(self) -> list[int]:
+        """Of the processes that run."""
+        return [worker.pid for worker in self._workers if worker.pid is not None]
+
+    @property
     def size(self) -> int:
         """Chunks that are decoded at the same time."""
         return self._size
@@ -114,7 +119,7 @@ class DecodePool:
                 "too_many_bytes", f"{size} bytes of media, at most {self._config.max_chunk_bytes} allowed"
             )
         async with self._turns:
-            worker = await self._idle.get()
+            worker = await self._take_idle()
             try:
                 await worker.open(chunk, sample)
                 await worker.ask()
@@ -125,6 +130,8 @@ class DecodePool:
                     batch = await worker.answer()
                 yield batch
             except _WorkerFailedError as failure:
+                if self._closed:  # by us, and no fault of the chunk
+                    raise StreamerError("the decode pool was closed") from failure
                 error = await failure.explain()
                 self._replace(worker, error.reason)
                 raise error from failure
@@ -134,6 +141,12 @@ class DecodePool:
                 raise
             finally:
                 self._give_back(worker)
+
+    async def _take_idle(self) -> _Worker:
+        """A worker that has not died while it waited; the kernel may choose it when memory is short."""
+        while not (worker := await self._idle.get()).is_alive():
+            self._replace(worker, "decoder_crashed")
+        return worker
 
     def _give_back(self, worker: _Worker) -> None:
         if worker.is_replaced or self._closed:
@@ -235,10 +248,8 @@ class _Worker:
             raise StreamerError(f"a decoder process did not start: {error!r}") from error
         if "error" in answer:
             await self.stop()
-            raise StreamerError(
-                f"a decoder process did not start: {answer['error'][1]} (decode.memory_mib = "
-                f"{self._config.memory_mib}; about 300 are needed to start)"
-            )
+            why, memory_mib = answer["error"][1], self._config.memory_mib
+            raise StreamerError(f"a decoder process did not start: {why} (decode.memory_mib = {memory_mib})")
         self.is_asked = False
 
     def _popen(self, link: int) -> subprocess.Popen[bytes]:
@@ -363,6 +374,15 @@ class _Worker:
         if not isinstance(answer, dict):
             raise ValueError("not an object")
         return answer
+
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process; None while there is none."""
+        return None if self._process is None else self._process.pid
 
     async def exit_code(self) -> int:
         """Exit status of a process that has closed its socket, hence is ending; killed if it does not."""

@@ -27,6 +27,7 @@ import socket
 import struct
 import sys
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ LENGTH = struct.Struct("!I")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_NO_NEW_PRIVS = 38
 _MIB = 1024 * 1024
+_LEAST_MIB = 32  # to decode anything at all
 
 
 def main() -> None:
@@ -62,6 +64,9 @@ def _shut_in(settings: dict[str, Any]) -> None:
     if os.getppid() != settings["parent"]:
         raise RuntimeError("the parent is gone")  # before PDEATHSIG was set
     address_space = settings["memory_mib"] * _MIB + settings["shared_bytes"]
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    if in_use + _LEAST_MIB * _MIB > address_space:
+        raise RuntimeError(f"too little memory, {-(-in_use // _MIB)} MiB are taken before any media arrives")
     for limit, value in (
         (resource.RLIMIT_AS, address_space),
         (resource.RLIMIT_CORE, 0),
@@ -84,6 +89,7 @@ class _Server:
         with os.fdopen(settings["memory"], "r+b") as memory:
             self._memory = mmap.mmap(memory.fileno(), settings["shared_bytes"])
         self._pixels = np.frombuffer(self._memory, np.uint8)
+        self._status = os.open("/proc/self/status", os.O_RDONLY)  # later, nothing can be opened
         self._chunk: Iterator[SampledFrame] | None = None
         self._held: SampledFrame | None = None
         self._end_seconds: float | None = None
@@ -136,12 +142,21 @@ class _Server:
                 written.append((offset, height, width, frame.time_seconds))
                 offset += size
         except DecodeError as error:
+            if error.reason == "damaged" and self._is_short_of_memory():
+                # FFmpeg reports some failed allocations as invalid data
+                return self._failed("decoder_out_of_memory", "decoding needs more memory than allowed")
             return self._failed(error.reason, str(error))
         except MemoryError:
             return self._failed("decoder_out_of_memory", "decoding needs more memory than allowed")
         except Exception as error:  # noqa: BLE001 - costs one chunk, and its text says what happened
             return self._failed("decoder_error", f"{type(error).__name__}: {error}")
         return {"frames": written, "end": None}
+
+    def _is_short_of_memory(self) -> bool:
+        """Whether the address space has ever been nearly full; afterwards this process is replaced."""
+        status = os.pread(self._status, 4096, 0).decode()
+        peak = int(status.split("VmPeak:")[1].split()[0]) * 1024
+        return resource.getrlimit(resource.RLIMIT_AS)[0] - peak < 2 * _LEAST_MIB * _MIB
 
     def _failed(self, reason: str, text: str) -> dict[str, Any]:
         self._chunk = self._held = None

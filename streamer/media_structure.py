@@ -5,8 +5,9 @@ early. Here half a chunk must not pass as a whole one, so the outer structure is
 and EBML element ends inside the data, EBML checksums hold, MPEG-TS packets are all there and in sequence.
 
 What no check can see, because these formats carry no length or checksum for it: an MPEG-TS segment cut
-exactly between two pictures, and a changed bit in the compressed pictures that still decodes. Layouts:
-ISO/IEC 14496-12 section 4.2 (boxes), RFC 8794 (EBML), ISO/IEC 13818-1 section 2.4.3 (transport stream).
+exactly between two pictures, pictures left out before they came into the container, and a changed bit in the
+compressed pictures that still decodes. Layouts: ISO/IEC 14496-12 section 4.2 (boxes), RFC 8794 (EBML),
+ISO/IEC 13818-1 section 2.4.3 (transport stream).
 """
 
 from __future__ import annotations
@@ -71,16 +72,13 @@ def check_structure(data: bytes, *, after_init: bool) -> Container:
 def _check_mp4(data: bytes) -> None:
     position, seen = 0, set()
     while position < len(data):
-        size, kind, head = (
-            int.from_bytes(data[position : position + 4], "big"),
-            data[position + 4 : position + 8],
-            8,
-        )
+        head = 8
+        size, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
         if size == 1:  # 64-bit size follows
             size, head = int.from_bytes(data[position + 8 : position + 16], "big"), 16
-        elif size == 0:  # the last box reaches to the end
+        elif size == 0 and kind == b"mdat":  # the last box may reach to the end
             size = len(data) - position
-        if size < head or position + size > len(data):
+        if size < head or position + size > len(data) or not _is_box_name(kind):
             name = kind.decode("latin-1")
             raise DecodeError(
                 "damaged", f"MP4 box {name!r} at byte {position} does not fit: the data is cut or broken"
@@ -89,6 +87,10 @@ def _check_mp4(data: bytes) -> None:
         position += size
     if b"moov" not in seen:
         raise DecodeError("no_init", "MP4 without `moov`: a CMAF/fMP4 segment needs its init segment")
+
+
+def _is_box_name(kind: bytes) -> bool:
+    return len(kind) == 4 and all(0x20 <= byte < 0x7F or byte == 0xA9 for byte in kind)  # A9: QuickTime's ©
 
 
 def _check_matroska(data: bytes, *, after_init: bool) -> None:
@@ -154,7 +156,8 @@ def _check_mpegts(data: bytes) -> None:
     announced_break = has_adaptation & (adaptation_length > 0) & ((packets[:, 5] & 0x80) != 0)
     for video_pid in set(pid[is_video].tolist()):  # np.unique would import numpy.ma, which a worker may not
         mine = (pid == video_pid) & has_payload
+        if (mine & starts & ~is_video).any():
+            raise DecodeError("damaged", f"MPEG-TS video (PID {video_pid}): the head of a picture is broken")
         step = np.diff((packets[mine, 3] & 0x0F).astype(np.int16)) % 16
-        in_order = (step == 1) | announced_break[mine][1:]
-        if not (in_order | (step == 0)).all():  # step 0: a packet sent twice, which the standard allows
+        if not ((step == 1) | announced_break[mine][1:]).all():
             raise DecodeError("damaged", f"MPEG-TS packets of the video (PID {video_pid}) are missing")

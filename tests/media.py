@@ -1,0 +1,196 @@
+"""Test clips made on the spot. Every frame shows its own index and which corner is which."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+os.environ.setdefault("SVT_LOG", "0")  # SVT-AV1 would write to stderr
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+FPS = 30
+TICKS = 90_000  # time base of clips with given timestamps
+
+Image = NDArray[np.uint8]
+
+ENCODERS = {
+    "h264": ("libx264", {"preset": "veryfast", "x264-params": "bframes=2:b-adapt=0:scenecut=0"}),
+    "hevc": (
+        "libx265",
+        {"preset": "ultrafast", "x265-params": "log-level=none:bframes=2:b-adapt=0:open-gop=0"},
+    ),
+    "vp9": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}),
+    "av1": ("libsvtav1", {"preset": "12"}),
+    "mjpeg": ("mjpeg", {}),
+}
+
+_BITS = 8
+_CORNERS = ((230, 30, 30), (30, 200, 30), (30, 30, 230), (220, 220, 40))  # clockwise from the top left
+
+
+def picture(index: int, width: int, height: int) -> Image:
+    """(height, width, 3) uint8 RGB: coloured corners, and the index as black and white bars."""
+    image = np.full((height, width, 3), 128, np.uint8)
+    top, left = height // 4, width // 4
+    areas = ((0, 0), (0, width - left), (height - top, width - left), (height - top, 0))
+    for (y, x), colour in zip(areas, _CORNERS, strict=True):
+        image[y : y + top, x : x + left] = colour
+    for bit in range(_BITS):
+        x = bit * width // _BITS
+        image[height // 2 - top // 2 : height // 2 + top // 2, x : x + width // _BITS] = 255 * (
+            index >> bit & 1
+        )
+    return image
+
+
+def index_of(rgb: Image) -> int:
+    """The index that an upright frame shows."""
+    height, width = rgb.shape[:2]
+    bars = (rgb[height // 2, (2 * bit + 1) * width // (2 * _BITS)].mean() > 128 for bit in range(_BITS))
+    return sum(1 << bit for bit, is_white in enumerate(bars) if is_white)
+
+
+def corners_of(rgb: Image) -> list[int]:
+    """Which of an upright frame's corners is seen at each corner, clockwise from the top left: [0, 1, 2,
+    3]."""
+    height, width = rgb.shape[:2]
+    inset_y, inset_x = height // 12, width // 12
+    seen = (
+        rgb[inset_y, inset_x],
+        rgb[inset_y, -inset_x],
+        rgb[-inset_y, -inset_x],
+        rgb[-inset_y, inset_x],
+    )
+    distances = np.abs(np.array(seen, int)[:, None] - np.array(_CORNERS)[None]).sum(2)
+    return [int(nearest) for nearest in distances.argmin(1)]
+
+
+def encode(
+    container: str = "mpegts",
+    codec: str = "h264",
+    *,
+    frames: int = 60,
+    width: int = 128,
+    height: int = 96,
+    gop: int = 30,
+    pts: Sequence[int] | None = None,
+    options: dict[str, str] | None = None,
+    muxer_options: dict[str, str] | None = None,
+    rotation: float | None = None,
+    mirrored: bool = False,
+    pix_fmt: str = "yuv420p",
+    audio: bool = False,
+) -> bytes:
+    """A whole clip: FPS frames/s, or shown at `pts`, in 1 / TICKS seconds.
+
+    rotation, mirrored: display matrix; degrees counterclockwise that a player must turn it by.
+    """
+    encoder, defaults = ENCODERS[codec]
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container, options=muxer_options or {}) as output:
+        stream: Any = output.add_stream(
+            encoder, rate=FPS, options=defaults | {"g": str(gop)} | (options or {})
+        )
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        sound: Any = output.add_stream("aac", rate=48_000, layout="mono") if audio else None
+        if rotation is not None or mirrored:
+            stream.set_display_rotation(rotation or 0, hflip=mirrored)
+        if pts is not None:
+            stream.time_base = stream.codec_context.time_base = Fraction(1, TICKS)
+        for index in range(frames if pts is None else len(pts)):
+            frame = av.VideoFrame.from_ndarray(picture(index, width, height), format="rgb24")
+            frame.pts, frame.time_base = (
+                (index, Fraction(1, FPS)) if pts is None else (pts[index], Fraction(1, TICKS))
+            )
+            output.mux(stream.encode(frame))
+            if sound is not None:
+                silence = av.AudioFrame.from_ndarray(
+                    np.zeros((1, 48_000 // FPS), np.float32), format="fltp", layout="mono"
+                )
+                silence.rate, silence.pts = 48_000, index * 48_000 // FPS
+                output.mux(sound.encode(silence))
+        output.mux(stream.encode(None))
+        if sound is not None:
+            output.mux(sound.encode(None))
+    return buffer.getvalue()
+
+
+def fragmented(codec: str = "h264", **settings: Any) -> tuple[bytes, list[bytes]]:
+    """CMAF: an init segment and the media segments that need it, one for each group of pictures."""
+    flags = {"movflags": "frag_keyframe+empty_moov+default_base_moof+skip_trailer"}
+    data = encode("mp4", codec, muxer_options=flags, **settings)
+    boxes = mp4_boxes(data)
+    starts = [position for position, kind, _ in boxes if kind == b"moof"]
+    ends = [*starts[1:], len(data)]
+    return data[: starts[0]], [data[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
+def mp4_boxes(data: bytes) -> list[tuple[int, bytes, int]]:
+    """(position, kind, size) of the boxes at top level."""
+    boxes, position = [], 0
+    while position < len(data):
+        size = int.from_bytes(data[position : position + 4], "big")
+        boxes.append((position, data[position + 4 : position + 8], size))
+        position += size
+    return boxes
+
+
+def cut_at_keyframes(data: bytes, container: str) -> list[bytes]:
+    """The groups of pictures of a clip, each in a container of its own, copied as they are."""
+    segments: list[bytes] = []
+    with av.open(io.BytesIO(data)) as source:
+        template = source.streams.video[0]
+        groups: list[list[Any]] = []
+        for packet in source.demux(template):
+            if packet.size:
+                groups.extend([[]] if packet.is_keyframe else [])
+                groups[-1].append(packet)
+        for group in groups:
+            buffer = io.BytesIO()
+            with av.open(buffer, "w", format=container) as output:
+                stream = output.add_stream_from_template(template, opaque=True)
+                for packet in group:
+                    packet.stream = stream
+                    output.mux(packet)
+            segments.append(buffer.getvalue())
+    return segments
+
+
+def without_packets(data: bytes, drops: Callable[[int], bool]) -> bytes:
+    """A clip copied into Matroska, but for the packets whose number `drops` takes out."""
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source, av.open(buffer, "w", format="matroska") as output:
+        template = source.streams.video[0]
+        stream = output.add_stream_from_template(template, opaque=True)
+        for number, packet in enumerate(source.demux(template)):
+            if packet.size and not drops(number):
+                packet.stream = stream
+                output.mux(packet)
+    return buffer.getvalue()
+
+
+def mpegts_joined(*clips: bytes) -> bytes:
+    """MPEG-TS clips of the same codec one after the other in one stream, copied as they are."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mpegts") as output:
+        stream: Any = None
+        offset = 0
+        for clip in clips:
+            with av.open(io.BytesIO(clip)) as source:
+                template = source.streams.video[0]
+                stream = stream or output.add_stream_from_template(template, opaque=True)
+                end = offset
+                for packet in source.demux(template):
+                    if packet.size:
+                        packet.stream = stream
+                        packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
+                        end = max(end, packet.pts + packet.duration)
+                        output.mux(packet)
+                offset = end
+    return buffer.getvalue()

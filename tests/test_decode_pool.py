@@ -1,0 +1,436 @@
+"""Real worker processes, really killed, stopped, starved and fed with hostile media."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import hostile
+import media
+import numpy as np
+import psutil
+import pytest
+import uvloop
+
+from streamer.config import DecodeConfig, SampleConfig
+from streamer.decode_pool import BATCH_FRAMES, DecodePool, _Worker
+from streamer.errors import DecodeError, StreamerError
+from streamer.messages import VideoChunk
+
+ALL = SampleConfig(frames_per_second=1000)
+encode = functools.cache(media.encode)
+
+
+@asynccontextmanager
+async def running(**settings: Any) -> AsyncIterator[DecodePool]:
+    pool = DecodePool(DecodeConfig(**({"workers": 1} | settings)))
+    await pool.start()
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+def chunk(data: bytes, init: bytes | None = None, seq: int = 1) -> VideoChunk:
+    return VideoChunk(video_id="camera-1", seq=seq, data=data, init=init)
+
+
+async def indices(pool: DecodePool, data: bytes, init: bytes | None = None) -> list[int]:
+    """What all frames of a chunk show."""
+    seen: list[int] = []
+    async for batch in pool.decode(chunk(data, init), ALL):
+        seen += [media.index_of(frame.rgb) for frame in batch.frames]
+    return seen
+
+
+async def refused(pool: DecodePool, data: bytes) -> str:
+    with pytest.raises(DecodeError) as caught:
+        await indices(pool, data)
+    return caught.value.reason
+
+
+@functools.cache
+def long_clip() -> bytes:
+    """3000 frames of 1080p, some seconds of CPU time to decode."""
+    clip = encode("mpegts", frames=30, width=1920, height=1080)
+    return media.mpegts_joined(*[clip] * 100)
+
+
+async def test_frames_come_in_batches_and_stay_whole_while_the_next_are_decoded() -> None:
+    clip = encode("mpegts", frames=200)
+    async with running() as pool:
+        seen, sizes, ends, lasts = [], [], [], []
+        async for batch in pool.decode(chunk(clip), ALL):
+            await asyncio.sleep(0.02)  # the worker meanwhile fills the other half
+            seen += [
+                (media.index_of(frame.rgb), round(frame.time_seconds * media.FPS)) for frame in batch.frames
+            ]
+            sizes.append(len(batch.frames))
+            ends.append(batch.end_seconds)
+            lasts.append(batch.is_last)
+    assert seen == [(index, index) for index in range(200)]
+    assert max(sizes) == BATCH_FRAMES
+    assert ends == sorted(ends)
+    assert ends[-1] == pytest.approx(200 / media.FPS, abs=0.001)
+    assert lasts == [False] * (len(lasts) - 1) + [True]
+    assert pool.restarts == {}
+
+
+async def test_large_frames_come_in_smaller_batches() -> None:
+    clip = encode("mp4", frames=5, width=3840, height=2160)
+    async with running() as pool:
+        sizes = [len(batch.frames) async for batch in pool.decode(chunk(clip), ALL)]
+    assert sum(sizes) == 5
+    assert max(sizes) == 2
+
+
+@pytest.mark.parametrize("container", ["mpegts", "mp4", "matroska"])
+@pytest.mark.parametrize("codec", ["h264", "hevc", "av1"])
+async def test_a_worker_that_can_open_no_file_decodes_every_format(container: str, codec: str) -> None:
+    if (container, codec) == ("mpegts", "av1"):
+        container = "webm"
+    async with running() as pool:
+        clip = encode(
+            container, codec, audio=container != "webm", rotation=None if container == "webm" else 90
+        )
+        assert len(await indices(pool, clip)) == 60
+        init, segments = media.fragmented(codec)
+        assert len(await indices(pool, segments[0], init)) == 30
+
+
+async def test_replay_samples_the_same_frames() -> None:
+    sample = SampleConfig(frames_per_second=4)
+    async with running() as pool:
+
+        async def sampled(seq: int, duration: float | None = None) -> list[float]:
+            one = VideoChunk(video_id="v", seq=seq, data=encode("mp4"), duration_seconds=duration)
+            return [frame.time_seconds async for batch in pool.decode(one, sample) for frame in batch.frames]
+
+        assert await sampled(1) == await sampled(1)
+        assert await sampled(1) != await sampled(2)
+        assert len(await sampled(1)) == 8
+        assert len(await sampled(1, duration=100.0)) == 2  # 100 frames for 100 s: one per second
+
+
+async def test_first_chunk_of_a_video_gives_a_frame_however_short() -> None:
+    sample = SampleConfig(frames_per_second=0.1)
+    async with running() as pool:
+        batches = [batch async for batch in pool.decode(chunk(encode("mp4", frames=1), seq=0), sample)]
+    assert sum(len(batch.frames) for batch in batches) == 1
+
+
+async def test_two_workers_at_the_same_time() -> None:
+    async with running(workers=2) as pool:
+        assert pool.size == 2
+        first, second, third = (pool.decode(chunk(encode("mp4")), ALL) for _ in range(3))
+        await anext(first)
+        await anext(second)
+        waiting = asyncio.create_task(anext(third))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        await first.aclose()
+        await asyncio.wait_for(waiting, 10)
+        await second.aclose()
+        await third.aclose()
+
+
+async def test_leaving_early_frees_the_worker() -> None:
+    async with running() as pool:
+        for _ in range(5):
+            async with aclosing(pool.decode(chunk(encode("mpegts", frames=200)), ALL)) as batches:
+                await anext(batches)
+        assert await indices(pool, encode("mp4")) == list(range(60))
+        assert pool.restarts == {}
+
+
+async def test_cancelled_while_waiting_for_frames() -> None:
+    async with running() as pool:
+        task = asyncio.create_task(indices(pool, long_clip()))
+        await asyncio.sleep(0.3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await indices(pool, encode("mp4")) == list(range(60))
+        assert pool.restarts == {}
+
+
+# workers that die, hang or take too much
+
+
+async def drain(pool: DecodePool, data: bytes, frames_per_second: float) -> None:
+    async for _ in pool.decode(chunk(data), SampleConfig(frames_per_second=frames_per_second)):
+        pass
+
+
+async def busy_workers(pool: DecodePool) -> list[int]:
+    """Those that run flat out, i.e. decode."""
+    await asyncio.sleep(0.4)
+    busy = [pid for pid in pool.pids if psutil.Process(pid).status() == psutil.STATUS_RUNNING]
+    assert busy
+    return busy
+
+
+@pytest.mark.parametrize("blow", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL])
+async def test_killed_worker_costs_one_chunk(blow: signal.Signals) -> None:
+    async with running() as pool:
+        victim = asyncio.create_task(drain(pool, long_clip(), 0.1))
+        for pid in await busy_workers(pool):
+            os.kill(pid, blow)
+        with pytest.raises(DecodeError, match=blow.name) as caught:
+            await victim
+        assert caught.value.reason == "decoder_crashed"
+        assert await indices(pool, encode("mp4")) == list(range(60))
+        assert pool.restarts == {"decoder_crashed": 1}
+        await until(lambda: len(pool.pids) == 2)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - of other processes, which set no event
+            await asyncio.sleep(0.02)
+
+
+async def test_others_go_on_when_one_dies() -> None:
+    async with running(workers=2) as pool:
+        healthy = pool.decode(chunk(encode("mpegts", frames=200)), ALL)
+        frames = len((await anext(healthy)).frames)
+        victim = asyncio.create_task(drain(pool, long_clip(), 0.1))
+        for pid in await busy_workers(pool):
+            os.kill(pid, signal.SIGSEGV)
+        with pytest.raises(DecodeError, match="SIGSEGV"):
+            await victim
+        async for batch in healthy:
+            frames += len(batch.frames)
+        assert frames == 200
+
+
+async def test_worker_that_dies_while_idle_costs_no_chunk() -> None:
+    async with running() as pool:
+        for pid in pool.pids:
+            os.kill(pid, signal.SIGKILL)
+        await asyncio.sleep(0.2)
+        assert await indices(pool, encode("mp4")) == list(range(60))
+        assert pool.restarts["decoder_crashed"] >= 1
+
+
+async def test_hanging_worker_is_killed() -> None:
+    async with running(timeout_seconds=1.0, skip_nonreference=False) as pool:
+        for pid in pool.pids:
+            os.kill(pid, signal.SIGSTOP)
+        started = time.monotonic()
+        assert await refused(pool, encode("mp4")) == "decoder_timeout"
+        assert time.monotonic() - started < 10
+        for pid in pool.pids:
+            psutil.Process(pid).resume()
+        assert await indices(pool, encode("mp4")) == list(range(60))
+        assert pool.restarts == {"decoder_timeout": 1}
+
+
+async def test_too_slow_is_killed() -> None:
+    async with running(timeout_seconds=1.0, skip_nonreference=False) as pool:
+        with pytest.raises(DecodeError) as caught:
+            await drain(pool, long_clip(), 0.01)
+        assert caught.value.reason == "decoder_timeout"
+
+
+async def test_cpu_time_is_limited_per_chunk() -> None:
+    async with running(cpu_seconds=1, skip_nonreference=False) as pool:
+        for _ in range(4):  # not over a worker's life
+            assert len(await indices(pool, encode("mpegts", frames=200))) == 200
+        with pytest.raises(DecodeError, match="CPU") as caught:
+            await drain(pool, long_clip(), 0.01)
+        assert caught.value.reason == "decoder_timeout"
+
+
+async def test_memory_is_limited() -> None:
+    clip = encode("mp4", frames=5, width=3840, height=2160)
+    async with running(memory_mib=270) as pool:
+        assert await refused(pool, clip) == "decoder_out_of_memory"
+        assert len(await indices(pool, encode("mp4"))) == 60
+        assert pool.restarts == {"decoder_out_of_memory": 1}
+
+
+async def test_too_many_bytes_never_reach_a_worker() -> None:
+    async with running(max_chunk_bytes=1000) as pool:
+        assert await refused(pool, bytes(1001)) == "too_many_bytes"
+
+
+async def test_too_little_memory_to_start_is_said() -> None:
+    with pytest.raises(StreamerError, match="memory_mib = 32"):
+        async with running(memory_mib=32):
+            pass
+
+
+# hostile media
+
+
+async def test_damaged_chunks_are_refused_and_good_ones_around_them_decoded() -> None:
+    size = {"width": 320, "height": 240}
+    good = {name: encode(name, **size) for name in ("mpegts", "mp4", "matroska")}
+    chunks = hostile.damaged_chunks(good, n=200, seed=3)
+    assert len({name for name, _ in chunks}) == len(chunks) == 200
+    passed = []
+    async with running(workers=2) as pool:
+        for number, (name, data) in enumerate(chunks):
+            try:
+                await indices(pool, data)
+                passed.append(name)
+            except DecodeError as error:
+                if error.reason in ("decoder_error", "decoder_timeout"):
+                    passed.append(f"{name}: {error}")
+            if number % 20 == 0:
+                assert await indices(pool, good["mpegts"]) == list(range(60))
+        assert passed == []
+        assert pool.restarts.total() <= 5
+
+
+async def test_mp4_cut_anywhere_in_its_first_2000_bytes() -> None:
+    """At 406 bytes, PyAV 18.0.0 died of SIGSEGV."""
+    clip = encode("mp4", muxer_options=None)
+    init, segments = media.fragmented()
+    async with running() as pool:
+        for cut in [*range(380, 430), *range(1, 2000, 41)]:
+            for data in (clip, init + segments[0], init[:cut]):
+                assert await refused(pool, data[:cut]) in DecodeError.REASONS
+
+
+# what workers may do, and what is left behind
+
+
+async def test_workers_are_shut_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMER_KAFKA__SECURITY__PASSWORD", "geheim")
+    async with running(memory_mib=1000) as pool:
+        for pid in pool.pids:
+            assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (0, 0)
+            assert resource.prlimit(pid, resource.RLIMIT_FSIZE) == (0, 0)
+            assert resource.prlimit(pid, resource.RLIMIT_CORE) == (0, 0)
+            assert 1000 * 2**20 < resource.prlimit(pid, resource.RLIMIT_AS)[0] < 1200 * 2**20
+            process = psutil.Process(pid)
+            assert "geheim" not in str(process.environ())
+            assert os.getsid(pid) != os.getsid(0)
+            assert "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text()  # noqa: ASYNC240
+
+
+async def test_ctrl_c_does_not_reach_workers() -> None:
+    async with running() as pool:
+        for pid in pool.pids:
+            os.kill(pid, signal.SIGINT)
+        assert await indices(pool, encode("mp4")) == list(range(60))
+        assert pool.restarts == {}
+
+
+async def test_nothing_is_left_behind() -> None:
+    me = psutil.Process()
+    await asyncio.to_thread(int)  # the loop's thread pool, once
+    gc.collect()
+    before = me.num_fds(), len(me.children())
+    async with running(workers=2) as pool:
+        assert await refused(pool, b"text") == "not_media"
+        async with aclosing(pool.decode(chunk(encode("mpegts", frames=200)), ALL)) as batches:
+            batch = await anext(batches)
+        victim = asyncio.create_task(indices(pool, long_clip()))
+        await asyncio.sleep(0.2)
+    with pytest.raises(StreamerError, match="closed"):  # no DecodeError: the chunk is not to blame
+        await victim
+    assert len(me.children()) == before[1]
+    assert len(batch.frames) == BATCH_FRAMES  # a caller that holds frames for longer only keeps their memory
+    del batch, victim
+    gc.collect()
+    assert me.num_fds() <= before[0]
+
+
+async def test_workers_end_when_the_parent_is_killed() -> None:
+    code = (
+        "import asyncio\n"
+        "from streamer.config import DecodeConfig\n"
+        "from streamer.decode_pool import DecodePool\n"
+        "async def main():\n"
+        "    pool = DecodePool(DecodeConfig(workers=2))\n"
+        "    await pool.start()\n"
+        "    print(*pool.pids, flush=True)\n"
+        "    await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
+    assert process.stdout is not None
+    pids = [int(word) for word in (await asyncio.to_thread(process.stdout.readline)).split()]
+    assert len(pids) == 3
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    await until(lambda: not any(psutil.pid_exists(pid) and is_running(pid) for pid in pids))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_on_uvloop() -> None:
+    async def main() -> None:
+        async with running() as pool:
+            assert await indices(pool, encode("mp4")) == list(range(60))
+            assert await refused(pool, b"text") == "not_media"
+            os.kill(pool.pids[0], signal.SIGKILL)
+            os.kill(pool.pids[1], signal.SIGKILL)
+            await asyncio.sleep(0.2)
+            assert await indices(pool, encode("mp4")) == list(range(60))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"frames": [[0, 10, 10, 0.0]]},
+        {"frames": [[0, 10, 10]], "end": None},
+        {"frames": [[0, -1, -10, 0.0]], "end": None},
+        {"frames": [[-300, 10, 10, 0.0]], "end": None},
+        {"frames": [[0, 100_000, 100_000, 0.0]], "end": None},
+        {"frames": [[0, 10, 10, float("nan")]], "end": None},
+        {"frames": [[0, 10, 10, 1.0], [300, 10, 10, 0.5]], "end": None},
+        {"frames": [[0, "a", 10, 0.0]], "end": None},
+        {"frames": [[0, 10, 10, 0.0]] * (BATCH_FRAMES + 1), "end": None},
+        {"frames": [], "end": float("inf")},
+        {"frames": [], "end": "soon"},
+        {"frames": None, "end": None},
+    ],
+)
+def test_nonsense_from_a_worker_is_not_believed(answer: dict[str, Any]) -> None:
+    worker = _Worker(DecodeConfig())
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        worker._read_batch(answer)
+    worker.release_memory()
+
+
+def test_reason_from_a_worker_is_one_of_ours() -> None:
+    worker = _Worker(DecodeConfig())
+    with pytest.raises(DecodeError) as caught:
+        worker._read_batch({"error": ["made up", "x" * 10_000]})
+    assert caught.value.reason == "decoder_error"
+    assert len(str(caught.value)) == 500
+    worker.release_memory()
+
+
+async def test_frames_are_read_only() -> None:
+    async with running() as pool:
+        async with aclosing(pool.decode(chunk(encode("mp4")), ALL)) as batches:
+            frame = (await anext(batches)).frames[0]
+        assert not frame.rgb.flags.writeable
+        assert frame.rgb.dtype == np.uint8
+        del frame
