@@ -22,9 +22,9 @@ from typing import Any
 
 import uvloop
 from media import wandering_face
-from streamer.engines import ensure_untrained
 
 from streamer.config import Config, load_config
+from streamer.engines import ensure_untrained
 from streamer.messages import VideoChunk, encode_score
 from streamer.pipeline import Pipeline
 from streamer.rolling import Arrival, RollingScores
@@ -42,7 +42,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="measured time for each rate")
     parser.add_argument("--baseline-frames", type=int, default=30)
     arguments = parser.parse_args()
-    ensure_untrained(Path("engines/untrained"))
     data = wandering_face(CHUNK_SECONDS)
     rows = [measure(arguments, data, rate) for rate in arguments.rates]
     if arguments.json:
@@ -71,6 +70,7 @@ def measure(arguments: argparse.Namespace, data: bytes, rate: float) -> dict[str
             "classify": {"precision": arguments.precision, "allow_untrained": True},
         },
     )
+    ensure_untrained(config.classify)
     ours = uvloop.run(run_service(config, data, arguments.seconds))
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder, "video.ts")
@@ -107,7 +107,7 @@ async def run_service(config: Config, data: bytes, seconds: float) -> dict[str, 
             return sum([len(b.frames) async for b in pipeline.decode_pool.decode(chunk, config.sample)])
 
         async def detect() -> int:
-            await asyncio.gather(*[pipeline.detect_batcher.submit(frame) for frame in frames])
+            await pipeline.detect_batcher.submit(frames)
             return len(frames)
 
         async def classify() -> int:
@@ -119,8 +119,8 @@ async def run_service(config: Config, data: bytes, seconds: float) -> dict[str, 
         frames = []
         async for batch in pipeline.decode_pool.decode(chunk, config.sample):
             frames += [Frame(frame.rgb.copy(), frame.time_seconds) for frame in batch.frames]
-        frames = frames[:16]
-        found = [await pipeline.detect_batcher.submit(frame) for frame in frames]
+        frames = frames[: config.faces.batch_frames]
+        found = await pipeline.detect_batcher.submit(frames)
         alone = {
             stage.__name__: 1000 / await frames_per_second(stage, config, seconds / 4)
             for stage in (decode, detect, classify)

@@ -1,0 +1,91 @@
+"""A broker and the service as a user runs them, for benchmarks that go through Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import psutil
+
+from streamer.config import Config
+from streamer.kafka.consume import read_scores
+from streamer.kafka.embedded import EmbeddedBroker
+from streamer.kafka.publish import ChunkPublisher
+from streamer.kafka.topics import create_topics
+from streamer.messages import ScoreUpdate, VideoChunk
+
+
+@dataclass
+class Bench:
+    """What a benchmark works with."""
+
+    config: Config
+    publisher: ChunkPublisher
+    service: psutil.Process
+    updates: list[tuple[float, ScoreUpdate]] = field(default_factory=list)
+    """Score updates and when they were read, time.perf_counter()."""
+    published: dict[tuple[str, int], float] = field(default_factory=dict)
+    """When a chunk was handed to the producer, by (video_id, seq)."""
+
+    async def publish(self, chunk: VideoChunk) -> None:
+        """Publish a chunk and note when."""
+        self.published[chunk.video_id, chunk.seq] = time.perf_counter()
+        await self.publisher.send_chunk(chunk)
+
+    async def wait_for(self, count: int, timeout_seconds: float = 600) -> None:
+        """Wait until so many updates have come since the start. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_seconds):
+            while len(self.updates) < count:
+                if not self.service.is_running() or self.service.status() == psutil.STATUS_ZOMBIE:
+                    raise RuntimeError("the service has ended; see its messages above")
+                await asyncio.sleep(0.01)
+
+    def resident_mib(self) -> float:
+        """Resident set of the service and its decode workers; memory that they share counts once each."""
+        processes = [self.service, *self.service.children(recursive=True)]
+        return sum(process.memory_info().rss for process in processes) / 2**20
+
+
+@asynccontextmanager
+async def running_service(config: Config, overrides: list[str]) -> AsyncIterator[Bench]:
+    """An embedded broker, `streamer run` as a process of its own, a producer and a reader.
+
+    overrides: further `section.key=value` for the service; config: what the producer and the reader need.
+    """
+    async with EmbeddedBroker() as broker:
+        kafka = config.kafka.model_copy(update={"bootstrap_servers": broker.bootstrap_servers})
+        config = config.model_copy(update={"kafka": kafka})
+        await create_topics(kafka)
+        settings = [
+            f"kafka.bootstrap_servers={broker.bootstrap_servers}",
+            "service.http_port=0",
+            "log.level=warning",
+            *overrides,
+        ]
+        arguments = [part for setting in settings for part in ("--set", setting)]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "streamer", *arguments, "run", "--allow-untrained"
+        )
+        try:
+            async with ChunkPublisher(kafka) as publisher:
+                bench = Bench(config, publisher, psutil.Process(process.pid))
+                ready = asyncio.Event()
+                reading = asyncio.create_task(_read(bench, ready))
+                await ready.wait()
+                yield bench
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+        finally:
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            await process.wait()
+
+
+async def _read(bench: Bench, ready: asyncio.Event) -> None:
+    async for update in read_scores(bench.config.kafka, ready=ready):
+        bench.updates.append((time.perf_counter(), update))
