@@ -133,7 +133,7 @@ class FacesConfig(_Section):
     candidate_score: Probability = 0.25
     """From this score on a place gets a close-up, in which it must reach `min_score`."""
     sure_score: Probability = 0.75
-    """From this score on a face needs no close-up."""
+    """A face that the detector gives this score needs no close-up."""
     min_score: Probability = 0.6
     nms_iou: Probability = 0.3
     consensus: bool = False
@@ -141,7 +141,7 @@ class FacesConfig(_Section):
     min_height_px: PositiveFloat = 20.0
     """Smaller faces are ignored: too few pixels for the classifiers."""
     max_faces_per_frame: PositiveInt = 16
-    """The best are kept."""
+    """The best are kept; of candidates, so many get a close-up."""
     margin: Annotated[float, Field(ge=0, le=2)] = 0.3
     """Added on each side of the box before cropping, as a fraction of its width and height."""
     track_iou: Probability = 0.3

@@ -25,7 +25,7 @@ from streamer.errors import ManifestError
 from streamer.faces.anchors import make_anchors
 from streamer.faces.consensus import Consensus
 from streamer.faces.look import Seen, join, look
-from streamer.faces.nms import overlaps
+from streamer.faces.nms import overlaps, repeats
 from streamer.faces.resize import Pyramid
 from streamer.faces.windows import close_ups, coarse_windows, matrix_windows
 from streamer.types import Faces, Float32Array, UInt8Array
@@ -35,14 +35,11 @@ CANDIDATE_HEIGHT_PX = MappingProxyType({128: 12.0, 192: 9.0, 256: 8.0})
 measured on 250 photographs of faces, scaled down."""
 
 SHARP_HEIGHT_PX = 20.0
-"""Height in the network's input below which the box is rough (two pixels are a tenth of it), so that a
-close-up is worth its price even where the face is certain."""
+"""Height in the network's input below which the box is rough: the short range network draws it up to
+half too large. A close-up is then worth its price even where the face is certain."""
 
 CLOSE_UP_ZOOM = 3.2
 """Side of a close-up in box sides: the detectors are surest of faces that fill a third of their input."""
-
-MAX_CLOSE_UPS = 8
-"""Of one frame in one look; the best candidates first."""
 
 
 class FaceDetector:
@@ -113,13 +110,18 @@ class FaceDetector:
         from_afar = look(self._detector, frames, coarse, config.candidate_score)
         in_detail = look(self._scanner, frames, matrix, config.candidate_score)
         sure, unclear = [], []
-        for parts in zip(from_afar, in_detail, strict=True):
-            seen = join(parts).blend(config.nms_iou)
-            certain = (seen.faces.scores >= config.sure_score) & ~seen.cut
-            heights = (seen.faces.boxes[:, 3] - seen.faces.boxes[:, 1]) * seen.scales
-            rough = ~certain | (heights < SHARP_HEIGHT_PX)
-            sure.append(seen.take(certain))
-            unclear.append(seen.faces.boxes[rough])
+        for afar, detail in zip(from_afar, in_detail, strict=True):
+            seen = afar.blend(config.nms_iou)
+            # The scanner's own certainty counts for nothing, background scores 0.8 there now and then; but
+            # where it sees a certain face too, it sees it sharper.
+            certain = seen.take((seen.faces.scores >= config.sure_score) & ~seen.cut)
+            same = (overlaps(detail.faces.boxes, certain.faces.boxes)[0] > config.nms_iou).any(axis=1)
+            certain = join([certain, detail.take(same & ~detail.cut)]).blend(config.nms_iou)
+            boxes = certain.faces.boxes
+            rough = (boxes[:, 3] - boxes[:, 1]) * certain.scales < SHARP_HEIGHT_PX
+            maybe = join([afar, detail]).blend(config.nms_iou).faces.boxes
+            sure.append(certain)
+            unclear.append(np.concatenate([boxes[rough], maybe[~repeats(maybe, boxes, config.nms_iou)]]))
         return sure, unclear
 
     def _close_look(self, frames: list[Pyramid], known: list[Seen], boxes: list[Float32Array]) -> list[Seen]:
@@ -129,7 +131,13 @@ class FaceDetector:
             height, width = frame.level(0).shape[:2]
             smallest_px = self._verifier.manifest.input.width // 4
             windows.append(
-                close_ups(wanted[:MAX_CLOSE_UPS], width, height, zoom=CLOSE_UP_ZOOM, smallest_px=smallest_px)
+                close_ups(
+                    wanted[: self._config.max_faces_per_frame],
+                    width,
+                    height,
+                    zoom=CLOSE_UP_ZOOM,
+                    smallest_px=smallest_px,
+                )
             )
         found = []
         shown = look(self._verifier, frames, windows, self._config.min_score)
@@ -148,8 +156,7 @@ class FaceDetector:
             if not scans[k]:
                 near = [found[j] for j in (*scanned[scanned < k][-1:], *scanned[scanned > k][:1])]
                 wanted = join(near).blend(iou).faces.boxes
-                over_union, _ = overlaps(wanted, seen.faces.boxes)
-                wanted = wanted[(over_union <= iou).all(axis=1)]
+                wanted = wanted[~repeats(wanted, seen.faces.boxes, iou)]
             boxes.append(wanted)
         return boxes
 

@@ -37,8 +37,8 @@ class Seen:
 
     def blend(self, iou: float) -> Seen:
         """One box for each face, best first; see `blend_overlapping`."""
-        faces, leader = blend_overlapping(self.faces, self.cut, self.scales, iou)
-        return Seen(faces, self.cut[leader], self.scales[leader])
+        faces, leader, scales = blend_overlapping(self.faces, self.cut, self.scales, iou)
+        return Seen(faces, self.cut[leader], scales)
 
     def take(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> Seen:
         """Those selected by an index or mask array."""

@@ -34,27 +34,37 @@ def overlaps(a: Float32Array, b: Float32Array) -> tuple[Float32Array, Float32Arr
     return iou.astype(np.float32), ios.astype(np.float32)
 
 
+def repeats(a: Float32Array, b: Float32Array, iou: float) -> NDArray[np.bool_]:
+    """Which boxes of `a` show a face that a box of `b` shows: they overlap by more than `iou`, or are nested.
+
+    a: (n, 4), b: (m, 4). Returns (n,) bool.
+    """
+    over_union, over_smaller = overlaps(a, b)
+    return np.asarray(((over_union > iou) | (over_smaller > NESTED)).any(axis=1), np.bool_)
+
+
 def blend_overlapping(
     faces: Faces, cut: NDArray[np.bool_], scales: Float32Array, iou: float
-) -> tuple[Faces, NDArray[np.intp]]:
+) -> tuple[Faces, NDArray[np.intp], Float32Array]:
     """Weighted non-maximum suppression, as of BlazeFace: overlapping boxes are averaged.
 
-    The weight of a box is its score, as there, times the scale at which it was seen: an error of one pixel of
-    the network's input is eight pixels of the frame in one window and one in another.
+    The weight of a box is its score, as there, times the square of the scale at which it was seen, which is
+    the inverse of its variance: a pixel of the network's input is eight of the frame in one window, one in
+    another.
 
     faces: of one frame, any order. cut: (n,) bool, true where the edge of a window cuts the face, so that its
     box is not to be trusted: it stands back behind whole ones and never enters the average of one. scales:
-    (n,) float32 > 0, pixels of the network's input per pixel of the frame. iou: boxes that overlap more belong to
-    one face. Returns the faces, best first, each with the score of its best box; and (m,) the index of that
-    box in `faces`.
+    (n,) float32 > 0, pixels of the network's input per pixel of the frame. iou: boxes that overlap more are
+    one face. Returns the faces, best first, each with the score of its best box; (m,) the index of that box
+    in `faces`; and (m,) float32 the largest scale that entered.
     """
     if len(faces) == 0:
-        return Faces.empty(), np.zeros(0, np.intp)
+        return Faces.empty(), np.zeros(0, np.intp), np.zeros(0, np.float32)
     order = np.argsort(-np.where(cut, CUT_WEIGHT, 1.0) * faces.scores, kind="stable")
     over_union, over_smaller = overlaps(faces.boxes, faces.boxes)
     same = over_union > iou
     free = np.ones(len(faces), np.bool_)
-    best, boxes, keypoints = [], [], []
+    best, boxes, keypoints, finest = [], [], [], []
     for leader in order:
         if not free[leader]:
             continue
@@ -64,10 +74,12 @@ def blend_overlapping(
         members &= faces.scores >= BLEND_FROM * faces.scores[leader]
         if not cut[leader]:
             members &= ~cut
-        weights = faces.scores[members] * scales[members]
+        weights = faces.scores[members] * scales[members] ** 2
         weights = weights / weights.sum()
         boxes.append(weights @ faces.boxes[members])
         keypoints.append(np.tensordot(weights, faces.keypoints[members], axes=1))
+        finest.append(scales[members].max())
         best.append(leader)
     index = np.array(best, np.intp)
-    return Faces(np.stack(boxes), faces.scores[index], np.stack(keypoints)), index
+    blended = Faces(np.stack(boxes), faces.scores[index], np.stack(keypoints))
+    return blended, index, np.array(finest, np.float32)

@@ -26,7 +26,7 @@ def whole(count: int) -> np.ndarray:
 
 
 def test_nothing() -> None:
-    blended, index = blend_overlapping(Faces.empty(), whole(0), alike(0), 0.3)
+    blended, index, _ = blend_overlapping(Faces.empty(), whole(0), alike(0), 0.3)
     assert len(blended) == 0
     assert index.shape == (0,)
     assert overlaps(np.zeros((0, 4), np.float32), np.zeros((3, 4), np.float32))[0].shape == (0, 3)
@@ -50,7 +50,7 @@ def test_overlaps(other: tuple[float, ...], iou: float, ios: float) -> None:
 
 
 def test_blends_by_score() -> None:
-    blended, index = blend_overlapping(
+    blended, index, _ = blend_overlapping(
         faces([(0, 0, 10, 10), (3, 0, 13, 10), (50, 50, 60, 60)], [0.8, 0.4, 0.9]), whole(3), alike(3), 0.3
     )
     np.testing.assert_allclose(blended.boxes, [[50, 50, 60, 60], [1, 0, 11, 10]], atol=1e-5)
@@ -60,27 +60,29 @@ def test_blends_by_score() -> None:
 
 
 def test_a_doubtful_box_does_not_pull_a_sure_one() -> None:
-    blended, _ = blend_overlapping(
+    blended, _, _ = blend_overlapping(
         faces([(0, 0, 10, 10), (3, 0, 13, 10)], [0.9, 0.2]), whole(2), alike(2), 0.3
     )
     np.testing.assert_allclose(blended.boxes, [[0, 0, 10, 10]])
 
 
 def test_a_box_seen_larger_weighs_more() -> None:
-    scales = np.array([0.1, 0.4], np.float32)
-    blended, _ = blend_overlapping(faces([(0, 0, 10, 10), (5, 0, 15, 10)], [0.8, 0.8]), whole(2), scales, 0.3)
+    scales = np.array([0.1, 0.2], np.float32)
+    found = faces([(0, 0, 10, 10), (5, 0, 15, 10)], [0.8, 0.8])
+    blended, _, finest = blend_overlapping(found, whole(2), scales, 0.3)
+    np.testing.assert_array_equal(finest, scales[1:])
     np.testing.assert_allclose(blended.boxes, [[4, 0, 14, 10]], atol=1e-5)
 
 
 def test_a_face_cut_by_a_window_stands_back_behind_the_whole_one() -> None:
     both = faces([(0, 0, 10, 10), (0, 0, 12, 12)], [0.95, 0.7])
-    blended, index = blend_overlapping(both, np.array([True, False]), alike(2), 0.3)
+    blended, index, _ = blend_overlapping(both, np.array([True, False]), alike(2), 0.3)
     np.testing.assert_allclose(blended.boxes, [[0, 0, 12, 12]])
     assert index.tolist() == [1]
 
 
 def test_a_box_inside_another_is_no_face_of_its_own() -> None:
-    blended, _ = blend_overlapping(
+    blended, _, _ = blend_overlapping(
         faces([(0, 0, 100, 100), (20, 20, 40, 40)], [0.7, 0.6]), whole(2), alike(2), 0.3
     )
     np.testing.assert_allclose(blended.boxes, [[0, 0, 100, 100]])
@@ -93,7 +95,7 @@ def test_what_is_left_does_not_overlap_as_found_and_keeps_the_best(data: st.Data
     x, y, side = data.draw(numbers), data.draw(numbers), data.draw(numbers)
     scores = data.draw(st.lists(st.floats(0.0625, 1, width=16), min_size=count, max_size=count))
     found = faces([(a, b, a + s + 1, b + s + 1) for a, b, s in zip(x, y, side, strict=True)], scores)
-    blended, index = blend_overlapping(found, whole(count), alike(count), 0.3)
+    blended, index, _ = blend_overlapping(found, whole(count), alike(count), 0.3)
     assert 1 <= len(blended) <= count
     assert blended.scores[0] == found.scores.max()
     assert (np.diff(blended.scores) <= 0).all()
