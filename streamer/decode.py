@@ -233,7 +233,7 @@ class _Packets:
 
     def damaged(self, text: str) -> DecodeError:
         if not self._starts_with_keyframe:
-            return DecodeError("no_keyframe", f"the chunk does not start with a keyframe, and {text}")
+            return DecodeError("no_keyframe", f"the chunk does not start with a keyframe: {text}")
         return DecodeError("damaged", text)
 
     def nothing_decoded(self) -> DecodeError:
@@ -245,7 +245,7 @@ class _Packets:
         """The first packet must be among what is shown, else the chunk's head is undecodable."""
         first = self._presented[0] if self._presented else None
         if first is not None and first_frame_pts is not None and first_frame_pts > first:
-            raise DecodeError("no_keyframe", "the chunk does not start with a keyframe")
+            raise self.damaged("its first picture cannot be decoded")
 
     def check_count(self, frames: int, *, interlaced: bool) -> None:
         """Every packet must have become a frame, but for those shown before the first keyframe."""

@@ -60,12 +60,12 @@ def check_structure(data: bytes, *, after_init: bool) -> Container:
     if data[4:8] in _TOP_LEVEL_BOXES:
         _check_mp4(data)
         return "mp4"
-    if data[0] == _TS_SYNC and (len(data) <= _TS_PACKET or data[_TS_PACKET] == _TS_SYNC):
-        _check_mpegts(data)
-        return "mpegts"
     for magic, name in _OTHER_MEDIA:
         if data.startswith(magic):
             raise DecodeError("unsupported_format", f"{name} is not accepted, only MPEG-TS, MP4 and Matroska")
+    if data[0] == _TS_SYNC and (len(data) <= _TS_PACKET or data[_TS_PACKET] == _TS_SYNC):
+        _check_mpegts(data)
+        return "mpegts"
     raise DecodeError("not_media", "neither MPEG-TS nor MP4 nor Matroska/WebM")
 
 

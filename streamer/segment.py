@@ -8,6 +8,7 @@ time and waits while nobody asks for the next.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -25,8 +26,8 @@ from streamer.errors import DecodeError
 _LENGTH = struct.Struct("!I")
 _READ_BYTES = 1024 * 1024
 
-_DEMUXERS = "mov,matroska,mpegts,avi,flv,mpeg,asf,mxf,ogg,ivf,h264,hevc,mpegvideo,m4v"
-"""What a file may be: containers and raw streams, no playlists, which would open other files."""
+_DEMUXERS = "mov,matroska,mpegts,avi,flv,mpeg,asf,mxf,ogg,ivf"
+"""What a file may be: no raw streams, which have no timestamps; no playlists, which open other files."""
 
 _CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "libdav1d", "mpeg4", "mpeg2video"})
 """FFmpeg decoders of what `decode` accepts."""
@@ -113,8 +114,6 @@ def main() -> None:
         _write({"error": [error.reason, str(error)]})
     except MemoryError:
         _write({"error": ["decoder_out_of_memory", "not enough memory to cut this file"]})
-    except av.InvalidDataError:
-        _write({"error": ["not_media", "no video that FFmpeg can read"]})
     except av.FFmpegError as error:
         _write({"error": ["damaged", f"FFmpeg: {error.strerror}"]})
 
@@ -127,21 +126,31 @@ def _write(fields: dict[str, Any], data: bytes = b"") -> None:
 
 def _cut(file: IO[bytes], chunk_seconds: float) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Fields and data of each segment."""
-    import av
-
-    source = av.open(
-        file,
-        container_options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "none"},
-        metadata_errors="replace",
-        buffer_size=_READ_BYTES,
-    )
-    with source:
+    with _open(file) as source:
         stream = source.streams.best("video")
         if stream is None:
             raise DecodeError("no_video", "no video stream in the file")
         if stream.codec_context is None or stream.codec_context.name not in _CODECS:
             raise DecodeError("unsupported_codec", "the video's codec is not accepted")
         yield from _segments(source, stream, chunk_seconds)
+
+
+def _open(file: IO[bytes]) -> Any:
+    import av
+
+    try:
+        return av.open(
+            file,
+            container_options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "none"},
+            metadata_errors="replace",
+            buffer_size=_READ_BYTES,
+        )
+    except MemoryError:
+        raise
+    except av.FFmpegError as error:
+        if error.errno == errno.EINVAL:  # the answer to what is not on the whitelist
+            raise DecodeError("unsupported_format", f"accepted containers: {_DEMUXERS}") from error
+        raise DecodeError("not_media", "no video that FFmpeg can read") from error
 
 
 def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[dict[str, Any], bytes]]:

@@ -129,8 +129,9 @@ def _lose_ts_packet(good: Mapping[str, bytes], rng: random.Random) -> bytes:
 
 
 def _flip_box_size(good: Mapping[str, bytes], rng: random.Random) -> bytes:
+    """Of a box that matters: `ftyp` grown over the empty `free` behind it would hurt nobody."""
     data = good["mp4"]
-    position, _, _ = rng.choice(media.mp4_boxes(data))
+    position, _, _ = rng.choice([box for box in media.mp4_boxes(data) if box[1] in (b"mdat", b"moov")])
     return _flip(data, position + rng.randrange(4), rng)
 
 

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import gc
+from contextlib import closing
+from pathlib import Path
+
+import media
+import numpy as np
+import psutil
+import pytest
+from test_decode import decode
+
+from streamer.errors import DecodeError
+from streamer.segment import segments_of
+
+
+def written(folder: Path, data: bytes, name: str = "clip") -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [
+        *[(container, "h264") for container in ("mpegts", "mp4", "matroska", "avi", "flv")],
+        *[(container, "hevc") for container in ("mpegts", "mp4")],
+        *[(container, "vp9") for container in ("webm", "mp4", "ivf")],
+        *[(container, "av1") for container in ("webm", "mp4")],
+    ],
+)
+def test_segments_hold_all_frames_once(tmp_path: Path, container: str, codec: str) -> None:
+    path = written(tmp_path, media.encode(container, codec, frames=120, gop=15))
+    segments = list(segments_of(path, 0.9))
+    seen: list[int] = []
+    for segment in segments:
+        times, images, end = decode(segment.data)
+        assert media.index_of(images[0]) == pytest.approx(segment.start_seconds * media.FPS, abs=0.1)
+        assert end == pytest.approx(segment.duration_seconds, abs=0.04)
+        precise = 0.04 if container == "avi" else 0.002  # AVI has no timestamps: FFmpeg guesses
+        assert times == pytest.approx([number / media.FPS for number in range(len(times))], abs=precise)
+        seen += [media.index_of(image) for image in images]
+    assert seen == list(range(120))
+    assert [segment.is_last for segment in segments] == [False] * (len(segments) - 1) + [True]
+    assert all(segment.duration_seconds >= 0.9 for segment in segments[:-1])
+    if container != "ivf":  # which states no duration
+        assert segments[0].video_seconds == pytest.approx(4, abs=0.1)
+    if codec == "h264":
+        assert len(segments) == 4  # every second keyframe
+
+
+def test_pixels_are_those_of_the_file(tmp_path: Path) -> None:
+    data = media.encode("mp4", frames=60, gop=30)
+    whole = decode(data)[1]
+    parts = [image for part in segments_of(written(tmp_path, data), 1) for image in decode(part.data)[1]]
+    assert all(np.array_equal(one, other) for one, other in zip(whole, parts, strict=True))
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+@pytest.mark.parametrize("codec", ["h264", "hevc", "av1"])
+def test_rotation_is_kept(tmp_path: Path, codec: str, degrees: int) -> None:
+    path = written(tmp_path, media.encode("mp4", codec, frames=60, rotation=degrees))
+    for segment in segments_of(path, 1):
+        _, images, _ = decode(segment.data)
+        assert media.corners_of(images[0]) == [(corner + degrees // 90) % 4 for corner in range(4)]
+
+
+def test_sound_is_left_out(tmp_path: Path) -> None:
+    with_sound = written(tmp_path, media.encode("mp4", audio=True), "with")
+    without = written(tmp_path, media.encode("mp4"), "without")
+    assert [len(s.data) for s in segments_of(with_sound, 1)] == pytest.approx(
+        [len(s.data) for s in segments_of(without, 1)], abs=50
+    )
+
+
+def test_one_segment_when_the_file_is_shorter(tmp_path: Path) -> None:
+    (segment,) = segments_of(written(tmp_path, media.encode("mp4", frames=10)), 60)
+    assert segment.is_last
+    assert segment.start_seconds == 0
+    assert segment.duration_seconds == pytest.approx(1 / 3, abs=0.001)
+
+
+def test_variable_frame_rate(tmp_path: Path) -> None:
+    pts = (0, 3000, 6000, 96_000, 99_000, 189_000, 192_000)
+    path = written(tmp_path, media.encode("mp4", frames=0, pts=pts, gop=2))
+    shown = [
+        segment.start_seconds + time for segment in segments_of(path, 0.1) for time in decode(segment.data)[0]
+    ]
+    assert shown == pytest.approx([moment / media.TICKS for moment in pts], abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not_media"),
+        (b"This is no video. " * 100, "not_media"),
+        (b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n", "not_media"),
+        (bytes(100_000), "not_media"),
+        (media.encode("h264", frames=3), "unsupported_format"),
+    ],
+)
+def test_what_is_no_video(tmp_path: Path, data: bytes, reason: str) -> None:
+    with pytest.raises(DecodeError) as caught:
+        list(segments_of(written(tmp_path, data), 1))
+    assert caught.value.reason == reason
+
+
+def test_codec_that_is_not_accepted(tmp_path: Path) -> None:
+    data = media.encode("avi", "mjpeg", frames=3, pix_fmt="yuvj420p")
+    with pytest.raises(DecodeError) as caught:
+        list(segments_of(written(tmp_path, data), 1))
+    assert caught.value.reason == "unsupported_codec"
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_truncated_mp4(tmp_path: Path, share: float) -> None:
+    data = media.encode("mp4", muxer_options={"movflags": "+frag_keyframe+empty_moov"}, width=640, height=360)
+    whole = media.encode("mp4", width=640, height=360)
+    for name, one in (("fragmented", data), ("whole", whole)):
+        with pytest.raises(DecodeError):
+            list(segments_of(written(tmp_path, one[: int(len(one) * share)], name), 1))
+
+
+def test_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        list(segments_of(tmp_path / "nothing.mp4", 1))
+    with pytest.raises(IsADirectoryError):
+        list(segments_of(tmp_path, 1))
+
+
+def test_leaving_early_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = written(tmp_path, media.encode("mp4", frames=120, gop=5))
+    me = psutil.Process()
+    gc.collect()
+    before = me.num_fds(), len(me.children())
+    with closing(segments_of(path, 0.1)) as segments:
+        next(segments)
+    assert (me.num_fds(), len(me.children())) == before
+
+
+def test_process_that_is_killed(tmp_path: Path) -> None:
+    path = written(tmp_path, media.encode("mp4", frames=250, gop=1, width=640, height=360))
+    with closing(segments_of(path, 0.01)) as segments:
+        next(segments)
+        (child,) = psutil.Process().children()
+        child.kill()
+        with pytest.raises(DecodeError, match="SIGKILL") as caught:
+            list(segments)
+        assert caught.value.reason == "decoder_crashed"
