@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 import structlog
@@ -17,6 +17,7 @@ from streamer.kafka.offsets import OffsetTracker
 from streamer.messages import DeadLetter, ScoreUpdate, VideoChunk, decode_chunk
 from streamer.metrics import Metrics
 from streamer.rolling import Arrival, RollingScores
+from streamer.tasks import cancel_all
 from streamer.types import ChunkPrediction
 
 EXPIRY_SECONDS = 1.0
@@ -68,9 +69,13 @@ async def process(record: Record, predict: Predict, max_bytes: int) -> Outcome:
 
 
 @dataclass(slots=True)
-class _Slot:
+class Slot:
+    """A record in the queue of its partition."""
+
     record: Record
-    work: asyncio.Task[Outcome]
+    begun: bool = False
+    """Whether work on it has begun; until then it only waits for its turn."""
+    work: asyncio.Task[Outcome] = field(init=False)
 
 
 class PartitionWorker:
@@ -92,7 +97,7 @@ class PartitionWorker:
         self._start_offset = start_offset
         self._on_finished = on_finished
         self._tracker = OffsetTracker()
-        self._slots: deque[_Slot] = deque()
+        self._slots: deque[Slot] = deque()
         self._changed = asyncio.Event()
         self._next_expiry = time.monotonic() + EXPIRY_SECONDS
         self._delivering = False
@@ -116,10 +121,12 @@ class PartitionWorker:
     def __len__(self) -> int:
         return len(self._slots)
 
-    def put(self, record: Record, work: asyncio.Task[Outcome]) -> None:
-        """Add a record on which `work` has begun."""
+    def put(self, record: Record, work: Callable[[Slot], asyncio.Task[Outcome]]) -> None:
+        """Add a record; `work` starts the task that sets `begun` when it is its turn."""
         self._tracker.start(record.offset)
-        self._slots.append(_Slot(record, work))
+        slot = Slot(record)
+        slot.work = work(slot)
+        self._slots.append(slot)
         self._changed.set()
 
     async def run(self) -> None:
@@ -137,6 +144,13 @@ class PartitionWorker:
             self._changed.set()
             self._on_finished(slot.record)
 
+    async def give_up_waiting(self) -> None:
+        """Drop the end of the queue on which no work has begun: whoever comes next does it as well."""
+        dropped = []
+        while self._slots and not self._slots[-1].begun:
+            dropped.append(self._slots.pop())
+        await self._drop(dropped)
+
     async def drained(self) -> None:
         """Return when the queue is empty."""
         while self._slots:
@@ -144,15 +158,17 @@ class PartitionWorker:
             await self._changed.wait()
 
     async def give_up(self) -> int:
-        """Cancel what is under way; the number of chunks that nobody will get from us."""
-        slots, count = list(self._slots), len(self._slots)
+        """Cancel what is left; the number of chunks on which work had begun."""
+        slots = list(self._slots)
         self._slots.clear()
-        for slot in slots:
-            slot.work.cancel()
-        await asyncio.gather(*(slot.work for slot in slots), return_exceptions=True)
+        await self._drop(slots)
+        return sum(slot.begun for slot in slots)
+
+    async def _drop(self, slots: Sequence[Slot]) -> None:
+        await cancel_all([slot.work for slot in slots])
         for slot in slots:
             self._on_finished(slot.record)
-        return count
+        self._changed.set()
 
     async def _wait_for(self, work: asyncio.Task[Outcome] | None) -> None:
         """Wait for the front of the queue, or for a queue at all; not beyond the next expiry."""

@@ -10,11 +10,11 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from streamer.backends.load import load_network
 from streamer.batching import Batcher
@@ -107,6 +107,16 @@ class Pipeline:
     def ensemble(self) -> EnsembleInfo:
         """Members, hash, and whether they were trained."""
         return EnsembleInfo(self._ensemble.names, self._ensemble.model_set, self._ensemble.trained)
+
+    @property
+    def batchers(self) -> tuple[Batcher[Any, Any], ...]:
+        """For metrics: how many batches were run, and how full."""
+        return (self.detect_batcher, self.classify_batcher)
+
+    @property
+    def worker_restarts(self) -> Mapping[str, int]:
+        """For metrics: decode workers replaced so far, by reason."""
+        return self.decode_pool.restarts
 
     async def __aenter__(self) -> Pipeline:
         for network in self._face_networks:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any, Protocol, Self
 
@@ -24,8 +24,8 @@ from streamer.kafka.publish import ScorePublisher
 from streamer.kafka.state import ParkedStates
 from streamer.kafka.topics import require_topics
 from streamer.messages import VideoChunk
-from streamer.metrics import Endpoints, Metrics, PipelineCollector
-from streamer.partition import Outcome, PartitionWorker, process
+from streamer.metrics import BatchCounts, Endpoints, Metrics, PipelineCollector
+from streamer.partition import Outcome, PartitionWorker, Slot, process
 from streamer.rolling import EnsembleInfo, RollingScores
 from streamer.tasks import call_on_signal, cancel_all
 from streamer.types import ChunkPrediction
@@ -53,6 +53,12 @@ class Predictor(Protocol):
 
     @property
     def ensemble(self) -> EnsembleInfo: ...
+
+    @property
+    def batchers(self) -> Sequence[BatchCounts]: ...
+
+    @property
+    def worker_restarts(self) -> Mapping[str, int]: ...
 
     async def __aenter__(self) -> Self: ...
 
@@ -169,6 +175,9 @@ class Service:
         self._starting = "loading networks"
         pipeline = await asyncio.to_thread(self._open_pipeline)
         self._pipeline = await resources.enter_async_context(pipeline)
+        counts = PipelineCollector(pipeline.batchers, pipeline.worker_restarts)
+        self.metrics.registry.register(counts)
+        resources.callback(self.metrics.registry.unregister, counts)
 
     async def _join(self, resources: AsyncExitStack) -> None:
         self._starting = "joining the group"
@@ -215,13 +224,15 @@ class Service:
         """Start work on a record at the end of its partition's queue."""
         self._intake.taken(record.partition, record.size)
         self.metrics.chunk_bytes.inc(record.size)
-        work = self._own(self._process(record), f"chunk {record.partition}/{record.offset}")
-        self._workers[record.partition].put(record, work)
+        self._workers[record.partition].put(record, lambda slot: self._own(self._process(slot), "chunk"))
 
-    async def _process(self, record: Record) -> Outcome:
+    async def _process(self, slot: Slot) -> Outcome:
         async with self._running_chunks:
+            slot.begun = True
             with self.metrics.chunks_in_flight.track_inprogress():
-                return await process(record, self._pipeline.predict, self._config.kafka.max_message_bytes)
+                return await process(
+                    slot.record, self._pipeline.predict, self._config.kafka.max_message_bytes
+                )
 
     def _finished(self, record: Record) -> None:
         self._intake.finished(record.partition, record.size)
@@ -264,7 +275,9 @@ class Service:
         self.metrics.assigned_partitions.set(0)
 
     async def _drain(self, seconds: float) -> None:
-        """Wait until the queues are empty: for `seconds`, or until something fails or must end at once."""
+        """Finish what has begun: for `seconds`, or until something fails or must end at once."""
+        for worker in self._workers.values():
+            await worker.give_up_waiting()
 
         async def drained() -> None:
             for worker in self._workers.values():
@@ -329,8 +342,7 @@ class Service:
         """Finish within the budget (not after a failure), commit, cancel the rest."""
         self._intake.revoke(self._intake.partitions)
         if self._failure is None:
-            waiting = sum(map(len, self._workers.values()))
-            log.info("stopping", chunks_to_finish=waiting, drain_seconds=self._config.service.drain_seconds)
+            log.info("stopping", drain_seconds=self._config.service.drain_seconds)
             polling = asyncio.create_task(self._keep_polling())
             try:
                 await self._drain(self._config.service.drain_seconds)
@@ -382,18 +394,3 @@ class Service:
                 log.error("unexpected failure", exc_info=error)
         self._stop_asked.set()
         self._stop_now.set()
-
-
-async def run_service(config: Config) -> None:
-    """The service with the real pipeline. Raises StreamerError."""
-    from streamer.pipeline import Pipeline  # here, so that OpenVINO is loaded by those who need it only
-
-    registry = CollectorRegistry()
-
-    def open_pipeline() -> Pipeline:
-        pipeline = Pipeline(config)
-        batchers = (pipeline.detect_batcher, pipeline.classify_batcher)
-        registry.register(PipelineCollector(batchers, pipeline.decode_pool.restarts))
-        return pipeline
-
-    await Service(config, open_pipeline, registry=registry).run()

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -28,6 +28,8 @@ class FakePipeline:
     """Predicts from a hash of the chunk's data: the same bytes, the same prediction."""
 
     ensemble = EnsembleInfo(("one", "two"), "fake", trained=True)
+    batchers = ()
+    worker_restarts: ClassVar[dict[str, int]] = {}
 
     def __init__(self, *, seconds: float = 0.0) -> None:
         """seconds: how long a chunk takes."""

@@ -159,6 +159,7 @@ async def test_drain_on_stop_finishes_what_is_under_way(kafka: KafkaConfig) -> N
             await until(lambda: len(scores.updates) >= 3)
         # stopped: all that was started is scored and committed, nothing was cancelled
         await until(lambda: len(scores.updates) >= len(pipeline.started))
+        assert len(pipeline.started) < 20  # not all that was fetched
         assert not pipeline.cancelled
         assert sum((await committed(kafka)).values()) == len(pipeline.started) < 30
         async with running(service_config(kafka), FakePipeline()):

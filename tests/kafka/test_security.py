@@ -114,8 +114,8 @@ def test_errors_name_the_key(certificates: Any, tmp_path: Path) -> None:
     [
         ("no-colon", "must read `package.module:factory`"),
         ("no_such_module_anywhere:factory", "No module named"),
-        ("test_security:no_such_factory", "no_such_factory"),
-        ("test_security:not_tokens", "returned str, not an aiokafka.abc.AbstractTokenProvider"),
+        ("kafka.test_security:no_such_factory", "no_such_factory"),
+        ("kafka.test_security:not_tokens", "returned str, not an aiokafka.abc.AbstractTokenProvider"),
     ],
 )
 def test_token_provider_errors(provider: str, text: str) -> None:
@@ -138,7 +138,7 @@ SASL: dict[str, dict[str, Any]] = {
         mechanism: {"sasl_mechanism": mechanism, "username": USERNAME, "password": PASSWORD}
         for mechanism in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
     },
-    "OAUTHBEARER": {"sasl_mechanism": "OAUTHBEARER", "oauth_token_provider": "test_security:tokens"},
+    "OAUTHBEARER": {"sasl_mechanism": "OAUTHBEARER", "oauth_token_provider": "kafka.test_security:tokens"},
 }
 
 
