@@ -28,7 +28,7 @@ from streamer.messages import ScoreUpdate
 from streamer.pipeline import Pipeline
 from streamer.publish import Clip, gather_or_cancel, publish_clip
 from streamer.service import Service
-from streamer.terminal import count, duration
+from streamer.terminal import CONNECT_SECONDS, count, duration
 from streamer.watch import UNTRAINED, View, make_view, people_in
 
 CLIPS = Path(__file__).parent / "demo_clips"
@@ -81,7 +81,7 @@ async def run_demo(config: Config, *, embedded: bool) -> int:
             if embedded:
                 broker = await resources.enter_async_context(EmbeddedBroker())
                 config = _with_bootstrap(config, broker.bootstrap_servers)
-            await create_topics(config.kafka)
+            await create_topics(config.kafka, connect_seconds=CONNECT_SECONDS)
         service = Service(config, lambda: Pipeline(config))
         with _step(console, "service", "loading networks"):
             serving = await resources.enter_async_context(_serving(service))

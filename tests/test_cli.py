@@ -9,16 +9,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from clips import make_clip
 from conftest import fresh_names
+from members import make_engines, make_member
 from test_watch import update
 from typer.testing import CliRunner, Result
 
 from streamer.cli import USAGE, app, exit_code_of, parse_override, put
 from streamer.config import KafkaConfig
+from streamer.demo import demo_clips
 from streamer.errors import (
     BackendError,
     BrokerError,
@@ -245,20 +249,31 @@ def test_publish(kafka: KafkaConfig, tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-@pytest.fixture
-def watching(kafka: KafkaConfig) -> Iterator[subprocess.Popen[str]]:
-    """`streamer watch --json --from-beginning` on topics of its own."""
-    process = subprocess.Popen(
-        [*COMMAND, "watch", "--json", "--from-beginning", *options_of(kafka)],
+@contextmanager
+def process(*words: str, **more: Any) -> Iterator[subprocess.Popen[str]]:
+    """`streamer WORDS` in the background; killed at the end if it still runs."""
+    running = subprocess.Popen(
+        [*COMMAND, *words],
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        **more,
     )
-    yield process
-    process.kill()
-    process.communicate()
+    try:
+        yield running
+    finally:
+        running.kill()
+        with suppress(ValueError):  # a test has closed a pipe
+            running.communicate()
+
+
+@pytest.fixture
+def watching(kafka: KafkaConfig) -> Iterator[subprocess.Popen[str]]:
+    """`streamer watch --json --from-beginning` on topics of its own."""
+    with process("watch", "--json", "--from-beginning", *options_of(kafka)) as running:
+        yield running
 
 
 async def test_watch_json_and_interrupt(kafka: KafkaConfig, watching: subprocess.Popen[str]) -> None:
@@ -292,3 +307,74 @@ async def test_watch_ends_quietly_when_nobody_reads(
     err = watching.stderr.read()
     assert watching.wait(timeout=20) == 1
     assert "Traceback" not in err
+
+
+# ------------------------------------------------------------------ with networks
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Global options for a small trained member."""
+    engines = make_engines(tmp_path_factory.mktemp("cli") / "engines", sure=2.0)
+    settings = (f"classify.engines={engines}", "classify.members=['sure']", "decode.workers=1")
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def test_score_of_good_and_bad_files(networks: list[str], tmp_path: Path) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(bytes(1000))
+    result = streamer(
+        "score", "--json", bad, demo_clips()[0], *networks, "--set", "sample.frames_per_video=4"
+    )
+    assert result.returncode == 1
+    assert result.stderr == ""
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert first["file"] == str(bad)
+    assert first["error"]
+    assert second["file"] == str(demo_clips()[0])
+    assert second["fake_score"] == pytest.approx(0.8808, abs=1e-3)
+
+
+def test_score_without_usable_members_is_status_4(networks: list[str], tmp_path: Path) -> None:
+    result = streamer("score", tmp_path / "a.mp4", *networks, "--set", "classify.members=['unsure']")
+    assert result.returncode == 4
+    assert "unsure.json: cannot read the manifest" in result.stderr
+    assert result.stdout == ""
+
+
+def test_run_publish_watch_and_stop(kafka: KafkaConfig, networks: list[str]) -> None:
+    """The whole path as three processes."""
+    options = [*options_of(kafka), *networks, "--set", "service.http_port=0"]
+    following = process("watch", "--json", "--from-beginning", *options)
+    with process("run", *options) as service, following as watching:
+        sent = streamer("publish", demo_clips()[0], "--video-id", "clip", *options)
+        assert sent.returncode == 0, sent.stderr
+        assert watching.stdout is not None
+        updates = []
+        while not updates or not updates[-1].last:
+            line = watching.stdout.readline()
+            assert line, watching.stderr.read() if watching.stderr else ""
+            updates.append(decode_score(line.encode()))
+        assert [one.seq for one in updates] == list(range(len(updates)))
+        assert updates[-1].status == "final"
+        assert updates[-1].video_id == "clip"
+        assert updates[-1].fake_score == pytest.approx(0.8808, abs=1e-3)
+        assert any(one.alert.changed and one.alert.state == "raised" for one in updates)
+        service.send_signal(signal.SIGTERM)
+        _, err = service.communicate(timeout=30)
+        assert service.returncode == 0, err
+
+
+def test_run_without_topics_is_status_3(fresh: KafkaConfig, networks: list[str]) -> None:
+    result = streamer("run", *options_of(fresh), *networks, "--set", "service.http_port=0")
+    assert result.returncode == 3
+    assert "streamer topics create" in result.stderr
+
+
+def test_run_with_untrained_members_is_status_4(kafka: KafkaConfig, tmp_path: Path) -> None:
+    engines = make_engines(tmp_path / "engines")
+    make_member(engines, "random", 0.0, trained=False)
+    settings = ("--set", f"classify.engines={engines}", "--set", "classify.members=['random']")
+    result = streamer("run", *options_of(kafka), *settings, "--set", "service.http_port=0")
+    assert result.returncode == 4
+    assert "--allow-untrained" in result.stderr

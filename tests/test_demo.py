@@ -6,19 +6,18 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from members import make_engines
-from test_cli import COMMAND, ROOT, environment
+from test_cli import COMMAND, ROOT, environment, process
 
 from streamer.demo import demo_clips
 
 FAST = ["--set", "sample.frames_per_second=1", "--set", "decode.workers=1"]
 
 
-def demo(*words: str, timeout: float = 170) -> subprocess.CompletedProcess[str]:
+def demo(*words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, "demo", *FAST, *words],
         cwd=ROOT,
@@ -56,10 +55,11 @@ def test_with_the_members_of_the_repository() -> None:
         assert not re.search(r"\b0\.\d\d\b", result.stdout.split("Summary")[0].split("ready")[-1])
 
 
-def test_on_a_broker_of_ones_own(kafka: object, broker: str, tmp_path: Path) -> None:
+@pytest.mark.needs_kafka
+def test_on_a_broker_of_ones_own(apache_kafka: str, tmp_path: Path) -> None:
     engines = make_engines(tmp_path / "engines", sure=2.0)
     result = demo(
-        *("--bootstrap", broker),
+        *("--bootstrap", apache_kafka),
         *("--set", f"classify.engines={engines}", "--set", "classify.members=['sure']"),
     )
     assert result.returncode == 0, result.stderr
@@ -71,32 +71,20 @@ def test_on_a_broker_of_ones_own(kafka: object, broker: str, tmp_path: Path) -> 
 def test_interrupted(tmp_path: Path, asked: signal.Signals) -> None:
     engines = make_engines(tmp_path / "engines", sure=2.0)
     words = ["--set", f"classify.engines={engines}", "--set", "classify.members=['sure']"]
-    process = subprocess.Popen(
-        [*COMMAND, "demo", *FAST, *words],
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
+    with process("demo", *FAST, *words, start_new_session=True) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
             if "chunk 1," in line:
                 break
-        process.send_signal(asked)
-        _, err = process.communicate(timeout=40)
-    finally:
-        process.kill()
-    assert process.returncode == 130
+        running.send_signal(asked)
+        _, err = running.communicate(timeout=40)
+    assert running.returncode == 130, err
     assert "Traceback" not in err
     with pytest.raises(ProcessLookupError):  # nothing of its session is left, the broker neither
-        os.killpg(process.pid, 0)
+        os.killpg(running.pid, 0)
 
 
 def test_a_broker_that_is_not_there() -> None:
     result = demo("--bootstrap", "127.0.0.1:1")
     assert result.returncode == 3
     assert result.stderr.startswith("error: no Kafka reachable at 127.0.0.1:1")
-    assert sys.version_info >= (3, 11)
