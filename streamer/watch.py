@@ -35,7 +35,7 @@ MAX_ROWS = 2000
 
 RECENT_ALERTS = 4
 
-WIDE_COLUMNS = 110
+WIDE_COLUMNS = 120
 """Terminal width from which the interval and the delay are shown, too."""
 
 SILENT_SECONDS = 10.0
@@ -95,7 +95,8 @@ class Board:
         row = self._rows.pop(update.video_id, None) or Row(update, now_seconds)
         self._rows[update.video_id] = row  # last in the dictionary: heard of last
         row.update, row.seen_seconds = update, now_seconds
-        if update.status in ("scored", "no_face", "undecodable"):
+        by_chunk = update.status != "final" or update.end_seconds is not None  # else it ended by idleness
+        if by_chunk and update.status != "duplicate":
             row.trend.append(update.window_score if update.status != "undecodable" else None)
         if update.end_seconds is not None:
             row.at_seconds = max(update.end_seconds, row.at_seconds or 0.0)

@@ -52,7 +52,7 @@ def update(video_id: str = "cam", seq: int = 0, score: float | None = 0.5, **cha
     return ScoreUpdate(**fields | changes)
 
 
-def shown(board: Board, *, width: int = 120, height: int = 24, colour: bool = False) -> str:
+def shown(board: Board, *, width: int = 130, height: int = 24, colour: bool = False) -> str:
     out = io.StringIO()
     Console(
         file=out,
@@ -110,9 +110,10 @@ def test_sparkline_shows_chunks_without_score_and_not_duplicates() -> None:
         update(seq=0, score=1.0),
         update(seq=1, score=1.0, status="undecodable", error="not_media"),
         update(seq=1, score=1.0, status="duplicate"),
-        update(seq=2, score=1.0),
+        update(seq=2, score=1.0, status="final", last=True),
+        update(seq=2, score=1.0, status="final", last=True, start_seconds=None, end_seconds=None),  # idle
     )
-    assert "█·█" in shown(board)
+    assert "█·█ " in shown(board)
 
 
 def test_alerts_stand_out() -> None:
@@ -164,7 +165,7 @@ def test_trained_and_untrained_side_by_side() -> None:
     assert "0.87" not in text
 
 
-@pytest.mark.parametrize("width", [40, 60, 80, 109, 110, 200])
+@pytest.mark.parametrize("width", [40, 60, 80, 119, 120, 200])
 @pytest.mark.parametrize("height", [10, 24])
 def test_fits_any_terminal(width: int, height: int) -> None:
     board = board_of(
