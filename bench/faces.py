@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from streamer.types import Faces, Float32Array, UInt8Array  # noqa: E402
 
 WIDTH, HEIGHT = 1920, 1080
 HEIGHTS_PX = (16, 20, 24, 32, 48, 64, 96, 128, 256, 512)
+SEQUENCE = 8
+"""Frames that the service decodes and detects together."""
 FOUND_IOU = 0.4
 """At 24 px it allows an error of a few pixels per edge."""
 PHOTOGRAPHS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
@@ -59,10 +62,12 @@ class Way:
 
     name: str
     detector: FaceDetector
+    sequence: bool = False
+    """Shown a sequence of frames, as in the service, of which one is scanned; else single frames."""
 
-    def faces(self, frame: UInt8Array) -> Faces:
-        """Faces of one frame; its matrix windows are looked at."""
-        return self.detector.detect([frame])[0]
+    def faces(self, frames: Sequence[UInt8Array]) -> list[Faces]:
+        """Faces of each frame; of frames shown singly the matrix windows are looked at in each."""
+        return self.detector.detect_sequences([frames])[0] if self.sequence else self.detector.detect(frames)
 
 
 def cut_head(rgb: UInt8Array, box: Float32Array) -> Head:
@@ -104,6 +109,13 @@ def collect_heads(folder: Path | None, limit: int, judge: FaceDetector) -> list[
     return heads
 
 
+@cache
+def load_picture(name: str) -> UInt8Array:
+    """One of scikit-image's pictures as (h, w, 3) uint8."""
+    picture: UInt8Array = getattr(skimage.data, name)()
+    return np.repeat(picture[:, :, None], 3, axis=2) if picture.ndim == 2 else picture[:, :, :3]
+
+
 def make_background(rng: np.random.Generator) -> UInt8Array:
     """A face-free frame: six pictures side by side, each a random part at up to twice its size."""
     names = (
@@ -120,23 +132,24 @@ def make_background(rng: np.random.Generator) -> UInt8Array:
     frame = np.empty((HEIGHT, WIDTH, 3), np.uint8)
     for x in range(0, WIDTH, 640):
         for y in range(0, HEIGHT, 540):
-            picture = getattr(skimage.data, names[rng.integers(len(names))])()
-            if picture.ndim == 2:
-                picture = np.repeat(picture[:, :, None], 3, axis=2)
+            picture = load_picture(names[rng.integers(len(names))])
             scale = max(640 / picture.shape[1], 540 / picture.shape[0]) * rng.uniform(1, 1.5)
             size = (round(picture.shape[1] * scale) + 1, round(picture.shape[0] * scale) + 1)
             picture = cv2.resize(
-                picture[:, :, :3], size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+                picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
             )
             dx, dy = rng.integers(size[0] - 640 + 1), rng.integers(size[1] - 540 + 1)
             frame[y : y + 540, x : x + 640] = picture[dy : dy + 540, dx : dx + 640]
     return frame
 
 
-def paste(
+def paste_moving(
     frame: UInt8Array, head: Head, height_px: int, rng: np.random.Generator
-) -> tuple[UInt8Array, Float32Array]:
-    """The frame with the head at a random place, the face `height_px` high; and where the face is, (4,)."""
+) -> tuple[list[UInt8Array], list[Float32Array]]:
+    """SEQUENCE frames with the head, the face `height_px` high, and where the face is in each, (4,).
+
+    It starts anywhere and moves a quarter of its height per frame: its height a second at 4 frames/s.
+    """
     scale = height_px / float(head.box[3] - head.box[1])
     size = (round(head.rgb.shape[1] * scale), round(head.rgb.shape[0] * scale))
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
@@ -144,16 +157,23 @@ def paste(
     mask = cv2.resize(head.mask, size, interpolation=way)[:, :, None].clip(0, 1)
     box = head.box * np.tile(np.array(size) / head.rgb.shape[1::-1], 2).astype(np.float32)
     # Anywhere as long as the face itself is inside; of a large head the rest may be outside.
-    dx = int(rng.integers(-int(box[0]) + 1, WIDTH - int(np.ceil(box[2]))))
-    dy = int(rng.integers(-int(box[1]) + 1, HEIGHT - int(np.ceil(box[3]))))
-    left, top = max(0, dx), max(0, dy)
-    right, bottom = min(WIDTH, dx + size[0]), min(HEIGHT, dy + size[1])
-    inside = np.s_[top - dy : bottom - dy, left - dx : right - dx]
-    result = frame.copy()
-    under = result[top:bottom, left:right].astype(np.float32)
-    blended = under + (rgb[inside] - under) * mask[inside]
-    result[top:bottom, left:right] = np.rint(blended.clip(0, 255)).astype(np.uint8)
-    return result, box + np.array([dx, dy, dx, dy], np.float32)
+    low = -np.floor(box[:2]) + 1
+    high = np.array([WIDTH, HEIGHT]) - np.ceil(box[2:]) - 1
+    start, angle = rng.uniform(low, high), rng.uniform(0, 2 * np.pi)
+    step = 0.25 * height_px * np.array([np.cos(angle), np.sin(angle)])
+    frames, boxes = [], []
+    for k in range(SEQUENCE):
+        dx, dy = np.rint(np.clip(start + k * step, low, high)).astype(int).tolist()
+        left, top = max(0, dx), max(0, dy)
+        right, bottom = min(WIDTH, dx + size[0]), min(HEIGHT, dy + size[1])
+        inside = np.s_[top - dy : bottom - dy, left - dx : right - dx]
+        result = frame.copy()
+        under = result[top:bottom, left:right].astype(np.float32)
+        blended = under + (rgb[inside] - under) * mask[inside]
+        result[top:bottom, left:right] = np.rint(blended.clip(0, 255)).astype(np.uint8)
+        frames.append(result)
+        boxes.append(box + np.array([dx, dy, dx, dy], np.float32))
+    return frames, boxes
 
 
 def read_photograph(path: Path) -> UInt8Array:
@@ -205,9 +225,10 @@ def make_ways(networks: dict[str, Network], consensus: bool) -> list[Way]:
             Way(f"{short}, + windows", detector(name, **plain)),
             Way(f"{short}, + windows, close-ups", detector(name)),
         ]
-    ways.append(Way("default: windows, close-ups, three networks", chosen()))
+    ways.append(Way("default, single frames", chosen()))
     if consensus:
-        ways.append(Way("default + consensus", chosen(consensus=True)))
+        ways.append(Way("default + consensus, single frames", chosen(consensus=True)))
+    ways.append(Way(f"default, {SEQUENCE} frames of a video", chosen(), sequence=True))
     return ways
 
 
@@ -216,55 +237,58 @@ def measure_composites(ways: Sequence[Way], heads: Sequence[Head], frames: int, 
     found = {way.name: dict.fromkeys(HEIGHTS_PX, 0) for way in ways}
     false = {way.name: dict.fromkeys(HEIGHTS_PX, 0) for way in ways}
     seconds = dict.fromkeys((way.name for way in ways), 0.0)
+    looked_at = dict.fromkeys((way.name for way in ways), 0)
     warm_up = make_background(np.random.default_rng(seed))
     for way in ways:
-        way.faces(warm_up)
+        way.faces([warm_up])
     for height in HEIGHTS_PX:
         rng = np.random.default_rng([seed, height])
         for k in range(frames):
-            frame, truth = paste(make_background(rng), heads[k % len(heads)], height, rng)
+            sequence, truth = paste_moving(make_background(rng), heads[k % len(heads)], height, rng)
             for way in ways:
+                shown = sequence if way.sequence else sequence[:1]
                 started = time.perf_counter()
-                boxes = way.faces(frame).boxes
+                results = way.faces(shown)
                 seconds[way.name] += time.perf_counter() - started
-                hits = overlaps(boxes, truth[None])[0][:, 0] >= FOUND_IOU
-                found[way.name][height] += bool(hits.any())
-                false[way.name][height] += int((~hits).sum())
-    total = frames * len(HEIGHTS_PX)
+                looked_at[way.name] += len(shown)
+                for faces, box in zip(results, truth, strict=False):  # a still way sees the first frame only
+                    hits = overlaps(faces.boxes, box[None])[0][:, 0] >= FOUND_IOU
+                    found[way.name][height] += bool(hits.any())
+                    false[way.name][height] += int((~hits).sum())
+    per_frame = {name: seconds[name] / looked_at[name] for name in seconds}
     return {
-        way.name: {
-            "found": {h: found[way.name][h] / frames for h in HEIGHTS_PX},
-            "false_per_frame": sum(false[way.name].values()) / total,
-            "ms_per_frame": 1000 * seconds[way.name] / total,
-            "cost": seconds[way.name] / seconds[ways[0].name],
+        name: {
+            "found": {h: found[name][h] * len(HEIGHTS_PX) / looked_at[name] for h in HEIGHTS_PX},
+            "false_per_frame": sum(false[name].values()) / looked_at[name],
+            "ms_per_frame": 1000 * per_frame[name],
+            "cost": per_frame[name] / per_frame[ways[0].name],
         }
-        for way in ways
+        for name in seconds
     }
 
 
 def measure_files(ways: Sequence[Way], paths: Sequence[Path], limit: int) -> dict[str, Any]:
-    """Share of frames with at least one face, and faces per frame, by way."""
+    """Share of frames with at least one face, and faces per frame, by way that is shown single frames."""
     files = [
         f for p in paths for f in (sorted(x for x in p.rglob("*") if x.is_file()) if p.is_dir() else [p])
     ]
-    with_face, faces, frames = (
-        dict.fromkeys((w.name for w in ways), 0),
-        dict.fromkeys((w.name for w in ways), 0),
-        0,
-    )
+    stills = [way for way in ways if not way.sequence]
+    with_face = dict.fromkeys((way.name for way in stills), 0)
+    faces = dict.fromkeys((way.name for way in stills), 0)
+    frames = 0
     for file in files:
         for frame in read_frames(file, limit):
             frames += 1
-            for way in ways:
-                count = len(way.faces(frame))
+            for way in stills:
+                count = len(way.faces([frame])[0])
                 faces[way.name] += count
                 with_face[way.name] += count > 0
     return {
         "files": len(files),
         "frames": frames,
         "ways": {
-            w.name: {"with_face": with_face[w.name] / frames, "faces_per_frame": faces[w.name] / frames}
-            for w in ways
+            name: {"with_face": with_face[name] / frames, "faces_per_frame": faces[name] / frames}
+            for name in faces
         },
     }
 
@@ -276,7 +300,7 @@ def show(results: dict[str, Any]) -> None:
     print("|---|" + "---:|" * (len(HEIGHTS_PX) + 2))
     for name, row in results["composites"].items():
         shares = " | ".join(f"{100 * row['found'][h]:.0f} %" for h in HEIGHTS_PX)
-        print(f"| {name} | {shares} | {row['false_per_frame']:.2f} | {row['cost']:.1f} |")
+        print(f"| {name} | {shares} | {row['false_per_frame']:.3f} | {row['cost']:.1f} |")
     if files := results.get("files"):
         print(f"\n{files['files']} files, {files['frames']} frames\n")
         print("| | with a face | faces per frame |\n|---|---:|---:|")

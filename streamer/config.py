@@ -123,7 +123,7 @@ class FacesConfig(_Section):
     """Decides, from a close-up, about what the others are not sure of. A manifest under `engines`."""
     windows: tuple[WindowKind, ...] = ("horizontal", "vertical", "matrix")
     """Sliding windows beside the whole frame."""
-    scan_every: PositiveInt = 4
+    scan_every: PositiveInt = 8
     """`matrix` windows are looked at in one of so many sampled frames of a chunk; 1: in all. Between them,
     faces found there are followed."""
     max_matrix_windows: PositiveInt = 12

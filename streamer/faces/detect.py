@@ -41,6 +41,9 @@ half too large. A close-up is then worth its price even where the face is certai
 CLOSE_UP_ZOOM = 3.2
 """Side of a close-up in box sides: the detectors are surest of faces that fill a third of their input."""
 
+FOLLOW_ZOOM = 5.0
+"""The same between scans: leaves a face two widths to move."""
+
 
 class FaceDetector:
     """Finds faces in frames. `detect` and `detect_sequences` may be called from several threads at once."""
@@ -84,19 +87,25 @@ class FaceDetector:
         InferenceError.
         """
         frames = [Pyramid(frame) for sequence in sequences for frame in sequence]
-        scans = [k % self._config.scan_every == 0 for sequence in sequences for k in range(len(sequence))]
+        scans = [scan for sequence in sequences for scan in self._choose_scans(len(sequence))]
         ends = np.cumsum([len(sequence) for sequence in sequences]).tolist()
         spans = [slice(end - len(sequence), end) for end, sequence in zip(ends, sequences, strict=True)]
         # 1. every frame from afar, some in detail
         sure, unclear = self._first_look(frames, scans)
         # 2. a close-up of what is unclear
-        sure = self._close_look(frames, sure, unclear)
+        sure = self._close_look(frames, sure, unclear, CLOSE_UP_ZOOM)
         # 3. a close-up of where a face was just before or will be soon
         if not all(scans):
             missing = [boxes for span in spans for boxes in self._boxes_to_follow(sure[span], scans[span])]
-            sure = self._close_look(frames, sure, missing)
+            sure = self._close_look(frames, sure, missing, FOLLOW_ZOOM)
         faces = [self._select(frame, seen) for frame, seen in zip(frames, sure, strict=True)]
         return [faces[span] for span in spans]
+
+    def _choose_scans(self, count: int) -> list[bool]:
+        """Which frames of a sequence are scanned: the middle one of each group of `scan_every` at most."""
+        groups = math.ceil(count / self._config.scan_every)
+        middles = {int((group + 0.5) * count / groups) for group in range(groups)}
+        return [k in middles for k in range(count)]
 
     def _first_look(self, frames: list[Pyramid], scans: list[bool]) -> tuple[list[Seen], list[Float32Array]]:
         """What is certainly a face, and boxes of what may be one or is seen too roughly, of each frame."""
@@ -110,7 +119,7 @@ class FaceDetector:
         from_afar = look(self._detector, frames, coarse, config.candidate_score)
         in_detail = look(self._scanner, frames, matrix, config.candidate_score)
         sure, unclear = [], []
-        for afar, detail in zip(from_afar, in_detail, strict=True):
+        for afar, detail, scan in zip(from_afar, in_detail, scans, strict=True):
             seen = afar.blend(config.nms_iou)
             # The scanner's own certainty counts for nothing, background scores 0.8 there now and then; but
             # where it sees a certain face too, it sees it sharper.
@@ -119,12 +128,17 @@ class FaceDetector:
             certain = join([certain, detail.take(same & ~detail.cut)]).blend(config.nms_iou)
             boxes = certain.faces.boxes
             rough = (boxes[:, 3] - boxes[:, 1]) * certain.scales < SHARP_HEIGHT_PX
-            maybe = join([afar, detail]).blend(config.nms_iou).faces.boxes
+            maybe = join([afar, detail]).blend(config.nms_iou).faces
+            # Between scans, the scans have decided about what is doubtful, and what they found is followed.
+            worthy = scan | (maybe.scores >= config.min_score)
+            worthy &= ~repeats(maybe.boxes, boxes, config.nms_iou)
             sure.append(certain)
-            unclear.append(np.concatenate([boxes[rough], maybe[~repeats(maybe, boxes, config.nms_iou)]]))
+            unclear.append(np.concatenate([boxes[rough], maybe.boxes[worthy]]))
         return sure, unclear
 
-    def _close_look(self, frames: list[Pyramid], known: list[Seen], boxes: list[Float32Array]) -> list[Seen]:
+    def _close_look(
+        self, frames: list[Pyramid], known: list[Seen], boxes: list[Float32Array], zoom: float
+    ) -> list[Seen]:
         """The known faces of each frame, and what close-ups of the boxes show."""
         windows = []
         for frame, wanted in zip(frames, boxes, strict=True):
@@ -135,7 +149,7 @@ class FaceDetector:
                     wanted[: self._config.max_faces_per_frame],
                     width,
                     height,
-                    zoom=CLOSE_UP_ZOOM,
+                    zoom=zoom,
                     smallest_px=smallest_px,
                 )
             )

@@ -11,8 +11,11 @@ from streamer.backends.base import Network
 from streamer.config import FacesConfig
 from streamer.errors import ManifestError
 from streamer.faces.detect import FaceDetector
+from streamer.faces.look import Seen, look
 from streamer.faces.nms import overlaps
+from streamer.faces.resize import Pyramid
 from streamer.faces.track import assign_tracks
+from streamer.faces.windows import IntArray
 from streamer.manifest import Manifest
 from streamer.types import Faces, Float32Array, UInt8Array
 
@@ -116,11 +119,32 @@ def test_two_people_are_two_tracks(make_detector: MakeDetector, scenery: UInt8Ar
 def test_a_small_face_is_followed_between_scans(
     make_detector: MakeDetector, scenery: UInt8Array, paste: Paste
 ) -> None:
-    frames, boxes = zip(*(paste(scenery, 300 + 3 * k, 300, 30) for k in range(5)), strict=True)
-    (followed,) = make_detector(scan_every=4).detect_sequences([frames])
-    assert all(iou(faces, box) > 0.4 for faces, box in zip(followed, boxes, strict=True))
-    lone_scan = make_detector(scan_every=4).detect_sequences([[scenery, *frames[:2]]])[0]
-    assert [len(f) for f in lone_scan] == [0, 0, 0]  # the scan had nothing to follow
+    frames, boxes = zip(*(paste(scenery, 300 + 6 * k, 300 + 3 * k, 30) for k in range(8)), strict=True)
+    (followed,) = make_detector(scan_every=8).detect_sequences([frames])
+    assert [iou(faces, box) > 0.4 for faces, box in zip(followed, boxes, strict=True)] == [True] * 8
+    # In the middle frame, which is scanned, there is nothing to follow.
+    (unseen,) = make_detector(scan_every=3).detect_sequences([[frames[0], scenery, frames[1]]])
+    assert [len(faces) for faces in unseen] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("every", "count", "scanned"),
+    [(1, 3, [0, 1, 2]), (8, 1, [0]), (8, 2, [1]), (8, 8, [4]), (4, 8, [2, 6]), (4, 9, [1, 4, 7]), (8, 0, [])],
+)
+def test_which_frames_are_scanned(
+    make_detector: MakeDetector, monkeypatch: pytest.MonkeyPatch, every: int, count: int, scanned: list[int]
+) -> None:
+    frames = [np.full((700, 900, 3), 80 + k, np.uint8) for k in range(count)]
+    looked_at: list[int] = []
+
+    def note(network: Network, pyramids: list[Pyramid], windows: list[IntArray], score: float) -> list[Seen]:
+        if network.manifest.name == "blazeface_back":
+            looked_at.extend(k for k, each in enumerate(windows) if len(each))
+        return look(network, pyramids, windows, score)
+
+    monkeypatch.setattr("streamer.faces.detect.look", note)
+    make_detector(scan_every=every).detect_sequences([frames])
+    assert looked_at == scanned
 
 
 def test_sequences_come_back_in_their_shape(make_detector: MakeDetector, scenery: UInt8Array) -> None:
