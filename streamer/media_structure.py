@@ -94,11 +94,12 @@ def _is_box_name(kind: bytes) -> bool:
 
 
 def _check_matroska(data: bytes, *, after_init: bool) -> None:
-    position = 0
+    position, has_segment = 0, False
     while position < len(data):
         element, position = _ebml_number(data, position, max_length=4, keep_marker=True)
         size, position = _ebml_number(data, position, max_length=8, keep_marker=False)
         end = len(data) if size is None else position + size
+        has_segment = has_segment or element == _SEGMENT
         if element in (_SEGMENT, _CLUSTER) and size is None:
             continue  # live: the size is unknown, look at the children
         if element == _SEGMENT:
@@ -116,6 +117,8 @@ def _check_matroska(data: bytes, *, after_init: bool) -> None:
             if zlib.crc32(memoryview(data)[position + 6 : end]) != stated:
                 raise DecodeError("damaged", f"checksum of Matroska element {element:#x} does not hold")
         position = end
+    if not has_segment:
+        raise DecodeError("damaged", "Matroska data is cut within its head")
 
 
 def _ebml_number(data: bytes, position: int, *, max_length: int, keep_marker: bool) -> tuple[int | None, int]:

@@ -34,6 +34,11 @@ def test_every_cut_is_seen(container: str, data: st.DataObject) -> None:
     assert refused(clip[:cut]) in ("damaged", "not_media", "no_init")
 
 
+def test_matroska_cut_right_behind_its_head() -> None:
+    clip = encode("matroska")
+    assert refused(clip[: clip.index(b"\x18\x53\x80\x67")]) == "damaged"
+
+
 @given(st.data())
 def test_every_cut_but_those_between_mpegts_packets_is_seen(data: st.DataObject) -> None:
     clip = encode("mpegts")
