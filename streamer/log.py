@@ -7,8 +7,9 @@ escaped before it reaches the terminal, so that it can neither colour, move nor 
 from __future__ import annotations
 
 import logging
+import math
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, TextIO
 
 import structlog
@@ -17,6 +18,9 @@ from streamer.config import LogConfig
 
 MAX_TEXT = 2000
 """Characters of one value in a line."""
+
+REPEAT_SECONDS = 10.0
+"""Between equal records of a library."""
 
 LOUD_LIBRARIES = {"aiokafka": logging.WARNING, "asyncio": logging.WARNING, "aiohttp": logging.WARNING}
 """Least level of libraries, whatever ours is. aiokafka's debug level writes every request out: the chunks'
@@ -64,6 +68,34 @@ def _escape_lines(_: object, __: str, event: MutableMapping[str, Any]) -> Mutabl
     return event
 
 
+def _of_libraries(seldom: logging.Filter) -> Callable[[logging.LogRecord], bool]:
+    """Applies to LOUD_LIBRARIES alone; our own records are all meant."""
+
+    def applies(record: logging.LogRecord) -> bool:
+        return record.name.split(".", 1)[0] not in LOUD_LIBRARIES or bool(seldom.filter(record))
+
+    return applies
+
+
+class Seldom(logging.Filter):
+    """Lets a record through only if the same was not let through within the last seconds.
+
+    "The same" is of the same logger and template. aiokafka says ten times a second that a broker is away.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._last: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        same = (record.name, str(record.msg))
+        if record.created - self._last.get(same, -math.inf) < self._seconds:
+            return False
+        self._last[same] = record.created
+        return True
+
+
 def set_up_logging(config: LogConfig, stream: TextIO | None = None) -> None:
     """Send structlog's and the standard library's records to `stream` (standard error if None).
 
@@ -99,6 +131,7 @@ def set_up_logging(config: LogConfig, stream: TextIO | None = None) -> None:
     root.setLevel(level)
     for name, least in LOUD_LIBRARIES.items():
         logging.getLogger(name).setLevel(max(level, least))
+    handler.addFilter(_of_libraries(Seldom(REPEAT_SECONDS)))
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

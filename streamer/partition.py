@@ -20,6 +20,9 @@ from streamer.rolling import Arrival, RollingScores
 from streamer.tasks import cancel_all
 from streamer.types import ChunkPrediction
 
+DELIVERY_SECONDS = 2.0
+"""For one acknowledgement by the broker when the worker is to end."""
+
 EXPIRY_SECONDS = 1.0
 """How often idle videos are looked for."""
 
@@ -101,6 +104,7 @@ class PartitionWorker:
         self._changed = asyncio.Event()
         self._next_expiry = time.monotonic() + EXPIRY_SECONDS
         self._delivering = False
+        self._halting = False
 
     @property
     def next_offset(self) -> int | None:
@@ -130,8 +134,8 @@ class PartitionWorker:
         self._changed.set()
 
     async def run(self) -> None:
-        """Deliver results in order until cancelled. Raises what `work` or the output raised."""
-        while True:
+        """Deliver results in order until `halt`. Raises what `work` or the output raised."""
+        while not self._halting:
             if time.monotonic() >= self._next_expiry:
                 await self._expire()
             slot = self._slots[0] if self._slots else None
@@ -157,8 +161,15 @@ class PartitionWorker:
             self._changed.clear()
             await self._changed.wait()
 
-    async def give_up(self) -> int:
-        """Cancel what is left; the number of chunks on which work had begun."""
+    async def halt(self, run: asyncio.Task[None]) -> int:
+        """End `run` and give up what is left; the number of chunks on which work had begun.
+
+        A delivery that has begun is let through: otherwise nobody could tell whether it was published.
+        """
+        self._halting = True
+        if self._delivering:
+            await asyncio.wait({run}, timeout=DELIVERY_SECONDS)
+        await cancel_all([run])
         slots = list(self._slots)
         self._slots.clear()
         await self._drop(slots)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import Any, Protocol, Self
 
 import structlog
@@ -181,8 +181,9 @@ class Service:
 
     async def _join(self, resources: AsyncExitStack) -> None:
         self._starting = "joining the group"
+        kafka = self._config.kafka
         self._consumer = ChunkConsumer(
-            self._config.kafka,
+            kafka,
             drain_seconds=self._config.service.drain_seconds,
             on_revoked=self._on_revoked,
             on_assigned=self._on_assigned,
@@ -191,12 +192,7 @@ class Service:
         )
         resources.push_async_callback(self._consumer.stop)
         await self._consumer.start()
-        log.info(
-            "waiting for partitions",
-            group=self._config.kafka.group_id,
-            topic=self._config.kafka.chunks_topic,
-            members=self._pipeline.ensemble.names,
-        )
+        log.info("waiting for partitions", group=kafka.group_id, topic=kafka.chunks_topic)
 
     async def _work(self) -> None:
         """Take records while there is room, until told to stop."""
@@ -268,10 +264,9 @@ class Service:
         log.info("partitions revoked", partitions=sorted(partitions))
         self._intake.revoke(self._intake.partitions)
         await self._drain(self._config.service.drain_seconds)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FINAL_COMMIT_SECONDS):
-                await self._commit()
-        await self._end_workers(park=True)
+        await self._halt_workers()
+        await self._commit_at_last()
+        self._forget_workers(park=True)
         self.metrics.assigned_partitions.set(0)
 
     async def _drain(self, seconds: float) -> None:
@@ -289,13 +284,15 @@ class Service:
         finally:
             await cancel_all(waiting)
 
-    async def _end_workers(self, *, park: bool) -> None:
+    async def _halt_workers(self) -> None:
         """Cancel what is left, with a count; after this nothing of these partitions is published."""
-        await cancel_all(self._worker_tasks.values())
-        given_up = {p: count for p, w in self._workers.items() if (count := await w.give_up())}
+        counts = await asyncio.gather(*(w.halt(self._worker_tasks[p]) for p, w in self._workers.items()))
+        given_up = {p: count for p, count in zip(self._workers, counts, strict=True) if count}
         if given_up:
             self.metrics.cancelled_chunks.inc(sum(given_up.values()))
             log.warning("chunks given up; they will be done again", by_partition=given_up)
+
+    def _forget_workers(self, *, park: bool) -> None:
         for partition, worker in self._workers.items():
             if park and worker.is_consistent:
                 self._parked.park(partition, worker.rolling, worker.next_offset)
@@ -317,6 +314,16 @@ class Service:
 
         if await self._consumer.commit(positions):
             self._committed.update({p: offset for p, offset in sent.items() if p in self._workers})
+
+    async def _commit_at_last(self) -> None:
+        """Commit before the partitions go; without it only work is lost."""
+        try:
+            async with asyncio.timeout(FINAL_COMMIT_SECONDS):
+                await self._commit()
+        except (TimeoutError, BrokerError) as error:
+            log.warning(
+                "offsets not committed; chunks since the last commit are done again", error=str(error)
+            )
 
     async def _measure_lag(self) -> None:
         if self._workers and not self._consumer.rebalancing:
@@ -348,13 +355,9 @@ class Service:
                 await self._drain(self._config.service.drain_seconds)
             finally:
                 await cancel_all([polling])
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FINAL_COMMIT_SECONDS):
-                try:
-                    await self._commit()
-                except BrokerError as error:
-                    self._fail(error)
-        await self._end_workers(park=False)
+        await self._halt_workers()
+        await self._commit_at_last()
+        self._forget_workers(park=False)
 
     async def _keep_polling(self) -> None:
         """Stay a member of the group while the last chunks are finished."""

@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from streamer.config import LogConfig
-from streamer.log import printable, set_up_logging
+from streamer.log import Seldom, printable, set_up_logging
 
 EVIL = "cam\x1b[2J\x07\r\nforged line\u202e\ud800\x9b31m"
 
@@ -96,3 +96,22 @@ def test_debug_level_does_not_open_aiokafka() -> None:
     assert stream.getvalue() == ""
     logging.getLogger("aiokafka.conn").warning("connection lost")
     assert "connection lost" in stream.getvalue()
+
+
+def test_libraries_that_repeat_themselves_are_heard_seldom() -> None:
+    stream = output("json")
+    for n in range(100):
+        logging.getLogger("aiokafka").error("Unable connect to node with id %s", n)
+        logging.getLogger("streamer.test").info("ours")
+    assert stream.getvalue().count("Unable connect") == 1
+    assert stream.getvalue().count("ours") == 100
+
+
+def test_after_a_while_they_are_heard_again() -> None:
+    seldom = Seldom(10)
+    record = logging.LogRecord("aiokafka", logging.ERROR, "", 0, "away", (), None)
+    heard = []
+    for second in range(0, 30, 4):
+        record.created = 1000.0 + second
+        heard.append(seldom.filter(record))
+    assert heard == [True, False, False, True, False, False, True, False]

@@ -112,7 +112,7 @@ class ChunkConsumer:
 
     async def stop(self) -> None:
         """Leave the group and disconnect. Does not commit."""
-        await self._consumer.stop()
+        await _stop(self._consumer)
 
     async def take(self, partitions: Iterable[int]) -> list[Record]:
         """At most one record of each partition, out of what was fetched ahead; never waits.
@@ -230,6 +230,18 @@ def _record(raw: ConsumerRecord) -> Record:
     )
 
 
+async def _stop(consumer: AIOKafkaConsumer) -> None:
+    """Stop a consumer, whatever state its connections are in.
+
+    While the broker is away, aiokafka's fetcher cancels its own requests and lets their CancelledError out of
+    `stop`, which then leaves the connections open; it looks as if we were cancelled.
+    """
+    outcomes = await asyncio.gather(consumer.stop(), return_exceptions=True)
+    if isinstance(outcome := outcomes[0], BaseException):
+        log.debug("the consumer stopped with an error", error=describe(outcome))
+        await consumer._client.close()
+
+
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
     """Sets `rebalancing` for exactly as long as the partitions are not ours to read."""
 
@@ -312,4 +324,4 @@ async def read_scores(
                 f"cannot read topic {kafka.scores_topic} at {kafka.bootstrap_servers}: {describe(error)}"
             ) from error
     finally:
-        await consumer.stop()
+        await _stop(consumer)

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import NewTopic
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+from conftest import fresh_names
 from fakes import FakePipeline, chunk, dead_letters, publish, running, service_config, until, watching
 
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError
+from streamer.kafka.client import admin_client
 from streamer.kafka.consume import ChunkConsumer, Record, read_scores
 from streamer.kafka.intake import Switches
 from streamer.messages import encode_chunk
@@ -197,3 +200,21 @@ async def test_reading_a_missing_topic(kafka: KafkaConfig) -> None:
     absent = kafka.model_copy(update={"scores_topic": "absent"})
     with pytest.raises(BrokerError, match="no topic absent; make the topics with `streamer topics create`"):
         await anext(read_scores(absent))
+
+
+@pytest.mark.needs_kafka
+@pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
+async def test_compressed_records(apache_kafka: str, compression: str) -> None:
+    """In a topic that keeps what producers send, unlike those of `create_topics`."""
+    kafka = fresh_names(apache_kafka)
+    async with admin_client(kafka) as admin:
+        names = (kafka.chunks_topic, kafka.scores_topic, kafka.dead_letters_topic)
+        await admin.create_topics([NewTopic(name, 1, 1) for name in names])
+    client = AIOKafkaProducer(bootstrap_servers=apache_kafka, compression_type=compression)
+    await client.start()
+    try:
+        await client.send_and_wait(kafka.chunks_topic, encode_chunk(chunk("v", 0, bytes(100_000))))
+    finally:
+        await client.stop()
+    async with watching(kafka) as scores, running(service_config(kafka), FakePipeline()):
+        await until(lambda: len(scores.updates) == 1)
