@@ -9,56 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import json
-import math
-import mmap
 import os
-import signal
-import socket
-import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import structlog
 
 from streamer.config import DecodeConfig, SampleConfig
-from streamer.decode_worker import LENGTH
+from streamer.decode_process import BATCH_FRAMES, DecodedBatch, Worker, WorkerFailedError
 from streamer.errors import DecodeError, StreamerError
 from streamer.messages import VideoChunk
-from streamer.sample import sampling_rate, sampling_seed
-from streamer.types import Frame, UInt8Array
 
-BATCH_FRAMES = 8
-"""Most frames in a batch; of frames beyond 1080p, as many as fit."""
+__all__ = ["BATCH_FRAMES", "DecodePool", "DecodedBatch"]
 
-_BATCH_BYTES = BATCH_FRAMES * 1920 * 1080 * 3
-_START_SECONDS = 30.0
-_GRACE_SECONDS = 1.0  # beyond a deadline that passed while the parent was not looking
-_MAX_ANSWER_BYTES = 64 * 1024
 _RESTART_PAUSES = (0.1, 0.5, 2.0, 5.0)  # seconds; the last one repeats
-_REASONS = frozenset(DecodeError.REASONS)
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class DecodedBatch:
-    """Some of the sampled frames of a chunk."""
-
-    frames: list[Frame]
-    """In order of time, at most BATCH_FRAMES, may be empty. Their pixels are read-only and lie in shared
-    memory that is overwritten later: they are valid until the next batch is asked for."""
-    end_seconds: float
-    """Where the chunk ends as far as it is known: in its last batch, where its last frame stops being shown;
-    in others, the time of their last frame. Seconds since the chunk's first frame."""
-    is_last: bool
 
 
 class DecodePool:
@@ -71,8 +39,8 @@ class DecodePool:
         self._config = config
         self._size = config.workers or len(os.sched_getaffinity(0))
         self._turns = asyncio.Semaphore(self._size)
-        self._workers: list[_Worker] = []
-        self._idle: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()  # the spare's memory stays untouched
+        self._workers: list[Worker] = []
+        self._idle: asyncio.LifoQueue[Worker] = asyncio.LifoQueue()  # the spare's memory stays untouched
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -88,7 +56,7 @@ class DecodePool:
 
     async def start(self) -> None:
         """Start the workers. Raises StreamerError, saying why, if they do not come up."""
-        self._workers = [_Worker(self._config) for _ in range(self._size + 1)]
+        self._workers = [Worker(self._config) for _ in range(self._size + 1)]
         try:
             await asyncio.gather(*(worker.start() for worker in self._workers))
         except BaseException:
@@ -129,7 +97,7 @@ class DecodePool:
                     yield batch
                     batch = await worker.answer()
                 yield batch
-            except _WorkerFailedError as failure:
+            except WorkerFailedError as failure:
                 if self._closed:  # by us, and no fault of the chunk
                     raise StreamerError("the decode pool was closed") from failure
                 error = await failure.explain()
@@ -142,13 +110,13 @@ class DecodePool:
             finally:
                 self._give_back(worker)
 
-    async def _take_idle(self) -> _Worker:
+    async def _take_idle(self) -> Worker:
         """A worker that has not died while it waited; the kernel may choose it when memory is short."""
         while not (worker := await self._idle.get()).is_alive():
             self._replace(worker, "decoder_crashed")
         return worker
 
-    def _give_back(self, worker: _Worker) -> None:
+    def _give_back(self, worker: Worker) -> None:
         if worker.is_replaced or self._closed:
             return
         if worker.is_asked:  # left early
@@ -156,23 +124,23 @@ class DecodePool:
         else:
             self._idle.put_nowait(worker)
 
-    async def _await_leftover(self, worker: _Worker) -> None:
+    async def _await_leftover(self, worker: Worker) -> None:
         with contextlib.suppress(DecodeError):
             try:
                 await worker.answer()
-            except _WorkerFailedError as failure:
+            except WorkerFailedError as failure:
                 self._replace(worker, (await failure.explain()).reason)
                 return
         self._idle.put_nowait(worker)
 
-    def _replace(self, worker: _Worker, reason: str) -> None:
+    def _replace(self, worker: Worker, reason: str) -> None:
         worker.is_replaced = True
         if self._closed:
             return
         self.restarts[reason] += 1
         self._spawn(self._restart(worker))
 
-    async def _restart(self, worker: _Worker) -> None:
+    async def _restart(self, worker: Worker) -> None:
         for attempt in range(sys.maxsize):
             await worker.stop()
             try:
@@ -189,227 +157,3 @@ class DecodePool:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-class _WorkerFailedError(Exception):
-    """The process has died, hung or talked nonsense; it must be replaced."""
-
-    def __init__(self, worker: _Worker, reason: str | None, text: str) -> None:
-        super().__init__(text)
-        self._worker = worker
-        self._reason = reason
-
-    async def explain(self) -> DecodeError:
-        """End the process and say how it ended."""
-        if self._reason is not None:
-            await self._worker.stop()
-            return DecodeError(self._reason, str(self))
-        code = await self._worker.exit_code()
-        if code == -signal.SIGXCPU:
-            return DecodeError("decoder_timeout", "decoding took more CPU time than allowed")
-        how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
-        return DecodeError("decoder_crashed", f"the decoder process ended {how}")
-
-
-class _Worker:
-    """One process, seen from the parent."""
-
-    def __init__(self, config: DecodeConfig) -> None:
-        self.is_replaced = False
-        self.is_asked = False
-        """A batch has been asked for and not been answered."""
-        self._config = config
-        self._half_bytes = max(_BATCH_BYTES, 3 * config.max_pixels)
-        self._half = 0
-        self._deadline = 0.0
-        self._last_seconds = 0.0
-        self._process: subprocess.Popen[bytes] | None = None
-        self._reader: asyncio.StreamReader
-        self._writer: asyncio.StreamWriter | None = None
-        # Sealed, so that no worker can shrink the memory under the parent's feet (SIGBUS).
-        self._memory = os.memfd_create("streamer-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self._memory, 2 * self._half_bytes)
-        fcntl.fcntl(
-            self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-        )
-        self._mapping: mmap.mmap | None = mmap.mmap(self._memory, 2 * self._half_bytes, prot=mmap.PROT_READ)
-
-    async def start(self) -> None:
-        """Start the process and wait until it is ready. Raises StreamerError."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = self._popen(theirs.fileno())
-        self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                answer = await self._receive()
-        except (OSError, EOFError, TimeoutError, ValueError) as error:
-            await self.stop()
-            raise StreamerError(f"a decoder process did not start: {error!r}") from error
-        if "error" in answer:
-            await self.stop()
-            why, memory_mib = answer["error"][1], self._config.memory_mib
-            raise StreamerError(f"a decoder process did not start: {why} (decode.memory_mib = {memory_mib})")
-        self.is_asked = False
-
-    def _popen(self, link: int) -> subprocess.Popen[bytes]:
-        config = self._config
-        settings = {
-            "socket": link,
-            "memory": self._memory,
-            "shared_bytes": 2 * self._half_bytes,
-            "parent": os.getpid(),
-            "memory_mib": config.memory_mib,
-            "cpu_seconds": config.cpu_seconds,
-            "limits": {
-                "max_pixels": config.max_pixels,
-                "max_seconds": config.max_chunk_seconds,
-                "max_frames": config.max_chunk_frames,
-                "skip_nonreference": config.skip_nonreference,
-            },
-        }
-        package_root = str(Path(__file__).resolve().parents[1])
-        # Nothing else of our environment: it may hold passwords, and this process reads hostile media.
-        environment = {
-            name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ
-        }
-        environment["PYTHONPATH"] = os.pathsep.join(
-            filter(None, (package_root, os.environ.get("PYTHONPATH")))
-        )
-        environment["OPENBLAS_NUM_THREADS"] = "1"  # numpy's, each would take address space
-        return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-P", "-m", "streamer.decode_worker", json.dumps(settings)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(link, self._memory),
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches the whole group of the terminal: not these
-        )
-
-    async def open(self, chunk: VideoChunk, sample: SampleConfig) -> None:
-        """Hand a chunk over."""
-        self._half, self._last_seconds = 0, 0.0
-        init = chunk.init or b""
-        request = {
-            "data": len(chunk.data),
-            "init": len(init),
-            "rate": sampling_rate(sample, chunk.duration_seconds),
-            "seed": sampling_seed(chunk.video_id, chunk.seq),
-            "at_least_one": chunk.seq == 0,
-        }
-        await self._send({"open": request}, chunk.data, init)
-
-    async def ask(self) -> None:
-        """Ask for the next batch, into the half that the caller does not hold."""
-        await self._send({"next": [self._half * self._half_bytes, self._half_bytes, BATCH_FRAMES]})
-        self.is_asked = True
-        self._deadline = time.monotonic() + self._config.timeout_seconds
-
-    async def answer(self) -> DecodedBatch:
-        """The batch that was asked for. Raises DecodeError or _WorkerFailedError."""
-        left = max(self._deadline - time.monotonic(), _GRACE_SECONDS)
-        try:
-            async with asyncio.timeout(left):
-                answer = await self._receive()
-        except TimeoutError as error:
-            limit = self._config.timeout_seconds
-            raise _WorkerFailedError(self, "decoder_timeout", f"no frames within {limit:g} s") from error
-        except (OSError, EOFError) as error:
-            raise _WorkerFailedError(self, None, "the decoder process has gone") from error
-        except ValueError as error:
-            raise _WorkerFailedError(self, "decoder_crashed", "the decoder answered nonsense") from error
-        self.is_asked = False
-        try:
-            return self._read_batch(answer)
-        except (KeyError, TypeError, ValueError) as error:
-            raise _WorkerFailedError(self, "decoder_crashed", "the decoder answered nonsense") from error
-
-    def _read_batch(self, answer: dict[str, Any]) -> DecodedBatch:
-        """Check an answer as a stranger's: the worker may have been taken over by what it decodes."""
-        if "error" in answer:
-            reason, text = answer["error"]
-            raise DecodeError(reason if reason in _REASONS else "decoder_error", str(text)[:500])
-        low = self._half * self._half_bytes
-        self._half = 1 - self._half
-        if len(answer["frames"]) > BATCH_FRAMES or self._mapping is None:
-            raise ValueError("too many frames")
-        memory = np.frombuffer(self._mapping, np.uint8)
-        frames = []
-        for offset, height, width, seconds in answer["frames"]:
-            size = height * width * 3
-            if not (height > 0 and width > 0 and low <= offset and offset + size <= low + self._half_bytes):
-                raise ValueError("frame outside of its memory")
-            rgb: UInt8Array = memory[offset : offset + size].reshape(height, width, 3)
-            frames.append(Frame(rgb, self._later(seconds)))
-        end = answer["end"]
-        return DecodedBatch(frames, self._last_seconds if end is None else self._later(end), end is not None)
-
-    def _later(self, seconds: Any) -> float:
-        if not (
-            isinstance(seconds, (int, float)) and math.isfinite(seconds) and seconds >= self._last_seconds
-        ):
-            raise ValueError("time does not grow")
-        self._last_seconds = float(seconds)
-        return self._last_seconds
-
-    async def _send(self, request: dict[str, Any], *attachments: bytes) -> None:
-        body = json.dumps(request).encode()
-        if self._writer is None:
-            raise StreamerError("the decode pool is closed")
-        try:
-            async with asyncio.timeout(self._config.timeout_seconds):
-                self._writer.writelines((LENGTH.pack(len(body)), body, *attachments))
-                await self._writer.drain()
-        except TimeoutError as error:
-            raise _WorkerFailedError(self, "decoder_timeout", "the decoder does not take its work") from error
-        except OSError as error:
-            raise _WorkerFailedError(self, None, "the decoder process has gone") from error
-
-    async def _receive(self) -> dict[str, Any]:
-        (size,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
-        if size > _MAX_ANSWER_BYTES:
-            raise ValueError("answer too long")
-        answer = json.loads(await self._reader.readexactly(size))
-        if not isinstance(answer, dict):
-            raise ValueError("not an object")
-        return answer
-
-    def is_alive(self) -> bool:
-        """Whether the process runs."""
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def pid(self) -> int | None:
-        """Of the process; None while there is none."""
-        return None if self._process is None else self._process.pid
-
-    async def exit_code(self) -> int:
-        """Exit status of a process that has closed its socket, hence is ending; killed if it does not."""
-        process = self._process
-        if process is None:
-            raise StreamerError("the decode pool is closed")
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return await asyncio.to_thread(process.wait, _GRACE_SECONDS)
-        await self.stop()
-        return process.returncode
-
-    async def stop(self) -> None:
-        """Kill the process and wait for its end; idempotent."""
-        if (process := self._process) is not None:
-            process.kill()
-            await asyncio.to_thread(process.wait)
-            self._process = None
-        if (writer := self._writer) is not None:
-            self._writer = None
-            writer.transport.abort()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-
-    def release_memory(self) -> None:
-        """Give the shared memory back, once nothing refers to its frames any more; idempotent."""
-        if self._mapping is not None:
-            os.close(self._memory)
-            with contextlib.suppress(BufferError):  # someone still holds a frame: freed when it lets go
-                self._mapping.close()
-            self._mapping = None

@@ -24,7 +24,8 @@ import pytest
 import uvloop
 
 from streamer.config import DecodeConfig, SampleConfig
-from streamer.decode_pool import BATCH_FRAMES, DecodePool, _Worker
+from streamer.decode_pool import BATCH_FRAMES, DecodePool
+from streamer.decode_process import Worker
 from streamer.errors import DecodeError, StreamerError
 from streamer.messages import VideoChunk
 
@@ -412,14 +413,14 @@ def test_on_uvloop() -> None:
     ],
 )
 def test_nonsense_from_a_worker_is_not_believed(answer: dict[str, Any]) -> None:
-    worker = _Worker(DecodeConfig())
+    worker = Worker(DecodeConfig())
     with pytest.raises((KeyError, TypeError, ValueError)):
         worker._read_batch(answer)
     worker.release_memory()
 
 
 def test_reason_from_a_worker_is_one_of_ours() -> None:
-    worker = _Worker(DecodeConfig())
+    worker = Worker(DecodeConfig())
     with pytest.raises(DecodeError) as caught:
         worker._read_batch({"error": ["made up", "x" * 10_000]})
     assert caught.value.reason == "decoder_error"
