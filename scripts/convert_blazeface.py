@@ -11,7 +11,8 @@ run again only to reproduce them, in a throwaway environment (TensorFlow has no 
 
 Writes, for each network, `engines/NAME.onnx` (NHWC float32 input in [-1, 1], any batch), its manifest
 `engines/NAME.json`, and in `tests/faces/data/NAME_litert.npz` a photograph's input and what the original
-answers to it in LiteRT, against which a test holds the committed ONNX without TensorFlow.
+answers to it in LiteRT, against which a test holds the committed ONNX without TensorFlow. tf2onnx names and
+orders nodes differently from run to run: the SHA-256 changes each time, what is computed does not.
 """
 
 from __future__ import annotations
