@@ -133,7 +133,7 @@ class FacesConfig(_Section):
     candidate_score: Probability = 0.25
     """From this score on a place gets a close-up, in which it must reach `min_score`."""
     sure_score: Probability = 0.75
-    """A face that the detector gives this score needs no close-up."""
+    """A face that the detector gives this score needs no close-up, nor does a large one with `min_score`."""
     min_score: Probability = 0.6
     nms_iou: Probability = 0.3
     consensus: bool = False

@@ -118,12 +118,16 @@ class FaceDetector:
             matrix.append(matrix_windows(width, height, side, config.overlap, config.max_matrix_windows))
         from_afar = look(self._detector, frames, coarse, config.candidate_score)
         in_detail = look(self._scanner, frames, matrix, config.candidate_score)
+        # Of a face that large a close-up would show no more.
+        large_px = self._detector.manifest.input.height / CLOSE_UP_ZOOM
         sure, unclear = [], []
         for afar, detail, scan in zip(from_afar, in_detail, scans, strict=True):
             seen = afar.blend(config.nms_iou)
             # The scanner's own certainty counts for nothing, background scores 0.8 there now and then; but
             # where it sees a certain face too, it sees it sharper.
-            certain = seen.take((seen.faces.scores >= config.sure_score) & ~seen.cut)
+            shown_px = (seen.faces.boxes[:, 3] - seen.faces.boxes[:, 1]) * seen.scales
+            needed = np.where(shown_px < large_px, config.sure_score, config.min_score)
+            certain = seen.take((seen.faces.scores >= needed) & ~seen.cut)
             same = (overlaps(detail.faces.boxes, certain.faces.boxes)[0] > config.nms_iou).any(axis=1)
             certain = join([certain, detail.take(same & ~detail.cut)]).blend(config.nms_iou)
             boxes = certain.faces.boxes
