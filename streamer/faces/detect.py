@@ -118,27 +118,29 @@ class FaceDetector:
             matrix.append(matrix_windows(width, height, side, config.overlap, config.max_matrix_windows))
         from_afar = look(self._detector, frames, coarse, config.candidate_score)
         in_detail = look(self._scanner, frames, matrix, config.candidate_score)
-        # Of a face that large a close-up would show no more.
-        large_px = self._detector.manifest.input.height / CLOSE_UP_ZOOM
-        sure, unclear = [], []
-        for afar, detail, scan in zip(from_afar, in_detail, scans, strict=True):
-            seen = afar.blend(config.nms_iou)
-            # The scanner's own certainty counts for nothing, background scores 0.8 there now and then; but
-            # where it sees a certain face too, it sees it sharper.
-            shown_px = (seen.faces.boxes[:, 3] - seen.faces.boxes[:, 1]) * seen.scales
-            needed = np.where(shown_px < large_px, config.sure_score, config.min_score)
-            certain = seen.take((seen.faces.scores >= needed) & ~seen.cut)
-            same = (overlaps(detail.faces.boxes, certain.faces.boxes)[0] > config.nms_iou).any(axis=1)
-            certain = join([certain, detail.take(same & ~detail.cut)]).blend(config.nms_iou)
-            boxes = certain.faces.boxes
-            rough = (boxes[:, 3] - boxes[:, 1]) * certain.scales < SHARP_HEIGHT_PX
-            maybe = join([afar, detail]).blend(config.nms_iou).faces
-            # Between scans, the scans have decided about what is doubtful, and what they found is followed.
-            worthy = scan | (maybe.scores >= config.min_score)
-            worthy &= ~repeats(maybe.boxes, boxes, config.nms_iou)
-            sure.append(certain)
-            unclear.append(np.concatenate([boxes[rough], maybe.boxes[worthy]]))
-        return sure, unclear
+        judged = list(map(self._judge, from_afar, in_detail, scans))
+        return [sure for sure, _ in judged], [unclear for _, unclear in judged]
+
+    def _judge(self, afar: Seen, detail: Seen, scan: bool) -> tuple[Seen, Float32Array]:
+        """Faces of one frame, and boxes that want a close-up."""
+        config = self._config
+        seen = afar.blend(config.nms_iou)
+        # The scanner's own certainty counts for nothing, background scores 0.8 there now and then; but where
+        # it sees a certain face too, it sees it sharper.
+        certain = seen.take((seen.faces.scores >= config.sure_score) & ~seen.cut)
+        same = (overlaps(detail.faces.boxes, certain.faces.boxes)[0] > config.nms_iou).any(axis=1)
+        certain = join([certain, detail.take(same & ~detail.cut)]).blend(config.nms_iou)
+        rough = certain.heights_px < SHARP_HEIGHT_PX
+        # A close-up could show no more of a large face, so that it stays unless a better one is found there:
+        # the short range network draws a large box around a small face at times.
+        large = seen.heights_px >= self._detector.manifest.input.height / CLOSE_UP_ZOOM
+        large &= (seen.faces.scores >= config.min_score) & (seen.faces.scores < config.sure_score)
+        maybe = join([afar, detail]).blend(config.nms_iou).faces
+        # Between scans, the scans have decided about what is doubtful, and what they found is followed.
+        worthy = scan | (maybe.scores >= config.min_score)
+        worthy &= ~repeats(maybe.boxes, certain.faces.boxes, config.nms_iou)
+        unclear = np.concatenate([certain.faces.boxes[rough], maybe.boxes[worthy]])
+        return join([certain, seen.take(large & ~seen.cut)]), unclear
 
     def _close_look(
         self, frames: list[Pyramid], known: list[Seen], boxes: list[Float32Array], zoom: float
@@ -174,7 +176,7 @@ class FaceDetector:
             if not scans[k]:
                 near = [found[j] for j in (*scanned[scanned < k][-1:], *scanned[scanned > k][:1])]
                 wanted = join(near).blend(iou).faces.boxes
-                wanted = wanted[~repeats(wanted, seen.faces.boxes, iou)]
+                wanted = wanted[(overlaps(wanted, seen.faces.boxes)[0] <= iou).all(axis=1)]
             boxes.append(wanted)
         return boxes
 

@@ -30,6 +30,11 @@ class Seen:
     def __len__(self) -> int:
         return len(self.faces)
 
+    @property
+    def heights_px(self) -> Float32Array:
+        """(n,) float32, heights of the boxes in the network's input."""
+        return np.asarray((self.faces.boxes[:, 3] - self.faces.boxes[:, 1]) * self.scales, np.float32)
+
     @classmethod
     def nothing(cls) -> Seen:
         """No face."""

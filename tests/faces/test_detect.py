@@ -83,6 +83,14 @@ def test_larger_faces_in_wide_and_in_high_frames(
     assert np.abs(faces.boxes - box).max(axis=1).min() < max(8, 0.25 * height_px)
 
 
+@pytest.mark.parametrize("side", [140, 180, 256])
+def test_a_face_that_fills_the_frame(make_detector: MakeDetector, side: int) -> None:
+    left, top = 225 - side // 2, max(0, 125 - side // 2)
+    frame = skimage.data.astronaut()[top : top + side, left : left + side]
+    (faces,) = make_detector().detect([frame])
+    assert iou(faces, np.array(ASTRONAUT_BOX, np.float32) - [left, top, left, top]) > 0.7
+
+
 def test_no_face_in_the_scenery(make_detector: MakeDetector, scenery: UInt8Array) -> None:
     assert [len(f) for f in make_detector().detect([scenery, scenery[:540]])] == [0, 0]
 
