@@ -1,53 +1,66 @@
-# Everything sets itself up first. Needs Python >= 3.11 and make; the tests against Apache Kafka also Java 17
-# and Maven.
+# Everything sets itself up first. Needs Linux, Python >= 3.11 with venv, and make; the tests against Apache
+# Kafka also Java 17 and Maven.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: setup demo test check bench lock clean
+.PHONY: help setup demo test test-torch check bench lock clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    set up, then detect on two bundled clips through an embedded broker (about a minute)"
-	@echo "make test    set up, then run all tests (real Kafka included)"
-	@echo "make check   formatting, lint, types"
-	@echo "make bench   set up with torch, then measure against a straightforward baseline"
-	@echo "make lock    resolve dependencies anew into requirements*.lock (needs uv)"
-	@echo "make clean   remove everything that make made"
+	@echo "make demo        detect on two bundled clips, live, through an embedded broker"
+	@echo "make test        all tests, those against Apache Kafka included"
+	@echo "make test-torch  those that compare with torch (installs it: 5 GB)"
+	@echo "make check       formatting, lint, types"
+	@echo "make bench       measure against a straightforward baseline (installs torch: 5 GB)"
+	@echo "make lock        resolve the dependencies anew into requirements*.lock (needs uv)"
+	@echo "make clean       remove everything that make made"
 
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "streamer needs Python 3.11 or newer; say which: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
+	  { echo "streamer needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP) --require-hashes -r requirements.lock
+	$(PIP) --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev-ready: requirements-dev.lock $(VENV)/.ready
+	$(PIP) --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/.bench-ready: requirements-bench.lock $(VENV)/.dev-ready
+	$(PIP) --require-hashes -r requirements-bench.lock
 	@touch $@
 
 demo: setup
 	$(BIN)/streamer demo
 
-test: setup
-	$(BIN)/pytest
+test: $(VENV)/.dev-ready
+	$(BIN)/pytest -m "not needs_cuda and not needs_torch"
 
-check: setup
+test-torch: $(VENV)/.bench-ready
+	$(BIN)/pytest -m needs_torch
+
+check: $(VENV)/.dev-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(VENV)/.bench-ready: requirements-bench.lock $(VENV)/.ready
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
-	@touch $@
-
 bench: $(VENV)/.bench-ready
 	$(BIN)/python build_engines.py --target openvino --precision int8
 	$(BIN)/python bench/throughput.py
+	$(BIN)/python bench/latency.py
+	$(BIN)/python bench/memory.py
 
+EXPORT := uv export --quiet --no-emit-project --no-annotate --no-header
 lock:
 	uv lock --upgrade
-	uv export --quiet --no-emit-project --no-annotate --no-header --extra dev -o requirements.lock
-	uv export --quiet --no-emit-project --no-annotate --no-header --extra dev --extra train -o requirements-bench.lock
+	$(EXPORT) -o requirements.lock
+	$(EXPORT) --extra dev -o requirements-dev.lock
+	$(EXPORT) --extra dev --extra train -o requirements-bench.lock
 	rm uv.lock
 
 clean:

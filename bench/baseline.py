@@ -14,36 +14,29 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnx
 import torch
 import torchvision
-from onnx2torch import convert
-from streamer.faces.crop import crop_faces
 
+from streamer.backends.load import load_network
 from streamer.config import Config
+from streamer.faces.crop import crop_faces
 from streamer.faces.detect import FaceDetector
-from streamer.manifest import Manifest, read_manifest
 from streamer.types import Float32Array, UInt8Array
 
 
-class EagerWindowByWindow:
+class WindowByWindow:
     """A detector network in torch eager float32 that runs its batch one window after the other."""
 
-    device = "torch eager f32 on CPU"
-
     def __init__(self, manifest_path: Path) -> None:
-        self.manifest: Manifest = read_manifest(manifest_path)
-        self._network = convert(onnx.load(self.manifest.path(manifest_path.parent))).eval()
+        self._network = load_network(manifest_path, backend="torch", precision="f32")
+        self.manifest = self._network.manifest
+        self.device = self._network.device
+        self.close = self._network.close
 
-    @torch.inference_mode()
     def run(self, images: UInt8Array) -> tuple[Float32Array, ...]:
         """As `streamer.backends.base.Network.run`."""
-        mean, std = (np.array(v, np.float32) for v in (self.manifest.input.mean, self.manifest.input.std))
-        outputs = [self._network(torch.from_numpy((image[None] - mean) / std)) for image in images]
-        return tuple(np.concatenate([o[i].numpy() for o in outputs]) for i in range(len(outputs[0])))
-
-    def close(self) -> None:
-        """Nothing to free."""
+        outputs = [self._network.run(image[None]) for image in images]
+        return tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))
 
 
 @dataclass
@@ -58,9 +51,12 @@ class BaselineRun:
 
 def run_baseline(config: Config, video: Path, frames_per_second: float, max_frames: int) -> BaselineRun:
     """Process the first `max_frames` sampled frames of a video after three to warm up."""
-    detector = FaceDetector(
-        EagerWindowByWindow(config.classify.engines / f"{config.faces.detector}.json"), config.faces
+    faces_config, engines = config.faces, config.classify.engines
+    detector, scanner, verifier = (
+        WindowByWindow(engines / f"{name}.json")
+        for name in (faces_config.detector, faces_config.scanner, faces_config.verifier)
     )
+    finder = FaceDetector(detector, faces_config, scanner=scanner, verifier=verifier)
     members = [
         torchvision.models.resnext50_32x4d(num_classes=1).eval(),
         torchvision.models.densenet121(num_classes=1).eval(),
@@ -81,7 +77,7 @@ def run_baseline(config: Config, video: Path, frames_per_second: float, max_fram
             faces, started = 0, time.perf_counter()
             stages.update(dict.fromkeys(stages, 0.0))
         frame = timed("decode", next, sampled)
-        found = timed("detect", detector.detect, [frame])[0]
+        found = timed("detect", finder.detect, [frame])[0]
         for box in found.boxes:
             timed("classify", _score_one, members, crop_faces(frame, box[None], margin=0.3, size=224))
             faces += 1

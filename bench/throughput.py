@@ -20,6 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psutil
 import uvloop
 from media import wandering_face
 
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[30, 10, 4], help="sampled frames a second")
     parser.add_argument("--precision", choices=["f32", "bf16", "int8"], default="int8")
     parser.add_argument("--seconds", type=float, default=20, help="measured time for each rate")
+    parser.add_argument("--no-baseline", action="store_true", help="for a machine without torch")
     parser.add_argument("--baseline-frames", type=int, default=30)
     arguments = parser.parse_args()
     data = wandering_face(CHUNK_SECONDS)
@@ -50,19 +52,22 @@ def main() -> None:
     print(f"{os.cpu_count()} CPUs, 1080p30 H.264, one face, precision {arguments.precision}")
     for row in rows:
         shares = ", ".join(
-            f"{stage} {share:.0%} ({row['stage_ms_per_frame'][stage]:.1f} ms)"
+            f"{stage} {share:.0%} ({row['stage_cpu_ms_per_frame'][stage]:.1f} ms)"
             for stage, share in row["stage_share"].items()
         )
+        versus = (
+            f", baseline {row['baseline_frames_per_second']:.2f}, ratio {row['ratio']:.1f}"
+            if "ratio" in row
+            else ""
+        )
         print(
-            f"sampling {row['rate']:g}/s: {row['frames_per_second']:.1f} frames/s, baseline "
-            f"{row['baseline_frames_per_second']:.2f}, ratio {row['ratio']:.1f}; each stage alone: {shares}"
+            f"sampling {row['rate']:g}/s: {row['frames_per_second']:.1f} frames/s{versus}; "
+            f"CPU time per frame {row['cpu_ms_per_frame']:.1f} ms, each stage alone: {shares}"
         )
 
 
 def measure(arguments: argparse.Namespace, data: bytes, rate: float) -> dict[str, Any]:
     """Service and baseline at one sampling rate."""
-    from baseline import run_baseline
-
     config = load_config(
         None,
         {
@@ -72,6 +77,10 @@ def measure(arguments: argparse.Namespace, data: bytes, rate: float) -> dict[str
     )
     ensure_untrained(config.classify)
     ours = uvloop.run(run_service(config, data, arguments.seconds))
+    if arguments.no_baseline:
+        return {"rate": rate, **ours}
+    from baseline import run_baseline  # imports torch
+
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder, "video.ts")
         video.write_bytes(data)
@@ -114,7 +123,7 @@ async def run_service(config: Config, data: bytes, seconds: float) -> dict[str, 
             await asyncio.gather(*[pipeline.classify_batcher.submit(f.crops) for f in found if len(f.crops)])
             return len(found)
 
-        rate = await frames_per_second(whole, config, seconds)
+        whole_rate, whole_cpu_ms = await measure_work(whole, config, seconds)
         chunk = VideoChunk(video_id="one", seq=0, data=data)
         frames = []
         async for batch in pipeline.decode_pool.decode(chunk, config.sample):
@@ -122,37 +131,53 @@ async def run_service(config: Config, data: bytes, seconds: float) -> dict[str, 
         frames = frames[: config.faces.batch_frames]
         found = await pipeline.detect_batcher.submit(frames)
         alone = {
-            stage.__name__: 1000 / await frames_per_second(stage, config, seconds / 4)
+            stage.__name__: (await measure_work(stage, config, seconds / 4))[1]
             for stage in (decode, detect, classify)
         }
-    total_ms = sum(alone.values())
     return {
-        "frames_per_second": rate,
-        "stage_ms_per_frame": alone,
-        "stage_share": {stage: ms / total_ms for stage, ms in alone.items()},
+        "frames_per_second": whole_rate,
+        "cpu_ms_per_frame": whole_cpu_ms,
+        "stage_cpu_ms_per_frame": alone,
+        "stage_share": {stage: ms / sum(alone.values()) for stage, ms in alone.items()},
         "faces_per_frame": sum(len(f.faces) for f in found) / len(found),
     }
 
 
-async def frames_per_second(work: Callable[[], Awaitable[int]], config: Config, seconds: float) -> float:
-    """Run `work` in as many tasks as the service has chunks in flight; `work` returns its sampled frames."""
+async def measure_work(
+    work: Callable[[], Awaitable[int]], config: Config, seconds: float
+) -> tuple[float, float]:
+    """Run `work` in as many tasks as the service has chunks in flight; `work` returns its sampled frames.
 
-    async def run_for(duration: float) -> float:
-        started = time.perf_counter()
+    Returns frames a second, and milliseconds of CPU time (decode workers included) per frame.
+    """
+
+    async def run_for(duration: float) -> tuple[float, float]:
+        started, cpu_started = time.perf_counter(), cpu_seconds()
         frames = 0
 
         async def repeat() -> None:
             nonlocal frames
             while time.perf_counter() < started + duration:
-                frames += await work()
+                done = await work()  # not `frames += await`: others add meanwhile
+                frames += done
 
         async with asyncio.TaskGroup() as group:
             for _ in range(config.service.max_chunks_in_flight):
                 group.create_task(repeat())
-        return frames / (time.perf_counter() - started)
+        return (
+            frames / (time.perf_counter() - started),
+            1000 * (cpu_seconds() - cpu_started) / frames,
+        )
 
     await run_for(min(3.0, seconds / 2))  # burn in: kernels, allocators, worker processes
     return await run_for(seconds)
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and its decode workers so far."""
+    own = psutil.Process()
+    times = [process.cpu_times() for process in [own, *own.children()]]
+    return sum(t.user + t.system for t in times)
 
 
 if __name__ == "__main__":

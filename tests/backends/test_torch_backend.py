@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,18 @@ def test_without_torch_it_says_what_to_install(tmp_path: Path, monkeypatch: pyte
 
 @pytest.fixture
 def torch() -> Any:
-    return pytest.importorskip("torch", reason="torch is not installed (extra `train`)")
+    return importlib.import_module("torch")
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.needs_torch
 def test_agrees_with_onnxruntime(torch: Any, tmp_path: Path, layout: Any) -> None:
     path = make_network(tmp_path, layout=layout, outputs=("features", "logit"))
     compare(path, images(3), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["blazeface_short_range", "blazeface_back", "blazeface_full_range"])
+@pytest.mark.needs_torch
 def test_detectors(torch: Any, name: str) -> None:
     path = ENGINES / f"{name}.json"
     size = load_network(path, backend="onnxruntime", precision="f32").manifest.input.height
@@ -87,6 +90,7 @@ OPERATORS: dict[str, tuple[str, dict[str, Any], list[np.ndarray]]] = {
 
 
 @pytest.mark.parametrize("case", OPERATORS)
+@pytest.mark.needs_torch
 def test_operator(torch: Any, tmp_path: Path, case: str) -> None:
     kind, attributes, constants = OPERATORS[case]
     compare(one_operator(tmp_path, kind, attributes, constants), images(2, size=8), atol=1e-5)
@@ -121,6 +125,7 @@ def make_described(path: Path) -> Path:
     return path
 
 
+@pytest.mark.needs_torch
 def test_an_operator_it_has_not(torch: Any, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="small: the torch backend has no operator Erf"):
         load_network(one_operator(tmp_path, "Erf", {}, []), backend="torch", precision="f32")
