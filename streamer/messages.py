@@ -22,9 +22,7 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 
 class _Message(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class VideoChunk(_Message):

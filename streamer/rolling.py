@@ -276,7 +276,7 @@ class RollingScores:
         return ScoreUpdate(
             video_id=video_id,
             seq=seq,
-            status=status,  # type: ignore[arg-type]  # one of the literals, by the callers above
+            status=status,
             fake_score=state.score.value(self._members),
             window_score=window.value(self._members),
             interval=state.spread.interval(state.score, self._members),

@@ -1,0 +1,98 @@
+"""Everything together on real video: Kafka, decode workers, face detectors, an ensemble, rolling scores."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import hostile
+import pytest
+from fakes import dead_letters, publish, running, service_config, until, watching
+from media import encode
+from members import make_engines
+
+from streamer.config import ClassifyConfig, Config, KafkaConfig
+from streamer.demo_clips import first_clip
+from streamer.messages import VideoChunk
+from streamer.pipeline import Pipeline
+from streamer.segment import segments_of
+
+LOGITS = {"first": 1.0, "second": -0.5}
+PROBABILITIES = {name: 1 / (1 + math.exp(-logit)) for name, logit in LOGITS.items()}
+EXPECTED = sum(PROBABILITIES.values()) / 2
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> ClassifyConfig:
+    """Trained members whose logits are known, so that every score is."""
+    return ClassifyConfig(engines=make_engines(tmp_path / "engines", **LOGITS), members=tuple(LOGITS))
+
+
+def config_for(kafka: KafkaConfig, classify: ClassifyConfig) -> Config:
+    return service_config(kafka, drain_seconds=30.0).model_copy(update={"classify": classify})
+
+
+def clip_chunks(video_id: str) -> list[VideoChunk]:
+    """The bundled clip of one person, cut at its keyframes."""
+    return [
+        VideoChunk(
+            video_id=video_id,
+            seq=seq,
+            data=segment.data,
+            start_seconds=segment.start_seconds,
+            last=segment.is_last,
+        )
+        for seq, segment in enumerate(segments_of(first_clip(), 2.0))
+    ]
+
+
+async def test_video_in_scores_out(kafka: KafkaConfig, engines: ClassifyConfig) -> None:
+    chunks = clip_chunks("clip")
+    config = config_for(kafka, engines)
+    async with watching(kafka) as scores, running(config, Pipeline(config)):
+        await publish(kafka, *chunks)
+        await until(lambda: len(scores.updates) == len(chunks), seconds=120)
+    assert [update.seq for update in scores.updates] == list(range(len(chunks)))
+    assert {update.status for update in scores.updates[:-1]} == {"scored"}
+    final = scores.updates[-1]
+    assert final.status == "final"
+    assert final.fake_score == pytest.approx(EXPECTED, abs=1e-5)
+    assert final.models == pytest.approx(PROBABILITIES, abs=1e-5)
+    assert final.frames >= 50
+    assert final.faces >= 0.9 * final.frames
+    assert [track.track for track in final.tracks] == [0]
+    assert final.trained
+
+
+@pytest.mark.needs_kafka
+@pytest.mark.timeout(400)
+async def test_two_hundred_damaged_chunks_cost_only_themselves(
+    real_kafka: KafkaConfig, engines: ClassifyConfig
+) -> None:
+    size = {"width": 320, "height": 240}
+    good = {name: encode(name, **size) for name in ("mpegts", "mp4", "matroska")}
+    damaged = hostile.damaged_chunks(good, n=200, seed=11)
+    clip = clip_chunks("clip")
+    config = config_for(real_kafka, engines)
+    async with watching(real_kafka) as scores, running(config, Pipeline(config)) as service:
+        # 25 damaged chunks, a good one, 25 damaged ones ..., all of one video and hence of one partition
+        seqs_of_good, chunks = [], []
+        for number, (_, data) in enumerate(damaged):
+            if number % 25 == 24 and len(seqs_of_good) < len(clip):
+                piece = clip[len(seqs_of_good)]
+                seqs_of_good.append(len(chunks))
+                chunks.append(VideoChunk(video_id="mixed", seq=len(chunks), data=piece.data))
+            chunks.append(VideoChunk(video_id="mixed", seq=len(chunks), data=data))
+        await publish(real_kafka, *chunks)
+        await until(lambda: len(scores.updates) == len(chunks), seconds=300)
+        letters = await dead_letters(real_kafka, len(damaged))
+        assert service.why_not_ready() is None  # still the same process, still at work
+    by_seq = {update.seq: update for update in scores.updates}
+    assert {seq for seq, update in by_seq.items() if update.status == "scored"} == set(seqs_of_good)
+    final = by_seq[len(chunks) - 1]
+    assert final.undecodable_chunks == len(damaged) == len(letters)
+    assert final.chunks == len(seqs_of_good)
+    assert final.missing_chunks == 0
+    assert final.fake_score == pytest.approx(EXPECTED, abs=1e-5)
+    assert all(letter.reason and letter.error for letter in letters)
+    assert {letter.seq for letter in letters} == set(range(len(chunks))) - set(seqs_of_good)
