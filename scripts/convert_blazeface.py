@@ -118,6 +118,7 @@ def tidy(model: onnx.ModelProto, source: Source) -> None:
     del graph.value_info[:]
     graph.name = source.name
     model.doc_string = f"{source.architecture}, Apache-2.0, from MediaPipe by way of {PACKAGE}"
+    model.graph.doc_string = ""  # tf2onnx writes the path of the source file there
     onnx.checker.check_model(onnx.shape_inference.infer_shapes(model, strict_mode=True), full_check=True)
 
 
