@@ -320,6 +320,7 @@ def main() -> None:
     parser.add_argument("--frames-per-file", type=int, default=20, help="of each video (default 20)")
     parser.add_argument("--engines", type=Path, default=ROOT / "engines")
     parser.add_argument("--backend", default="openvino")
+    parser.add_argument("--only", help="measure, beside the first, only ways whose name contains this")
     parser.add_argument("--no-consensus", action="store_true", help="leave out dlib (extra `consensus`)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -334,7 +335,8 @@ def main() -> None:
         )
         for name in DETECTORS
     }
-    ways = make_ways(networks, not arguments.no_consensus)
+    first, *others = make_ways(networks, not arguments.no_consensus)
+    ways = [first, *(way for way in others if (arguments.only or "") in way.name)]
     judge = FaceDetector(networks["blazeface_back"], FacesConfig(windows=(), min_score=0.6))
     heads = collect_heads(arguments.faces, arguments.heads, judge)
     results: dict[str, Any] = {"heads": len(heads), "frames_per_height": arguments.frames}

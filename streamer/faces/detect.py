@@ -34,9 +34,9 @@ CANDIDATE_HEIGHT_PX = MappingProxyType({128: 12.0, 192: 9.0, 256: 8.0})
 """Height in the network's input from which more than half of all faces become candidates, by input size;
 measured on 250 photographs of faces, scaled down."""
 
-LARGE = 0.5
-"""Share of the detector's input from which a face is large: of those the full range network misses more and more
-(11 % at half its input, 37 % at two thirds), and no close-up shows them smaller than the frame allows."""
+LARGE = 0.42
+"""Share of the detector's input from which a face is large: of such the full range network misses more and more
+(11 % at half its input, 37 % at two thirds), and no close-up is larger than the frame."""
 
 SHARP_HEIGHT_PX = 20.0
 """Height in the network's input below which the box is rough: the short range network draws it up to
