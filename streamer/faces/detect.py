@@ -35,8 +35,8 @@ CANDIDATE_HEIGHT_PX = MappingProxyType({128: 12.0, 192: 9.0, 256: 8.0})
 measured on 250 photographs of faces, scaled down."""
 
 LARGE = 0.42
-"""Share of the detector's input from which a face is large: of such the full range network misses more and more
-(11 % at half its input, 37 % at two thirds), and no close-up is larger than the frame."""
+"""Share of the detector's input from which a face is large: the full range network misses more and more of
+those (11 % at half its input, 37 % at two thirds), and no close-up is larger than the frame."""
 
 SHARP_HEIGHT_PX = 20.0
 """Height in the network's input below which the box is rough: the short range network draws it up to
