@@ -1,4 +1,4 @@
-"""Resident memory while one stream goes on for an hour of video: after five minutes, and at the end.
+"""Resident memory while one stream goes on for an hour of video, five minutes by five minutes.
 
     python bench/memory.py [--json] [--minutes 60]
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import statistics
 import sys
 from typing import Any
 
@@ -37,8 +38,9 @@ def main() -> None:
         json.dump(result, sys.stdout)
     else:
         print(
-            f"resident after 5 minutes of video {result['early_mib']:.0f} MiB, "
-            f"after {arguments.minutes:g} minutes {result['late_mib']:.0f} MiB, ratio {result['ratio']:.3f}"
+            "resident set by five minutes of video, MiB: "
+            + ", ".join(f"{mib:.0f}" for mib in result["mib_by_five_minutes"])
+            + f"; last to second: {result['ratio']:.3f}"
         )
 
 
@@ -66,11 +68,10 @@ async def measure(minutes: float) -> dict[str, Any]:
         resident.append(bench.resident_mib())
         final = bench.updates[-1][1]
     five_minutes = 300 // CHUNK_SECONDS
-    early, late = max(resident[:five_minutes]), max(resident[-five_minutes:])
+    medians = [statistics.median(resident[i : i + five_minutes]) for i in range(0, chunks, five_minutes)]
     return {
-        "early_mib": early,
-        "late_mib": late,
-        "ratio": late / early,
+        "mib_by_five_minutes": medians,
+        "ratio": medians[-1] / medians[1],
         "chunks": final.chunks,
         "frames": final.frames,
     }
