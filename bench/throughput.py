@@ -1,6 +1,6 @@
 """Sampled frames a second, from chunk bytes to score update, against a straightforward baseline, in one run.
 
-    python bench/throughput.py [--json] [--rates 30 10 4] [--precision int8]
+    python bench/throughput.py [--json] [--rates 30 10 4] [--precision int8] [--scan-every 8]
 
 1080p H.264 at 30 frames/s, one face per frame, all windows on, the full-size two-member ensemble. Its members
 are untrained, which costs the same time. Ratios are what counts: absolute figures change with the machine.
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rates", type=float, nargs="+", default=[30, 10, 4], help="sampled frames a second")
     parser.add_argument("--precision", choices=["f32", "bf16", "int8"], default="int8")
+    parser.add_argument("--scan-every", type=int, help="matrix windows in one of so many frames; see config")
     parser.add_argument("--seconds", type=float, default=20, help="measured time for each rate")
     parser.add_argument("--no-baseline", action="store_true", help="for a machine without torch")
     parser.add_argument("--baseline-frames", type=int, default=30)
@@ -68,13 +69,13 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace, data: bytes, rate: float) -> dict[str, Any]:
     """Service and baseline at one sampling rate."""
-    config = load_config(
-        None,
-        {
-            "sample": {"frames_per_second": rate},
-            "classify": {"precision": arguments.precision, "allow_untrained": True},
-        },
-    )
+    overrides: dict[str, Any] = {
+        "sample": {"frames_per_second": rate},
+        "classify": {"precision": arguments.precision, "allow_untrained": True},
+    }
+    if arguments.scan_every:
+        overrides["faces"] = {"scan_every": arguments.scan_every}
+    config = load_config(None, overrides)
     ensure_untrained(config.classify)
     ours = uvloop.run(run_service(config, data, arguments.seconds))
     if arguments.no_baseline:
