@@ -7,6 +7,7 @@
     │   ├── UntrainedError     scores were asked from members that were never trained
     │   ├── BackendError       the inference library asked for is not installed or not usable here
     │   └── InferenceError     a network failed while running
+    ├── TrainingError          a data set, crop cache or checkpoint cannot be used; the text says which and why
     ├── BrokerError            Kafka is unreachable, refuses us, or lacks a topic
     └── ChunkError             one chunk cannot be processed; it goes to the dead-letter topic
         ├── MessageError       the message is not what the protocol says (stage "message")
@@ -42,6 +43,10 @@ class BackendError(ModelError):
 
 class InferenceError(ModelError):
     """A network failed while running."""
+
+
+class TrainingError(StreamerError):
+    """A data set, crop cache or checkpoint cannot be used."""
 
 
 class BrokerError(StreamerError):
