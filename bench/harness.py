@@ -19,6 +19,17 @@ from streamer.kafka.publish import ChunkPublisher
 from streamer.kafka.topics import create_topics
 from streamer.messages import ScoreUpdate, VideoChunk
 
+VIDEOS = 8
+
+
+@dataclass(frozen=True)
+class FullLoad:
+    """What the service does when there is always a chunk waiting."""
+
+    frames_per_second: float
+    """Sampled frames whose score was published."""
+    chunks_per_second: float
+
 
 @dataclass
 class Bench:
@@ -36,6 +47,27 @@ class Bench:
         """Publish a chunk and note when."""
         self.published[chunk.video_id, chunk.seq] = time.perf_counter()
         await self.publisher.send_chunk(chunk)
+
+    async def publish_next(self, data: bytes) -> None:
+        """Publish `data` as the next chunk of one of `VIDEOS` videos, taken in turn."""
+        number = len(self.published)
+        await self.publish(VideoChunk(video_id=f"video-{number % VIDEOS}", seq=number // VIDEOS, data=data))
+
+    async def full_load(self, data: bytes, chunks: int) -> FullLoad:
+        """Publish `chunks` chunks at once, after a burn-in, and time them until all scores are published."""
+        for _ in range(VIDEOS):
+            await self.publish_next(data)
+        await self.wait_for(len(self.published))
+        before, started = self._frames(), time.perf_counter()
+        for _ in range(chunks):
+            await self.publish_next(data)
+        await self.wait_for(len(self.published))
+        seconds = time.perf_counter() - started
+        return FullLoad((self._frames() - before) / seconds, chunks / seconds)
+
+    def _frames(self) -> int:
+        """Frames counted by the newest update of each video."""
+        return sum({update.video_id: update.frames for _, update in self.updates}.values())
 
     async def wait_for(self, count: int, timeout_seconds: float = 600) -> None:
         """Wait until so many updates have come since the start. Raises TimeoutError."""

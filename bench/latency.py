@@ -23,10 +23,8 @@ from media import wandering_face
 
 from streamer.config import load_config
 from streamer.engines import ensure_untrained
-from streamer.messages import VideoChunk
 
 CHUNK_SECONDS = 2.0
-VIDEOS = 8
 LOAD = 0.8
 
 
@@ -60,56 +58,36 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         f"classify.precision={arguments.precision}",
     ]
     async with running_service(config, overrides) as bench:
-        seqs = dict.fromkeys(range(VIDEOS), 0)
-
-        async def publish_one(number: int) -> None:
-            seq = seqs[number % VIDEOS]
-            seqs[number % VIDEOS] += 1
-            await bench.publish(VideoChunk(video_id=f"video-{number % VIDEOS}", seq=seq, data=data))
-
-        for number in range(VIDEOS):  # burn in
-            await publish_one(number)
-        await bench.wait_for(VIDEOS)
-        done = len(bench.updates)
-        started = time.perf_counter()
-        for number in range(arguments.full_load_chunks):
-            await publish_one(number)
-        await bench.wait_for(done + arguments.full_load_chunks)
-        full_seconds = time.perf_counter() - started
-        chunks_per_second = arguments.full_load_chunks / full_seconds
-        frames = frames_between(bench, done)
+        full = await bench.full_load(data, arguments.full_load_chunks)
+        rate = LOAD * full.chunks_per_second
         return {
-            "frames_per_second": frames / full_seconds,
-            "chunks_per_second": chunks_per_second,
-            **await under_load(bench, publish_one, LOAD * chunks_per_second, arguments.seconds),
+            "frames_per_second": full.frames_per_second,
+            "chunks_per_second": full.chunks_per_second,
+            **await under_load(bench, data, rate, arguments.seconds),
         }
 
 
-def frames_between(bench: Bench, first: int) -> int:
-    """Frames counted by the updates from number `first` on."""
-    newest = {update.video_id: update.frames for _, update in bench.updates}
-    before = {update.video_id: update.frames for _, update in bench.updates[:first]}
-    return sum(newest.values()) - sum(before.values())
-
-
-async def under_load(bench: Bench, publish_one: Any, rate: float, seconds: float) -> dict[str, Any]:
+async def under_load(bench: Bench, data: bytes, rate: float, seconds: float) -> dict[str, Any]:
     """Publish `rate` chunks a second and return the quantiles of their latency."""
     rng = random.Random(1)
     done = len(bench.updates)
     deadline = time.perf_counter() + seconds
-    number = 0
-    sending = []
+    sending: list[asyncio.Task[None]] = []
     while time.perf_counter() < deadline:
         await asyncio.sleep(rng.expovariate(rate))
-        sending.append(asyncio.create_task(publish_one(number)))
-        number += 1
+        sending.append(asyncio.create_task(bench.publish_next(data)))
     await asyncio.gather(*sending)
-    await bench.wait_for(done + number)
+    await bench.wait_for(done + len(sending))
     latencies_ms = [
         1000 * (at - bench.published[update.video_id, update.seq]) for at, update in bench.updates[done:]
     ]
     quantiles = statistics.quantiles(latencies_ms, n=100, method="inclusive")
-    return {"chunks": number, "p50_ms": quantiles[49], "p99_ms": quantiles[98], "max_ms": max(latencies_ms)}
+    return {
+        "chunks": len(sending),
+        "p50_ms": quantiles[49],
+        "p99_ms": quantiles[98],
+        "max_ms": max(latencies_ms),
+    }
 
 
 if __name__ == "__main__":
