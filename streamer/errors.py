@@ -7,7 +7,7 @@
     │   ├── UntrainedError     scores were asked from members that were never trained
     │   ├── BackendError       the inference library asked for is not installed or not usable here
     │   └── InferenceError     a network failed while running
-    ├── TrainingError          a data set, crop cache or checkpoint cannot be used; the text says which and why
+    ├── TrainingError          a data set, crop cache or checkpoint cannot be used; the text says why
     ├── BrokerError            Kafka is unreachable, refuses us, or lacks a topic
     └── ChunkError             one chunk cannot be processed; it goes to the dead-letter topic
         ├── MessageError       the message is not what the protocol says (stage "message")

@@ -79,7 +79,7 @@ class Sample:
     """(size, size, 3) uint8 RGB."""
     label: int
     mask: Float32Array | None
-    """(size, size) float32 in [0, 1], share of each pixel that was altered; zeros where REAL; None: unknown."""
+    """(size, size) float32 in [0, 1], share of each pixel altered; zeros where REAL; None: unknown."""
 
 
 @dataclass(frozen=True, slots=True)
