@@ -44,7 +44,7 @@ class Manifest(BaseModel):
 
     name: str
     """Unique among the networks in use, e.g. `resnext50_32x4d`."""
-    kind: Literal["detector", "classifier"]
+    kind: Literal["detector", "classifier", "landmarks"]
     architecture: str
     """e.g. `BlazeFace short range`, `ResNeXt-50 32x4d`."""
     file: str
@@ -52,7 +52,8 @@ class Manifest(BaseModel):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     input: InputSpec
     outputs: tuple[str, ...]
-    """Names of the outputs. Classifier: one, (n, 1) logit of `fake`. Detector: regressors, classificators."""
+    """Names of the outputs. Classifier: one, (n, 1) logit of `fake`. Detector: regressors, classificators.
+    Landmarks: landmarks (n, 468, 3), pixels of the input; presence, (n, 1) logit that there is a face."""
     trained: bool
     """False for a network with random weights: it is refused unless explicitly allowed."""
     calibration: Calibration = Calibration()

@@ -1,0 +1,149 @@
+"""Videos and pictures of a data set -> frames, decoded as the service does.
+
+Pictures are read by Pillow: it refuses half a file, where OpenCV fills the rest with grey. Videos are cut at
+their keyframes, and pieces in which no frame is wanted are never decoded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from contextlib import aclosing, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from streamer.config import DecodeConfig, SampleConfig
+from streamer.decode_pool import DecodePool
+from streamer.errors import DecodeError
+from streamer.messages import VideoChunk
+from streamer.segment import Segment, segments_of
+from streamer.training.types import Item
+from streamer.types import Frame, UInt8Array
+
+T = TypeVar("T")
+
+PICTURE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP")
+"""Pillow's names; MPO is what some phones write into .jpg files."""
+
+_PIECE_SECONDS = 2.0
+"""Least length of a piece of video, as of `streamer score`."""
+
+_LEAST_SECONDS = 1e-3
+"""A video of one picture may last no time at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Frames wanted of one video."""
+
+    count: int
+    """> 0. A shorter video gives fewer, each of its frames once at most."""
+    seed: int
+    """>= 0; the same gives the same frames."""
+
+
+class FrameReader:
+    """Reads items one after the other; to be closed."""
+
+    def __init__(self, config: DecodeConfig) -> None:
+        """config: limits, as for the service; `workers` is not looked at, one process decodes."""
+        self._config = config.model_copy(update={"workers": 1})
+        self._runner = asyncio.Runner()
+        self._pool: DecodePool | None = None
+
+    def close(self) -> None:
+        """End the decoder; idempotent."""
+        if self._pool is not None:
+            self._runner.run(self._pool.close())
+            self._pool = None
+        self._runner.close()
+
+    def look(self, item: Item, wanted: Wanted, at: Callable[[Frame], T]) -> list[T]:
+        """What `at` says of each wanted frame, in order of time; a picture is one frame at 0 seconds.
+
+        Frames are valid during the call of `at` only. Raises OSError if the file cannot be opened and
+        DecodeError if it, or a part of it where a frame was wanted, cannot be decoded.
+        """
+        if item.media == "image":
+            return [at(Frame(read_picture(item.path, self._config.max_pixels), 0.0))]
+        return self._runner.run(self._look(item.path, wanted, at))
+
+    async def _look(self, path: Path, wanted: Wanted, at: Callable[[Frame], T]) -> list[T]:
+        if self._pool is None:  # pictures need none
+            self._pool = DecodePool(self._config)
+            await self._pool.start()
+        seen: list[T] = []
+        with closing(_pieces(path)) as pieces:
+            for number, (piece, count) in enumerate(_share_out(pieces, path, wanted)):
+                if count == 0:
+                    continue
+                # seq 0, whatever the piece: then the decoder gives at least one frame
+                chunk = VideoChunk(video_id=f"{wanted.seed} {number}", seq=0, data=piece.data)
+                rate = count / max(piece.duration_seconds, _LEAST_SECONDS)
+                sample = SampleConfig(frames_per_second=rate, frames_per_video=0)
+                end = len(seen) + count
+                async with aclosing(self._pool.decode(chunk, sample)) as batches:
+                    async for batch in batches:
+                        seen.extend(
+                            at(Frame(frame.rgb, piece.start_seconds + frame.time_seconds))
+                            for frame in batch.frames[: end - len(seen)]
+                        )
+        if not seen:
+            raise DecodeError("no_frames", "no frame where one was wanted: the file is shorter than it says")
+        return seen
+
+
+def read_picture(path: Path, max_pixels: int) -> UInt8Array:
+    """(height, width, 3) uint8 RGB, upright. Raises OSError if it cannot be opened, else DecodeError."""
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about odd metadata, and about sizes, which are checked below
+        try:
+            with Image.open(file, formats=PICTURE_FORMATS) as picture:
+                if picture.width * picture.height > max_pixels:
+                    size = f"{picture.width}x{picture.height}"
+                    raise DecodeError("too_large", f"{size} pixels, at most {max_pixels} allowed in all")
+                return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+        except DecodeError:
+            raise
+        except UnidentifiedImageError as error:
+            raise DecodeError("not_media", f"no picture ({', '.join(PICTURE_FORMATS)})") from error
+        except Exception as error:  # Pillow's plugins let much through: SyntaxError, ...
+            raise DecodeError("damaged", f"Pillow: {error}") from error
+
+
+def _pieces(path: Path) -> Generator[Segment, None, None]:
+    yield from segments_of(path, _PIECE_SECONDS)
+
+
+def _share_out(pieces: Iterator[Segment], path: Path, wanted: Wanted) -> Iterator[tuple[Segment, int]]:
+    """How many frames to take from each piece: as many as of `draw_times` fall into it."""
+    times: list[float] | None = None
+    taken = 0
+    for piece in pieces:
+        if times is None:
+            times = draw_times(piece.video_seconds or _length(path), wanted)
+        end = math.inf if piece.is_last else piece.start_seconds + piece.duration_seconds
+        count = sum(time < end for time in times[taken:])
+        taken += count
+        yield piece, count
+        if taken == len(times):
+            return
+
+
+def _length(path: Path) -> float:
+    """Seconds of a video whose container does not state them, by reading it all."""
+    with closing(_pieces(path)) as pieces:
+        return max(piece.start_seconds + piece.duration_seconds for piece in pieces)
+
+
+def draw_times(length_seconds: float, wanted: Wanted) -> list[float]:
+    """One time in each of `wanted.count` equal parts of [0, length_seconds), uniform in it, ascending."""
+    rng = np.random.default_rng(wanted.seed)
+    cells = np.arange(wanted.count) + rng.random(wanted.count)
+    return [float(cell) for cell in cells * (length_seconds / wanted.count)]
