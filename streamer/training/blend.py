@@ -14,6 +14,7 @@ The real picture returned beside a fake is its target, pixel for pixel the same 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -26,10 +27,11 @@ from streamer.errors import TrainingError
 from streamer.training.alignment import FacePicture, align
 from streamer.training.face_regions import REGIONS, Region, face_size_px, region_outline
 from streamer.training.image_ops import Window, warp
-from streamer.training.source_changes import SourceChanges, change, draw_warp, match_colours
+from streamer.training.source_changes import SourceChanges, change, change_frequency, draw_warp, match_colours
 from streamer.types import Float32Array, UInt8Array
 
 Share = Annotated[float, Field(ge=0)]
+Ratios = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
 
 OUTLINE_POINTS = 96
 WAVES = 6
@@ -51,8 +53,10 @@ class RegionWeights(_Section):
     """What most swaps replace."""
     inner_face: Share = 0.12
     """Brows to lips."""
-    lower_half: Share = 0.13
-    mouth: Share = 0.15
+    lower_half: Share = 0.12
+    mouth_and_chin: Share = 0.1
+    """What reenactment changes most."""
+    mouth: Share = 0.06
     eyes: Share = 0.06
     nose: Share = 0.04
 
@@ -67,11 +71,10 @@ class BlendConfig(_Section):
     """How fakes are made. Sizes that are shares are of the face's width."""
 
     regions: RegionWeights = RegionWeights()
-    ratios: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (
-        *(0.25, 0.5, 0.75),
-        *(1.0, 1.0, 1.0),
-    )
+    ratios: Ratios = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)
     """Opacities of the source, each as likely; the paper's."""
+    cross_ratios: Ratios = (0.75, 1.0, 1.0, 1.0)
+    """The same for `cross_blend`; below, two faces show at once."""
     jitter_target: Probability = 0.5
     """Chance that the target, and so the real picture too, is the changed copy."""
     region_scale: tuple[float, float] = (0.85, 1.2)
@@ -119,7 +122,7 @@ def self_blend(
     place = draw_warp(rgb.shape[:2], face_size_px(keypoints), rng, config.changes)
     window = _window(mask)
     patch = warp(source, place, window)
-    return _blend(patch, target, window, region, mask, rng, config)
+    return _blend(patch, target, window, region, mask, config.ratios, config.poisson, rng)
 
 
 def cross_blend(
@@ -136,8 +139,8 @@ def cross_blend(
     x, y, width, height = window
     inside = slice(y, y + height), slice(x, x + width)
     patch = match_colours(patch, target.rgb[inside], mask[inside], float(rng.uniform(*config.colour_match)))
-    patch = change(patch, rng, config.changes)
-    return _blend(patch, target.rgb, window, region, mask, rng, config)
+    patch = change_frequency(patch, rng, config.changes)
+    return _blend(patch, target.rgb, window, region, mask, config.cross_ratios, config.poisson, rng)
 
 
 def draw_mask(
@@ -198,15 +201,16 @@ def _blend(
     window: Window,
     region: Region,
     mask: Float32Array,
+    ratios: Sequence[float],
+    poisson: float,
     rng: np.random.Generator,
-    config: BlendConfig,
 ) -> Blended:
     """Put a patch into its window of the target."""
     x, y, width, height = window
     inside = slice(y, y + height), slice(x, x + width)
-    ratio = config.ratios[int(rng.integers(len(config.ratios)))]
+    ratio = ratios[int(rng.integers(len(ratios)))]
     below = target[inside]
-    if rng.random() < config.poisson:
+    if rng.random() < poisson:
         patch = _poisson(patch, below, mask[inside])
     share = np.zeros_like(mask)
     share[inside] = ratio * mask[inside]

@@ -12,12 +12,14 @@ import cv2
 import numpy as np
 
 from streamer.errors import TrainingError
+from streamer.training.landmarks import POINTS
 from streamer.types import Float32Array
 
-Region = Literal["face", "jaw_to_brows", "inner_face", "lower_half", "mouth", "eyes", "nose"]
+Region = Literal[
+    "face", "jaw_to_brows", "inner_face", "lower_half", "mouth_and_chin", "mouth", "eyes", "nose"
+]
 REGIONS: tuple[Region, ...] = get_args(Region)
 
-LANDMARKS = 468
 SMALLEST_FACE_PX = 8.0
 
 # Numbers of the mesh's points: FACE_OVAL, LIPS, ..._EYE, ..._EYEBROW of MediaPipe's face_mesh_connections.py;
@@ -32,6 +34,9 @@ RIGHT_EYE, LEFT_EYE = (33, 145, 133, 159), (263, 374, 362, 386)
 RIGHT_EYEBROW, LEFT_EYEBROW = (46, 70, 63, 105, 66, 107, 55), (276, 300, 293, 334, 296, 336, 285)
 NOSE = (168, 122, 351, 129, 358, 48, 278, 98, 327, 2)
 CHEEKS = (50, 280)
+BELOW_EYES = (118, 119, 347, 348)
+NASOLABIAL_FOLDS = (216, 212, 436, 432)
+CHIN = (175, 171, 396)
 EAR_TO_EAR = FACE_OVAL[FACE_OVAL.index(356) : FACE_OVAL.index(127) + 1]
 """Jaw line from ear to ear, as the 68 points of iBUG have it."""
 LOWER_JAW = FACE_OVAL[FACE_OVAL.index(361) : FACE_OVAL.index(132) + 1]
@@ -43,8 +48,9 @@ _POINTS: MappingProxyType[Region, tuple[int, ...]] = MappingProxyType(
         "jaw_to_brows": (*EAR_TO_EAR, *BROWS),
         "inner_face": (*BROWS, *CHEEKS, *OUTER_LIPS),
         "lower_half": (*LOWER_JAW, *CHEEKS, 2),
+        "mouth_and_chin": (*OUTER_LIPS, 2, *NASOLABIAL_FOLDS, *CHIN),
         "mouth": (*OUTER_LIPS, 164, 18),
-        "eyes": (*RIGHT_EYE, *LEFT_EYE, *BROWS),
+        "eyes": (*RIGHT_EYE, *LEFT_EYE, *BROWS, *BELOW_EYES),
         "nose": NOSE,
     }
 )
@@ -55,6 +61,7 @@ _ELLIPSES: MappingProxyType[Region, tuple[float, float, float, float]] = Mapping
         "jaw_to_brows": (0, 0.62, 1.05, 1.02),
         "inner_face": (0, 0.42, 0.80, 0.84),
         "lower_half": (0, 1.08, 0.90, 0.58),
+        "mouth_and_chin": (0, 1.08, 0.62, 0.48),
         "mouth": (0, 1.00, 0.50, 0.30),
         "eyes": (0, -0.08, 0.85, 0.32),
         "nose": (0, 0.45, 0.33, 0.50),
@@ -84,9 +91,9 @@ def region_outline(region: Region, landmarks: Float32Array | None, keypoints: Fl
 
     landmarks: (468, 2) float32, MediaPipe's face mesh; if None, an ellipse is set by the keypoints, (6, 2).
     """
-    if keypoints.shape != (6, 2) or (landmarks is not None and landmarks.shape != (LANDMARKS, 2)):
+    if keypoints.shape != (6, 2) or (landmarks is not None and landmarks.shape != (POINTS, 2)):
         raise ValueError(
-            f"landmarks, keypoints must be ({LANDMARKS}, 2) or None, (6, 2), got "
+            f"landmarks, keypoints must be ({POINTS}, 2) or None, (6, 2), got "
             f"{None if landmarks is None else landmarks.shape}, {keypoints.shape}"
         )
     if landmarks is not None:

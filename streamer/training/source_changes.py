@@ -14,11 +14,14 @@ from streamer.training.compress import jpeg
 from streamer.types import Float32Array, UInt8Array
 
 Share = Annotated[float, Field(ge=0)]
-Frequency = Literal["none", "downscale", "sharpen", "blur", "jpeg", "noise"]
+Frequency = Literal["none", "downscale", "sharpen", "blur", "jpeg", "noise", "repaint"]
 FREQUENCIES: tuple[Frequency, ...] = get_args(Frequency)
 
 ELASTIC_CELLS = 8
 """Cells a side of the grid of random displacements, about a quarter of a face each."""
+
+MOST_STRETCHED = 2.0
+"""Of colours that are matched; beyond it noise would be all there is to see."""
 
 
 class _Section(BaseModel):
@@ -29,12 +32,14 @@ class FrequencyWeights(_Section):
     """How often each change of sharpness is the one made, in proportion to the others."""
 
     none: Share = 0.1
-    downscale: Share = 0.35
-    """Shrunk and enlarged again: swaps are made at 64 to 256 px and enlarged."""
-    sharpen: Share = 0.2
-    blur: Share = 0.15
+    downscale: Share = 0.3
+    """Shrunk and enlarged again: swaps are made at 64 to 256 px and enlarged. The paper's, as is the next."""
+    sharpen: Share = 0.15
+    blur: Share = 0.1
     jpeg: Share = 0.1
     noise: Share = 0.1
+    repaint: Share = 0.15
+    """What a decoder network paints: edges, but neither pores nor the camera's noise, sharpened or not."""
 
     @model_validator(mode="after")
     def _not_all_zero(self) -> FrequencyWeights:
@@ -67,7 +72,11 @@ class SourceChanges(_Section):
     blur_sigma_px: tuple[float, float] = (0.4, 1.6)
     jpeg_quality: tuple[int, int] = (30, 90)
     noise_levels: tuple[float, float] = (1.5, 6.0)
+    repaint_levels: tuple[float, float] = (12.0, 35.0)
+    """Contrast below which texture is taken away."""
 
+    warp_strength: tuple[Share, Share] = (0.15, 1.0)
+    """Share of all of the following that a blend gets, lest every fake shows a second outline."""
     translation: tuple[Share, Share] = (0.05, 0.03)
     """x and y; the paper's 3 and 1.5 % of the picture."""
     scale: Share = 0.05
@@ -82,7 +91,34 @@ def change(rgb: UInt8Array, rng: np.random.Generator, config: SourceChanges) -> 
         rgb = _change_colour(rgb, rng, config)
     if rng.random() < config.shading:
         rgb = _shade(rgb, rng, config.shading_levels)
-    return _change_frequency(rgb, rng, config)
+    return change_frequency(rgb, rng, config)
+
+
+def change_frequency(rgb: UInt8Array, rng: np.random.Generator, config: SourceChanges) -> UInt8Array:
+    """The picture with another sharpness, texture or noise."""
+    weights = np.array([getattr(config.frequencies, kind) for kind in FREQUENCIES])
+    match FREQUENCIES[int(rng.choice(len(FREQUENCIES), p=weights / weights.sum()))]:
+        case "downscale":
+            shrinking, enlarging = ops.draw_interpolations(rng)
+            return ops.reduce_resolution(rgb, float(rng.uniform(*config.downscale)), shrinking, enlarging)
+        case "sharpen":
+            return ops.sharpen(rgb, float(rng.uniform(*config.sharpen)))
+        case "blur":
+            return ops.blur(rgb, float(rng.uniform(*config.blur_sigma_px)))
+        case "jpeg":
+            low, high = config.jpeg_quality
+            return jpeg(rgb, int(rng.integers(low, high + 1)))
+        case "repaint":
+            contrast, reach_px = float(rng.uniform(*config.repaint_levels)), float(rng.uniform(1.2, 2.2))
+            smooth = cv2.bilateralFilter(rgb, 0, contrast, reach_px)
+            return ops.sharpen(np.asarray(smooth, np.uint8), float(rng.uniform(0, 1)))
+        case "noise":
+            noise = ops.draw_noise(
+                rgb.shape[:2], float(rng.uniform(*config.noise_levels)), float(rng.uniform(0, 1)), rng
+            )
+            return ops.add_levels(rgb, noise)
+        case _:
+            return rgb
 
 
 def draw_warp(
@@ -90,14 +126,15 @@ def draw_warp(
 ) -> ops.Placement:
     """A small shift, turn, growth and elastic deformation of a picture about its middle."""
     height, width = shape[:2]
-    angle = np.deg2rad(rng.uniform(-1, 1) * config.rotation_degrees)
-    scale = np.exp(rng.uniform(-1, 1) * np.log1p(config.scale))
+    strength = rng.uniform(*config.warp_strength)
+    angle = np.deg2rad(strength * rng.uniform(-1, 1) * config.rotation_degrees)
+    scale = np.exp(strength * rng.uniform(-1, 1) * np.log1p(config.scale))
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     centre = np.array([width / 2, height / 2])
-    shift = rng.uniform(-1, 1, 2) * config.translation * face_px
+    shift = strength * rng.uniform(-1, 1, 2) * config.translation * face_px
     turn = np.array([[cos, -sin], [sin, cos]])
     matrix = np.concatenate([turn, (centre + shift - turn @ centre)[:, None]], axis=1)
-    displacement = rng.normal(0, config.elastic * face_px, (ELASTIC_CELLS, ELASTIC_CELLS, 2))
+    displacement = rng.normal(0, strength * config.elastic * face_px, (ELASTIC_CELLS, ELASTIC_CELLS, 2))
     kind = ops.ENLARGING[int(rng.integers(len(ops.ENLARGING)))]
     return ops.Placement(matrix.astype(np.float32), displacement.astype(np.float32), (height, width), kind)
 
@@ -113,7 +150,8 @@ def match_colours(rgb: UInt8Array, like: UInt8Array, mask: Float32Array, strengt
     (mean, std), (goal_mean, goal_std) = (
         [statistic.ravel() for statistic in cv2.meanStdDev(image, mask=weights)] for image in (lab, goal)
     )
-    matched = (lab - mean) * (goal_std / np.maximum(std, 1.0)) + goal_mean
+    stretch = np.clip(goal_std / np.maximum(std, 1.0), 1 / MOST_STRETCHED, MOST_STRETCHED)
+    matched = (lab - mean) * stretch + goal_mean
     mixed = np.rint(np.clip(lab + strength * (matched - lab), 0, 255)).astype(np.uint8)
     return np.asarray(cv2.cvtColor(mixed, cv2.COLOR_LAB2RGB), np.uint8)
 
@@ -141,25 +179,3 @@ def _shade(rgb: UInt8Array, rng: np.random.Generator, levels: float) -> UInt8Arr
     y = np.linspace(-1, 1, height, dtype=np.float32) * np.float32(slope * np.sin(angle))
     field = np.repeat((y[:, None] + x)[:, :, None], 3, axis=2)
     return ops.add_levels(rgb, field)
-
-
-def _change_frequency(rgb: UInt8Array, rng: np.random.Generator, config: SourceChanges) -> UInt8Array:
-    weights = np.array([getattr(config.frequencies, kind) for kind in FREQUENCIES])
-    match FREQUENCIES[int(rng.choice(len(FREQUENCIES), p=weights / weights.sum()))]:
-        case "downscale":
-            shrinking, enlarging = ops.draw_interpolations(rng)
-            return ops.reduce_resolution(rgb, float(rng.uniform(*config.downscale)), shrinking, enlarging)
-        case "sharpen":
-            return ops.sharpen(rgb, float(rng.uniform(*config.sharpen)))
-        case "blur":
-            return ops.blur(rgb, float(rng.uniform(*config.blur_sigma_px)))
-        case "jpeg":
-            low, high = config.jpeg_quality
-            return jpeg(rgb, int(rng.integers(low, high + 1)))
-        case "noise":
-            noise = ops.draw_noise(
-                rgb.shape[:2], float(rng.uniform(*config.noise_levels)), float(rng.uniform(0, 1)), rng
-            )
-            return ops.add_levels(rgb, noise)
-        case _:
-            return rgb

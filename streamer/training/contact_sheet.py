@@ -1,0 +1,189 @@
+"""A picture of everything that augmentation and blending do to some faces, for people to judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from streamer.errors import TrainingError
+from streamer.training.alignment import FacePicture, misfit
+from streamer.training.augment import AUGMENTATIONS, AugmentConfig, Box, make_views, plain_view
+from streamer.training.blend import BlendConfig, Blended, RegionWeights, cross_blend, self_blend
+from streamer.training.crops import read_crop, read_landmarks
+from streamer.training.face_regions import REGIONS, Region
+from streamer.training.types import CropRecord
+from streamer.types import Float32Array, UInt8Array
+
+CRFS = (18.0, 23.0, 32.0, 40.0)
+"""Rows of their own, with what FaceForensics++ calls c23 and c40 among them."""
+LABEL_PX = 150
+GAP_PX = 4
+MASK_COLOUR = np.array([255, 0, 80], np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class SheetFace:
+    """A cached crop and where the face is in it."""
+
+    picture: FacePicture
+    box: Box
+
+
+@dataclass(frozen=True, slots=True)
+class _Style:
+    margin: float
+    size: int
+
+    def plain(self, rgb: UInt8Array, face: SheetFace) -> UInt8Array:
+        return plain_view(rgb, face.box, margin=self.margin, size=self.size)
+
+    def augmented(self, face: SheetFace, config: AugmentConfig, rng: np.random.Generator) -> UInt8Array:
+        ((view, _),) = make_views(
+            [face.picture.rgb],
+            [None],
+            face.box,
+            margin=self.margin,
+            size=self.size,
+            rng=rng,
+            config=config,
+        )
+        return view
+
+
+def read_sheet_faces(cache: Path, records: Sequence[CropRecord]) -> list[SheetFace]:
+    """Faces of a crop cache. Raises TrainingError."""
+    return [
+        SheetFace(
+            FacePicture(
+                read_crop(cache, record),
+                read_landmarks(cache, record) if record.landmarks else None,
+                np.array(record.keypoints, np.float32),
+            ),
+            record.box,
+        )
+        for record in records
+    ]
+
+
+def write_contact_sheet(
+    path: Path,
+    faces: Sequence[SheetFace],
+    *,
+    margin: float,
+    size: int,
+    augment: AugmentConfig,
+    blend: BlendConfig,
+    seed: int,
+) -> None:
+    """Write `contact_sheet` as PNG. Raises TrainingError."""
+    sheet = contact_sheet(faces, margin=margin, size=size, augment=augment, blend=blend, seed=seed)
+    done, png = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    assert done
+    try:
+        path.write_bytes(png.tobytes())
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot write the contact sheet: {error.strerror}") from error
+
+
+def contact_sheet(
+    faces: Sequence[SheetFace],
+    *,
+    margin: float,
+    size: int,
+    augment: AugmentConfig,
+    blend: BlendConfig,
+    seed: int,
+) -> UInt8Array:
+    """Sheet, (height, width, 3) uint8 RGB: a labelled row for each augmentation and each kind of blend.
+
+    A face has three columns. Augmentations: untouched, then two draws; those switched off are shown too.
+    Blends: the real picture, the fake, the fake with its mask in colour; a cross-blend takes the one of the
+    other faces that fits best. faces: at least two. margin, size: as of `plain_view`. Raises TrainingError.
+    """
+    if len(faces) < 2:
+        raise TrainingError(f"a contact sheet needs two faces or more, got {len(faces)}")
+    style = _Style(margin, size)
+    rng = np.random.default_rng(seed)
+    rows = [_row(label, tiles, size) for label, tiles in _augmentation_rows(faces, style, augment, rng)]
+    rows += [_row(label, tiles, size) for label, tiles in _blend_rows(faces, style, blend, rng)]
+    return np.concatenate(rows)
+
+
+def _augmentation_rows(
+    faces: Sequence[SheetFace], style: _Style, config: AugmentConfig, rng: np.random.Generator
+) -> Iterator[tuple[str, list[UInt8Array]]]:
+    shown = [(name, config.only(name)) for name in AUGMENTATIONS]
+    for crf in CRFS:
+        fixed = config.h264.model_copy(update={"crf": (crf, crf)})
+        shown.append((f"h264 CRF {crf:g}", config.model_copy(update={"h264": fixed}).only("h264")))
+    shown.append(("all as configured", config))
+    for label, one in shown:
+        yield (
+            label,
+            [
+                tile
+                for face in faces
+                for tile in (
+                    style.plain(face.picture.rgb, face),
+                    *(style.augmented(face, one, rng) for _ in range(2)),
+                )
+            ],
+        )
+
+
+def _blend_rows(
+    faces: Sequence[SheetFace], style: _Style, config: BlendConfig, rng: np.random.Generator
+) -> Iterator[tuple[str, list[UInt8Array]]]:
+    def by_itself(face: SheetFace, one: BlendConfig) -> Blended:
+        return self_blend(face.picture.rgb, face.picture.landmarks, face.picture.keypoints, rng, one)
+
+    def by_keypoints(face: SheetFace, one: BlendConfig) -> Blended:
+        return self_blend(face.picture.rgb, None, face.picture.keypoints, rng, one)
+
+    def by_another(face: SheetFace, one: BlendConfig) -> Blended:
+        others = [other.picture for other in faces if other is not face]
+        return cross_blend(face.picture, min(others, key=lambda other: misfit(other, face.picture)), rng, one)
+
+    shown: list[tuple[str, Callable[[SheetFace, BlendConfig], Blended], BlendConfig]] = [
+        (f"self {region}", by_itself, config.model_copy(update={"regions": _only(region)}))
+        for region in REGIONS
+    ]
+    shown += [
+        ("self by keypoints", by_keypoints, config),
+        ("self Poisson", by_itself, config.model_copy(update={"poisson": 1.0})),
+        ("cross", by_another, config),
+        ("cross face", by_another, config.model_copy(update={"regions": _only("face")})),
+    ]
+    for label, make, one in shown:
+        tiles = []
+        for face in faces:
+            made = make(face, one)
+            tiles += [
+                style.plain(rgb, face) for rgb in (made.real, made.fake, _coloured(made.fake, made.mask))
+            ]
+        yield label, tiles
+
+
+def _only(region: Region) -> RegionWeights:
+    return RegionWeights(**{each: float(each == region) for each in REGIONS})
+
+
+def _coloured(rgb: UInt8Array, mask: Float32Array) -> UInt8Array:
+    """The picture with its mask laid over it in one colour."""
+    mixed = rgb + 0.6 * mask[:, :, None] * (MASK_COLOUR - rgb)
+    return np.asarray(np.rint(mixed), np.uint8)
+
+
+def _row(label: str, tiles: list[UInt8Array], size: int) -> UInt8Array:
+    row = np.full((size + GAP_PX, LABEL_PX + len(tiles) * (size + GAP_PX), 3), 255, np.uint8)
+    cv2.putText(
+        row, label, (4, size // 2), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, lineType=cv2.LINE_AA
+    )
+    for index, tile in enumerate(tiles):
+        left = LABEL_PX + index * (size + GAP_PX)
+        row[:size, left : left + size] = tile
+    return row
