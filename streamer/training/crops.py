@@ -67,6 +67,11 @@ class Finished:
     text: str = ""
     """The same for people."""
 
+    @property
+    def may_change(self) -> bool:
+        """Whether it is worth trying again: the file could not even be opened."""
+        return self.reason in ("missing", "unreadable")
+
 
 class FaceCutter:
     """Frames -> the largest face of each."""
@@ -112,16 +117,22 @@ def cut_crop(rgb: UInt8Array, face: Faces) -> tuple[UInt8Array, Float32Array, Fl
 
 
 def write_crop(cache: Path, file: str, crop: Crop) -> None:
-    """Write a crop's PNG and, if there are any, its landmarks, each whole or not at all. Raises OSError."""
+    """Write a crop's PNG and, if there are any, its landmarks, each whole or not at all.
+
+    Raises TrainingError.
+    """
     path = cache / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if crop.landmarks is not None:
-        buffer = io.BytesIO()
-        np.save(buffer, crop.landmarks)
-        write_whole(path.with_suffix(".npy"), buffer.getvalue())
     done, png = cv2.imencode(".png", cv2.cvtColor(crop.rgb, cv2.COLOR_RGB2BGR))
     assert done, file
-    write_whole(path, png.tobytes())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if crop.landmarks is not None:
+            buffer = io.BytesIO()
+            np.save(buffer, crop.landmarks)
+            write_whole(path.with_suffix(".npy"), buffer.getvalue())
+        write_whole(path, png.tobytes())
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot write to the cache: {error.strerror}") from error
 
 
 def read_crop(cache: Path, record: CropRecord) -> UInt8Array:

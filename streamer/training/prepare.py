@@ -7,18 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import multiprocessing.util
-import signal
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import cv2
 
 from streamer.backends.load import load_network
 from streamer.config import Config
@@ -41,17 +35,14 @@ from streamer.training.crops import (
 )
 from streamer.training.frames import FrameReader, Wanted
 from streamer.training.landmarks import LandmarkFinder
+from streamer.training.sources import name_of
 from streamer.training.types import FAKE, CropRecord, Item
+from streamer.training.workers import Progress, in_processes
 
 FRAMES_PER_REAL, FRAMES_PER_FAKE = 10, 2
 """Of a video, by default: DFDC and FaceForensics++ hold about five fakes for each real video."""
 
 LANDMARK_NETWORK = "face_landmark"
-
-_AHEAD = 4  # items handed to each worker before it asks
-
-Progress = Callable[[int, int], None]
-"""Called with the number of items finished and of all items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +105,10 @@ def prepare(
     progress(len(done), len(jobs))
     missing = [job for job in jobs if job.name not in done]
     with (cache / INDEX).open("a") as index, (cache / ITEMS).open("a") as items_file:
-        for finished, records in _work_off(missing, config, cache, workers):
+        outcomes = in_processes(
+            _work, missing, workers=workers, start=_start_worker, arguments=(config, cache)
+        )
+        for finished, records in outcomes:
             index.write(to_lines(records))
             index.flush()
             items_file.write(to_lines([finished]))  # last: an item is done when it stands here
@@ -128,17 +122,9 @@ def prepare(
 
 def _job(item: Item, roots: Mapping[str, Path], seed: int, count: int) -> _Job:
     """Raises TrainingError if the item lies in no root."""
-    name = _name(item.path, roots)
-    original = None if item.original is None else _name(item.original, roots)
+    name = name_of(item.path, roots)
+    original = None if item.original is None else name_of(item.original, roots)
     return _Job(name, item, original, Wanted(count, sampling_seed(f"{seed} {name}", 0)))
-
-
-def _name(path: Path, roots: Mapping[str, Path]) -> str:
-    for name, root in roots.items():
-        if path.is_relative_to(root):
-            return f"{name}/{path.relative_to(root).as_posix()}"
-    known = ", ".join(f"{name}: {root}" for name, root in roots.items())
-    raise TrainingError(f"{path}: lies in none of the data sets' folders ({known})")
 
 
 def _check_jobs(jobs: Sequence[_Job]) -> None:
@@ -192,7 +178,7 @@ Done = dict[str, tuple[Finished, list[CropRecord]]]
 def _read_finished(cache: Path, jobs: Sequence[_Job]) -> Done:
     """What earlier runs finished of these items, told as the items are now: their split may have changed.
 
-    A line cut off by the end of a run counts for nothing, nor does an item whose files are gone.
+    A line cut off by the end of a run counts for nothing, nor does an item whose crops are gone.
     """
     records: dict[str, list[CropRecord]] = {}
     for line in _lines(cache / INDEX):
@@ -210,7 +196,7 @@ def _read_finished(cache: Path, jobs: Sequence[_Job]) -> Done:
             continue
         of_item = records.get(finished.item, [])
         there = all(_is_there(cache, record) for record in of_item)
-        if finished.item in by_name and len(of_item) == finished.crops and there:
+        if finished.item in by_name and len(of_item) == finished.crops and there and not finished.may_change:
             job = by_name[finished.item]
             done[finished.item] = finished, [dataclasses.replace(r, **_told_by(job)) for r in of_item]
     return done
@@ -262,31 +248,6 @@ def _report(jobs: Sequence[_Job], done: Done) -> PrepareReport:
     )
 
 
-def _work_off(
-    jobs: Sequence[_Job], config: Config, cache: Path, workers: int
-) -> Iterator[tuple[Finished, list[CropRecord]]]:
-    """Outcomes in the order of the jobs. Raises TrainingError if a worker dies."""
-    if not jobs:
-        return
-    context = multiprocessing.get_context("spawn")  # threads of the parent would be forked in mid-stride
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(config, cache))
-    waiting: deque[Future[tuple[Finished, list[CropRecord]]]] = deque()
-    try:
-        for job in jobs:
-            waiting.append(pool.submit(_work, job))
-            if len(waiting) > _AHEAD * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool as error:
-        raise TrainingError(
-            "a worker process died, most likely for want of memory; what is finished stays: "
-            "run it again, with fewer workers if it happens again"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 @dataclass(frozen=True, slots=True)
 class _Worker:
     """What a worker process has loaded."""
@@ -301,8 +262,6 @@ _worker: _Worker | None = None
 
 def _start_worker(config: Config, cache: Path) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    cv2.setNumThreads(1)
     detector, scanner, verifier, landmarks = (
         load_network(
             config.classify.engines / f"{name}.json",

@@ -1,0 +1,63 @@
+"""Jobs done in worker processes, their results in the order of the jobs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+import cv2
+
+from streamer.errors import TrainingError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+Progress = Callable[[int, int], None]
+"""Called with the number of jobs finished and of all jobs."""
+
+_AHEAD = 4  # jobs handed out for each worker before the oldest must be done
+
+
+def in_processes(
+    work: Callable[[Job], Result],
+    jobs: Iterable[Job],
+    *,
+    workers: int,
+    start: Callable[..., None],
+    arguments: tuple[Any, ...],
+) -> Iterator[Result]:
+    """Results of `work`, in the order of the jobs; closing the iterator ends the workers.
+
+    work, start: functions of a module; `start(*arguments)` is called once in each worker. An error of either
+    is raised here, and the death of a worker as TrainingError.
+    """
+    # Not forked: threads of OpenVINO and others would be in mid-stride.
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_start, initargs=(start, arguments)
+    )
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(work, job))
+            if len(waiting) > _AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            "a worker process died, most likely for want of memory, or could not start (see above); what is "
+            "finished stays: run it again, with fewer workers if it happens again"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    cv2.setNumThreads(1)
+    start(*arguments)
