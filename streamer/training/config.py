@@ -1,0 +1,256 @@
+"""TrainConfig: all that a training run can be told; read from a TOML recipe, kept in every checkpoint."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from streamer.errors import TrainingError
+from streamer.training.augment import AugmentConfig
+from streamer.training.blend import BlendConfig
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+Architecture = Literal[
+    "resnext50_32x4d", "resnext26_32x4d", "densenet121", "mobilenet_v2", "efficientnet_lite0"
+]
+
+NOT_PART_OF_THE_RESULT = frozenset({"workers", "log_every", "checkpoint_every"})
+"""Keys that may differ when a run is resumed: the weights do not depend on them."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(_Section):
+    """The network."""
+
+    architecture: Architecture
+    pretrained: bool = True
+    """Start from ImageNet weights; false: from random ones."""
+    start: Path | None = None
+    """Start from the weights of this checkpoint of the same architecture instead: fine-tuning."""
+    dropout: Fraction = 0.2
+    """Before the last layer."""
+    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 0
+    """So many of the five stages keep the weights they start with, which also makes a step cheaper."""
+    mask_head: bool = True
+    """Predict which pixels were altered, beside the logit."""
+
+
+class InputConfig(_Section):
+    """What the network sees of a face."""
+
+    size: Annotated[int, Field(gt=0, multiple_of=32)] = 224
+    """Side of the input, pixels."""
+    margin: Annotated[float, Field(ge=0, le=0.6)] = 0.3
+    """Share of the box's longer side that is added on every side; the same as `faces.margin` when serving."""
+
+
+class MixtureConfig(_Section):
+    """What a batch is made of.
+
+    A batch is made of pairs: a fake, and under the same random changes a real picture, so that neither
+    labels nor augmentations are out of balance (Shiohara and Yamasaki, CVPR 2022, section 4.1). With a blend
+    goes the untouched face that it was made of, with a fake of a data set the same frame of its original if
+    that is in the cache, else any real face. The weights say how often a pair is of each kind, in proportion.
+    """
+
+    self_blended: Weight = 1.0
+    """A real face blended with a changed copy of itself."""
+    cross_blended: Weight = 0.0
+    """A real face into which another person's is blended."""
+    dataset_fake: Weight = 0.0
+    """A fake of the data sets."""
+    evenness: Share = 0.5
+    """Between the generators (and data sets) of one label. 0: each in proportion to the people in it;
+    1: all alike, however few. Within one, every group of people is as likely as any other."""
+
+    @model_validator(mode="after")
+    def _not_all_zero(self) -> MixtureConfig:
+        if self.self_blended + self.cross_blended + self.dataset_fake == 0:
+            raise ValueError("at least one kind of pair needs a weight above 0")
+        return self
+
+
+class OptimiserConfig(_Section):
+    """AdamW (Loshchilov and Hutter, ICLR 2019) on a cosine schedule."""
+
+    learning_rate: PositiveFloat = 6e-4
+    """After warm-up."""
+    final_share: Share = 0.01
+    """Of it at the end of the schedule."""
+    warm_up_steps: NonNegativeInt = 100
+    """Steps in which the learning rate grows linearly to its peak."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Of weight matrices and kernels; never of biases and normalisations."""
+    gradient_clip: PositiveFloat = 1.0
+    """Largest norm of all gradients together."""
+    ema_decay: Fraction = 0.999
+    """Of the moving average of the weights, which is what is validated and shipped. Lower in the first steps:
+    (1 + step) / (10 + step)."""
+
+
+class LossConfig(_Section):
+    """What is made small: binary cross-entropy of the logit, and what is added to it."""
+
+    label_smoothing: Share = 0.05
+    """Targets are s/2 and 1 - s/2."""
+    mask_weight: NonNegativeFloat = 0.5
+    """Of the mask head's cross-entropy per cell, over the images whose altered pixels are known."""
+
+
+class DistillationConfig(_Section):
+    """A trained network teaches this one: for networks that start from random weights."""
+
+    teacher: Path | None = None
+    """Its checkpoint; None: no distillation."""
+    weight: Share = 0.5
+    """Of the teacher's answers; the labels keep 1 - weight."""
+    temperature: PositiveFloat = 2.0
+    """Both logits are divided by it (Hinton et al., 2015); the loss is multiplied by its square."""
+    feature_weight: NonNegativeFloat = 0.0
+    """Of the distance between the last feature maps, the student's through a linear projection that is thrown
+    away afterwards (Romero et al., FitNets, 2015): one minus the cosine at every position."""
+
+
+class ValidationConfig(_Section):
+    """How the best checkpoint is found: by AUC over videos, every picture being a video of its own.
+
+    The metric is the mean of two: that of real against fake videos, if there are both, and that of untouched
+    faces against their self-blends.
+    """
+
+    every: PositiveInt = 500
+    """Steps."""
+    patience: PositiveInt = 10
+    """Validations without a better one before training stops."""
+    crops: PositiveInt = 2000
+    """Most that are looked at as serving would see them, spread evenly over the videos."""
+    blends: NonNegativeInt = 500
+    """Of the real ones among them, so many are also measured against a self-blend of themselves, both under
+    the default augmentations (whatever training uses) with a fixed seed."""
+
+
+class TrainConfig(_Section):
+    """One training run. The same configuration, data and number of processes give the same weights on a CPU,
+    interrupted or not, except under `max_minutes`."""
+
+    model: ModelConfig
+    input: InputConfig = InputConfig()
+    mixture: MixtureConfig = MixtureConfig()
+    augment: AugmentConfig = AugmentConfig()
+    blend: BlendConfig = BlendConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    loss: LossConfig = LossConfig()
+    distillation: DistillationConfig = DistillationConfig()
+    validation: ValidationConfig = ValidationConfig()
+
+    steps: PositiveInt = 20_000
+    """Batches; the end of the schedule."""
+    max_minutes: PositiveFloat | None = None
+    """End of the schedule on the clock, if that comes before `steps`: its position is the larger of
+    step / steps and minutes / max_minutes. The learning rate then depends on the machine's speed, so a second
+    run gives other weights. The time before an interruption counts."""
+    batch: Annotated[int, Field(gt=0, multiple_of=2)] = 32
+    """Images of a step, over all processes."""
+    seed: NonNegativeInt = 1
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA if there is any."""
+    precision: Literal["f32", "bf16", "fp16"] = "bf16"
+    """Of convolutions and matrix products; weights stay f32. fp16 needs CUDA."""
+    compile: bool = False
+    """With torch.compile: needs a C++ compiler and minutes; on a CPU it gained nothing."""
+    threads: NonNegativeInt = 1
+    """CPU threads of a training process; 0: torch's choice. Sums in another order round differently."""
+    workers: NonNegativeInt = 1
+    """Processes of each training process that prepare batches; 0: prepared in between."""
+    log_every: PositiveInt = 20
+    """Steps between two reports of the loss."""
+    checkpoint_every: PositiveInt = 200
+    """Steps between two checkpoints to resume from; each validation writes one too."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainConfig:
+        if self.model.architecture == "resnext26_32x4d" and self.model.pretrained and not self.model.start:
+            raise ValueError(
+                "nobody publishes ImageNet weights for resnext26_32x4d: set model.pretrained = false"
+            )
+        return self
+
+
+def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
+    """Read a TOML recipe. overrides: nested like it, win over it.
+
+    Raises TrainingError that names the key, its value and, for an unknown key, the nearest valid one.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise TrainingError(f"{path}: cannot read the recipe: {error}") from error
+    return parse_config(_merged(values, overrides or {}), str(path))
+
+
+def parse_config(values: dict[str, Any], where: str) -> TrainConfig:
+    """Check values. where: in whose name errors speak. Raises TrainingError."""
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        raise TrainingError(
+            "\n".join(
+                f"{where}: {_explain(e['loc'], e['type'], e['msg'], e['input'])}" for e in error.errors()
+            )
+        ) from error
+
+
+def differences(before: TrainConfig, now: TrainConfig) -> list[str]:
+    """Keys on which the weights depend and which differ, as `section.key: 1 -> 2`."""
+    return _differences(before.model_dump(mode="json"), now.model_dump(mode="json"), "")
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str) -> list[str]:
+    found: list[str] = []
+    for key, value in before.items():
+        if isinstance(value, dict):
+            found += _differences(value, now[key], f"{prefix}{key}.")
+        elif value != now[key] and f"{prefix}{key}" not in NOT_PART_OF_THE_RESULT:
+            found.append(f"{prefix}{key}: {value!r} -> {now[key]!r}")
+    return found
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if nested else value
+    return merged
+
+
+def _explain(location: tuple[int | str, ...], kind: str, message: str, value: object) -> str:
+    name = ".".join(map(str, location))
+    if kind != "extra_forbidden":
+        return f"{name or 'recipe'}: {message}, got {value!r}" if name else message
+    near = difflib.get_close_matches(str(location[-1]), _keys(location[:-1]), n=1)
+    return f"unknown key {name}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _keys(section: tuple[int | str, ...]) -> list[str]:
+    """Valid keys of a (nested) section."""
+    model: type[BaseModel] = TrainConfig
+    for part in section:
+        annotation = model.model_fields[str(part)].annotation
+        candidates = (annotation, *get_args(annotation))
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
+    return list(model.model_fields)

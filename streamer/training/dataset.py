@@ -1,0 +1,245 @@
+"""Crop records -> batches.
+
+What a batch holds follows from the seed, its step and the process's rank alone, so neither the number of
+workers nor an interruption changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from streamer.errors import TrainingError
+from streamer.training.alignment import FacePicture, misfit
+from streamer.training.augment import View, make_views
+from streamer.training.blend import Blended, cross_blend, self_blend
+from streamer.training.config import TrainConfig
+from streamer.training.crops import read_crop, read_landmarks
+from streamer.training.types import FAKE, REAL, CropRecord, Sample
+from streamer.types import Float32Array, UInt8Array
+
+T = TypeVar("T")
+Kind = Literal["self_blended", "cross_blended", "dataset_fake"]
+KINDS: tuple[Kind, ...] = ("self_blended", "cross_blended", "dataset_fake")
+
+MASK_STRIDE = 16
+"""Pixels of the input to one cell of the mask head."""
+
+PARTNERS = 16
+"""Faces of other people among which the one of the most similar pose is taken for a cross-blend."""
+
+ATTEMPTS = 10
+"""Draws of another face when one cannot be blended, before something must be wrong with all of them."""
+
+_NO_PIXELS = np.zeros((1, 1, 3), np.uint8)
+
+
+class Batch(NamedTuple):
+    """n images; the fake and the real one of a pair follow each other."""
+
+    images: torch.Tensor
+    """(n, s, s, 3) uint8 RGB."""
+    labels: torch.Tensor
+    """(n, 1) float32, REAL or FAKE."""
+    masks: torch.Tensor
+    """(n, 1, s/16, s/16) float32 in [0, 1], share of each cell that was altered; zeros where not known."""
+    known: torch.Tensor
+    """(n, 1) float32, 1 where the mask is known, else 0."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class Balance:
+    """Draws records of one label: a generator, one of its groups, a video of it, a crop of that."""
+
+    def __init__(self, records: Sequence[CropRecord], label: int, evenness: float) -> None:
+        """evenness: see `MixtureConfig`."""
+        found: dict[tuple[str, str], dict[str, dict[str, list[int]]]] = {}
+        for index, record in enumerate(records):
+            if record.label == label:
+                groups = found.setdefault((record.source, record.generator), {})
+                groups.setdefault(record.group, {}).setdefault(record.item, []).append(index)
+        self._indices = [
+            [list(videos.values()) for videos in groups.values()] for _, groups in sorted(found.items())
+        ]
+        weights = np.array([len(groups) for groups in self._indices], np.float64) ** (1 - evenness)
+        self.shares = weights / weights.sum()
+        """(generators,) float64, in the order of their names."""
+
+    def __bool__(self) -> bool:
+        return bool(self._indices)
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """Index of a record."""
+        drawn: Any = self._indices[int(rng.choice(len(self._indices), p=self.shares))]
+        while isinstance(drawn, list):
+            drawn = drawn[int(rng.integers(len(drawn)))]
+        return int(drawn)
+
+
+class TrainBatches(Dataset[Batch]):
+    """Batches by step, [0, steps): the share of them that one process of `world` trains on."""
+
+    def __init__(
+        self,
+        records: Sequence[CropRecord],
+        cache: Path,
+        config: TrainConfig,
+        *,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        """records: to train on. Raises TrainingError if they cannot give a kind of pair that is wanted."""
+        self._records, self._cache, self._config, self._rank = list(records), cache, config, rank
+        if config.batch % (2 * world):
+            raise TrainingError(f"batch {config.batch} cannot be shared by {world} processes in pairs")
+        self._pairs = config.batch // (2 * world)
+        self._real = Balance(self._records, REAL, config.mixture.evenness)
+        self._fake = Balance(self._records, FAKE, config.mixture.evenness)
+        self._frames = {(r.item, r.frame): index for index, r in enumerate(self._records) if r.label == REAL}
+        weights = np.array([getattr(config.mixture, kind) for kind in KINDS], np.float64)
+        self._weights = weights / weights.sum()
+        people = {record.group for record in self._records if record.label == REAL}
+        if not people:
+            raise TrainingError("no real faces among the training crops")
+        if config.mixture.dataset_fake and not self._fake:
+            raise TrainingError("mixture.dataset_fake is above 0, but no training crop is fake")
+        if config.mixture.cross_blended and len(people) < 2:
+            raise TrainingError(
+                "mixture.cross_blended is above 0, but all real training crops are of one group"
+            )
+
+    def __len__(self) -> int:
+        return self._config.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        """Raises TrainingError where a crop cannot be read, or nothing can be blended."""
+        samples: list[Sample] = []
+        for pair in range(self._pairs):
+            samples += self.pair(np.random.default_rng((self._config.seed, step, self._rank, pair)))
+        return collate(samples)
+
+    def pair(self, rng: np.random.Generator) -> tuple[Sample, Sample]:
+        """A fake and a real picture under the same random changes."""
+        kind = KINDS[int(rng.choice(len(KINDS), p=self._weights))]
+        if kind == "dataset_fake":
+            return self._dataset_pair(rng)
+        record, blended = self._blend(kind, rng)
+        (fake, mask), (real, _) = self._views([blended.fake, blended.real], [blended.mask, None], record, rng)
+        return Sample(fake, FAKE, mask), Sample(real, REAL, np.zeros(real.shape[:2], np.float32))
+
+    def _dataset_pair(self, rng: np.random.Generator) -> tuple[Sample, Sample]:
+        """The two are cut out separately, each by its own box, with generators of one state."""
+        fake = self._records[self._fake.draw(rng)]
+        original = self._frames.get((fake.original, fake.frame)) if fake.original else None
+        real = self._records[self._real.draw(rng) if original is None else original]
+        seed = int(rng.integers(2**63))
+        views = []
+        for record in (fake, real):
+            crop, same = read_crop(self._cache, record), np.random.default_rng(seed)
+            views.append(self._views([crop], [None], record, same)[0][0])
+        return Sample(views[0], FAKE, None), Sample(views[1], REAL, np.zeros(views[1].shape[:2], np.float32))
+
+    def _blend(self, kind: Kind, rng: np.random.Generator) -> tuple[CropRecord, Blended]:
+        """Of a face that can be blended: one that lies outside its crop is passed over."""
+        for attempt in range(1, ATTEMPTS + 1):
+            record = self._records[self._real.draw(rng)]
+            face = face_picture(self._cache, record)
+            partner = self._partner(record, rng) if kind == "cross_blended" else None
+            source = face_picture(self._cache, partner) if partner else None
+            try:
+                if source is None:
+                    blended = self_blend(face.rgb, face.landmarks, face.keypoints, rng, self._config.blend)
+                else:
+                    blended = cross_blend(face, source, rng, self._config.blend)
+            except TrainingError as error:
+                if attempt == ATTEMPTS:
+                    raise TrainingError(f"{record.file}, the last of {ATTEMPTS} tried: {error}") from error
+            else:
+                return record, blended
+        raise AssertionError("unreachable")
+
+    def _partner(self, record: CropRecord, rng: np.random.Generator) -> CropRecord:
+        """Of some real faces of other groups, the one that is turned most alike."""
+        target = FacePicture(_NO_PIXELS, None, np.array(record.keypoints, np.float32))
+        drawn = [self._records[self._real.draw(rng)] for _ in range(PARTNERS)]
+        others = [other for other in drawn if other.group != record.group]
+        while not others:
+            other = self._records[self._real.draw(rng)]
+            others = [other] if other.group != record.group else []
+        faces = [FacePicture(_NO_PIXELS, None, np.array(other.keypoints, np.float32)) for other in others]
+        return others[int(np.argmin([misfit(face, target) for face in faces]))]
+
+    def _views(
+        self,
+        images: Sequence[UInt8Array],
+        masks: Sequence[Float32Array | None],
+        record: CropRecord,
+        rng: np.random.Generator,
+    ) -> list[View]:
+        shape = self._config.input
+        return make_views(
+            images,
+            masks,
+            record.box,
+            margin=shape.margin,
+            size=shape.size,
+            rng=rng,
+            config=self._config.augment,
+        )
+
+
+def face_picture(cache: Path, record: CropRecord) -> FacePicture:
+    """A cached crop with what is known of the face in it. Raises TrainingError."""
+    landmarks = read_landmarks(cache, record) if record.landmarks else None
+    return FacePicture(read_crop(cache, record), landmarks, np.array(record.keypoints, np.float32))
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples of one size -> batch; masks are averaged over the cells of the mask head."""
+    cells = samples[0].rgb.shape[0] // MASK_STRIDE
+    masks = np.zeros((len(samples), 1, cells, cells), np.float32)
+    for target, sample in zip(masks, samples, strict=True):
+        if sample.mask is not None:
+            target[0] = cv2.resize(sample.mask, (cells, cells), interpolation=cv2.INTER_AREA)
+    return Batch(
+        torch.from_numpy(np.stack([sample.rgb for sample in samples])),
+        torch.tensor([[sample.label] for sample in samples], dtype=torch.float32),
+        torch.from_numpy(masks),
+        torch.tensor([[sample.mask is not None] for sample in samples], dtype=torch.float32),
+    )
+
+
+def loader(dataset: Dataset[T], steps: Sequence[int], *, workers: int, pin: bool = False) -> DataLoader[T]:
+    """Items `steps` of a dataset, in that order, each prepared by one of `workers` processes (0: by this).
+
+    pin: put them into page-locked memory, for CUDA.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        pin_memory=pin,
+        collate_fn=_as_it_is,
+        worker_init_fn=_one_thread,
+        # A process with threads must not be forked; and the server imports torch once for all workers.
+        multiprocessing_context="forkserver" if workers else None,
+    )
+
+
+def _as_it_is(item: T) -> T:
+    return item
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)

@@ -1,0 +1,85 @@
+"""What training makes small: cross-entropy of the logit, of the mask, and the distance from a teacher."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+
+from streamer.models.classifiers import Classifier, Features, normalised
+from streamer.training.config import TrainConfig
+from streamer.training.dataset import Batch
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
+    """In which convolutions and products are computed in the precision of training."""
+    if config.precision == "f32":
+        return nullcontext()
+    context: AbstractContextManager[object] = torch.autocast(device.type, PRECISIONS[config.precision])
+    return context
+
+
+class Objective(nn.Module):
+    """A network to be trained, and what it is told about a batch.
+
+    The one module that a step calls, so that gradients of several processes are averaged in one place. The
+    teacher, if there is one, is neither trained nor a part of it.
+    """
+
+    def __init__(self, student: Classifier, config: TrainConfig, teacher: Classifier | None) -> None:
+        super().__init__()
+        self.student = student
+        self.projection: nn.Module | None = None
+        self._config = config
+        self._teacher = (teacher,)  # in a tuple, so that torch does not take it for a part of this module
+        if teacher and config.distillation.feature_weight:
+            self.projection = nn.Conv2d(student.architecture.channels, teacher.architecture.channels, 1)
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Losses by name, scalars, of which `total` is what to make small; the others are not weighted."""
+        config = self._config
+        images = normalised(batch.images)  # (n, 3, s, s)
+        with autocast(config, images.device):
+            features = self.student.features(images)
+            logit, mask_logits = self.student.classify(features)
+        smoothing = config.loss.label_smoothing
+        targets = batch.labels * (1 - smoothing) + smoothing / 2
+        losses = {"label": cross_entropy(logit.float(), targets)}
+        total = losses["label"]
+        if (teacher := self._teacher[0]) is not None:
+            losses |= self._distances(teacher, images, features, logit.float())
+            distillation = config.distillation
+            total = (1 - distillation.weight) * total + distillation.weight * losses["teacher"]
+            if "features" in losses:
+                total = total + distillation.feature_weight * losses["features"]
+        if mask_logits is not None:
+            losses["mask"] = _mask_loss(mask_logits.float(), batch)
+            total = total + config.loss.mask_weight * losses["mask"]
+        return losses | {"total": total}
+
+    def _distances(
+        self, teacher: Classifier, images: torch.Tensor, features: Features, logit: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        config = self._config
+        with torch.no_grad(), autocast(config, images.device):
+            known = teacher.features(images)
+            answer = teacher.classify(known)[0].float()
+        temperature = config.distillation.temperature
+        soft = torch.sigmoid(answer / temperature)
+        losses = {"teacher": temperature**2 * cross_entropy(logit / temperature, soft)}
+        if self.projection is not None:
+            ours = self.projection(features.last.float())  # (n, teacher's channels, s/32, s/32)
+            losses["features"] = 1 - functional.cosine_similarity(ours, known.last.float(), dim=1).mean()
+        return losses
+
+
+def _mask_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Mean over the cells of the images whose mask is known; 0 if there are none."""
+    by_image = cross_entropy(logits, batch.masks, reduction="none").mean((1, 2, 3))  # (n,)
+    known = batch.known[:, 0]
+    return (by_image * known).sum() / known.sum().clamp(min=1)
