@@ -13,18 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from streamer.config import Probability
 from streamer.errors import TrainingError
 from streamer.faces.crop import crop_faces, crop_squares
+from streamer.training import augment_config as settings_of
 from streamer.training import image_ops as ops
-from streamer.training.compress import Preset, h264, jpeg
+from streamer.training.augment_config import AUGMENTATIONS, AugmentConfig
+from streamer.training.compress import h264, jpeg
 from streamer.types import Float32Array, UInt8Array
+
+__all__ = ["AUGMENTATIONS", "AugmentConfig", "Box", "View", "make_views", "plain_view"]
 
 Box: TypeAlias = Sequence[float]
 """x_min, y_min, x_max, y_max, pixels of the crop."""
@@ -32,173 +34,6 @@ View: TypeAlias = tuple[UInt8Array, Float32Array | None]
 """(size, size, 3) uint8 RGB, and its mask (size, size) float32 in [0, 1]."""
 Image: TypeAlias = Any
 """A picture (height, width, 3) uint8 or a mask (height, width) float32; what comes back has the same type."""
-Number = TypeVar("Number", int, float)
-
-
-def _rising(pair: tuple[Number, Number]) -> tuple[Number, Number]:
-    if pair[0] > pair[1]:
-        raise ValueError(f"the lower end comes first, got {pair}")
-    return pair
-
-
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Range = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
-Quality = Annotated[int, Field(ge=1, le=100)]
-Crf = Annotated[float, Field(ge=1, le=51)]
-
-
-class _Augmentation(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    probability: Probability
-    """0 switches it off."""
-
-
-class Shift(_Augmentation):
-    """Translation: detectors do not put their box at the same place twice."""
-
-    probability: Probability = 1.0
-    share: NotNegative = 0.08
-    """Largest, in box sides, to each side."""
-
-
-class Scale(_Augmentation):
-    """A wider or narrower crop."""
-
-    probability: Probability = 1.0
-    factor: Range = (0.85, 1.2)
-    """Of the crop's side."""
-
-
-class Rotation(_Augmentation):
-    """About the middle of the face."""
-
-    probability: Probability = 0.4
-    degrees: NotNegative = 12.0
-
-
-class Flip(_Augmentation):
-    """Left for right."""
-
-    probability: Probability = 0.5
-
-
-class Brightness(_Augmentation):
-    """Brightness, contrast and gamma."""
-
-    probability: Probability = 0.5
-    brightness: NotNegative = 0.15
-    """Largest, share of the full range, to either side."""
-    contrast: NotNegative = 0.25
-    gamma: NotNegative = 0.25
-    """Exponent exp(+-gamma)."""
-
-
-class Colour(_Augmentation):
-    """White balance, hue and saturation."""
-
-    probability: Probability = 0.3
-    shift_levels: NotNegative = 12.0
-    hue_degrees: NotNegative = 8.0
-    saturation: NotNegative = 0.35
-
-
-class Grey(_Augmentation):
-    """Black and white."""
-
-    probability: Probability = 0.03
-
-
-class Reduction(_Augmentation):
-    """Resolution reduction: shrunk and enlarged again, as by zooming in on a distant face."""
-
-    probability: Probability = 0.25
-    factor: Range = (0.3, 0.9)
-
-
-class Blur(_Augmentation):
-    """Out of focus, or moved."""
-
-    probability: Probability = 0.15
-    sigma_px: Range = (0.4, 1.8)
-    motion: Probability = 0.3
-    """Share of these that are blurred along a line instead."""
-    motion_px: Range = (2.0, 7.0)
-
-
-class Noise(_Augmentation):
-    """Of the sensor: Gaussian, of a random grain."""
-
-    probability: Probability = 0.2
-    levels: Range = (1.0, 8.0)
-    grain_px: NotNegative = 1.2
-    """Coarsest, standard deviation of its blur."""
-
-
-class Upload(_Augmentation):
-    """An earlier H.264 compression, at the first size: most videos are compressed twice."""
-
-    probability: Probability = 0.15
-    crf: Annotated[tuple[Crf, Crf], AfterValidator(_rising)] = (18.0, 30.0)
-
-
-class Resize(_Augmentation):
-    """To the size at which the video is compressed."""
-
-    probability: Probability = 0.5
-    face_px: Range = (60.0, 300.0)
-    """Longer side of the face's box, drawn evenly in its logarithm."""
-    most_enlarged: Annotated[float, Field(ge=1)] = 1.5
-
-
-class Video(_Augmentation):
-    """H.264 by libx264."""
-
-    probability: Probability = 0.6
-    crf: Annotated[tuple[Crf, Crf], AfterValidator(_rising)] = (18.0, 42.0)
-    presets: Annotated[tuple[Preset, ...], Field(min_length=1)] = ("superfast", "veryfast", "medium")
-
-
-class Still(_Augmentation):
-    """JPEG."""
-
-    probability: Probability = 0.25
-    quality: Annotated[tuple[Quality, Quality], AfterValidator(_rising)] = (35, 95)
-
-
-class AugmentConfig(BaseModel):
-    """What may happen to a view; the order is that in which it happens."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    shift: Shift = Shift()
-    scale: Scale = Scale()
-    rotation: Rotation = Rotation()
-    flip: Flip = Flip()
-    brightness: Brightness = Brightness()
-    colour: Colour = Colour()
-    grey: Grey = Grey()
-    reduction: Reduction = Reduction()
-    blur: Blur = Blur()
-    noise: Noise = Noise()
-    upload: Upload = Upload()
-    resize: Resize = Resize()
-    h264: Video = Video()
-    jpeg: Still = Still()
-
-    def without(self, *names: str) -> AugmentConfig:
-        """The same with some augmentations switched off; for ablations."""
-        off = {name: getattr(self, name).model_copy(update={"probability": 0.0}) for name in names}
-        return self.model_copy(update=off)
-
-    def only(self, *names: str) -> AugmentConfig:
-        """Nothing but these, and these always."""
-        on = {name: getattr(self, name).model_copy(update={"probability": 1.0}) for name in names}
-        return self.without(*AUGMENTATIONS).model_copy(update=on)
-
-
-AUGMENTATIONS: tuple[str, ...] = tuple(AugmentConfig.model_fields)
 
 
 def plain_view(image: UInt8Array, box: Box, *, margin: float, size: int) -> UInt8Array:
@@ -291,7 +126,7 @@ def _draw_cut(
 
 
 def _change_brightness(
-    views: list[UInt8Array], settings: Brightness, face_px: float, rng: np.random.Generator
+    views: list[UInt8Array], settings: settings_of.Brightness, face_px: float, rng: np.random.Generator
 ) -> list[UInt8Array]:
     brightness, contrast, gamma = rng.uniform(-1, 1, 3) * [
         settings.brightness,
@@ -305,7 +140,7 @@ def _change_brightness(
 
 
 def _change_colour(
-    views: list[UInt8Array], settings: Colour, face_px: float, rng: np.random.Generator
+    views: list[UInt8Array], settings: settings_of.Colour, face_px: float, rng: np.random.Generator
 ) -> list[UInt8Array]:
     shift = (rng.uniform(-1, 1, 3) * settings.shift_levels).tolist()
     hue, saturation = rng.uniform(-1, 1, 2) * [settings.hue_degrees, settings.saturation]
@@ -316,13 +151,13 @@ def _change_colour(
 
 
 def _make_grey(
-    views: list[UInt8Array], settings: Grey, face_px: float, rng: np.random.Generator
+    views: list[UInt8Array], settings: settings_of.Grey, face_px: float, rng: np.random.Generator
 ) -> list[UInt8Array]:
     return [ops.adjust_colour(view, saturation=-1.0) for view in views]
 
 
 def _reduce(
-    views: list[UInt8Array], settings: Reduction, face_px: float, rng: np.random.Generator
+    views: list[UInt8Array], settings: settings_of.Reduction, face_px: float, rng: np.random.Generator
 ) -> list[UInt8Array]:
     factor = float(rng.uniform(*settings.factor))
     shrinking, enlarging = ops.draw_interpolations(rng)
@@ -330,7 +165,7 @@ def _reduce(
 
 
 def _blur(
-    views: list[UInt8Array], settings: Blur, face_px: float, rng: np.random.Generator
+    views: list[UInt8Array], settings: settings_of.Blur, face_px: float, rng: np.random.Generator
 ) -> list[UInt8Array]:
     if rng.random() < settings.motion:
         length, angle = float(rng.uniform(*settings.motion_px)), float(rng.uniform(0, 180))
@@ -340,7 +175,7 @@ def _blur(
 
 
 def _add_noise(
-    views: list[UInt8Array], settings: Noise, face_px: float, rng: np.random.Generator
+    views: list[UInt8Array], settings: settings_of.Noise, face_px: float, rng: np.random.Generator
 ) -> list[UInt8Array]:
     levels, grain = float(rng.uniform(*settings.levels)), float(rng.uniform(0, settings.grain_px))
     noise = ops.draw_noise(views[0].shape[:2], levels, grain, rng)
@@ -348,13 +183,13 @@ def _add_noise(
 
 
 def _upload(
-    views: list[UInt8Array], settings: Upload, face_px: float, rng: np.random.Generator
+    views: list[UInt8Array], settings: settings_of.Upload, face_px: float, rng: np.random.Generator
 ) -> list[UInt8Array]:
     return h264(views, crf=float(rng.uniform(*settings.crf)), preset="veryfast", rng=rng)
 
 
 def _resize(
-    views: list[UInt8Array], settings: Resize, face_px: float, rng: np.random.Generator
+    views: list[UInt8Array], settings: settings_of.Resize, face_px: float, rng: np.random.Generator
 ) -> list[UInt8Array]:
     goal = np.exp(rng.uniform(*np.log(settings.face_px)))
     factor = float(min(goal / face_px, settings.most_enlarged))
@@ -364,14 +199,14 @@ def _resize(
 
 
 def _compress_video(
-    views: list[UInt8Array], settings: Video, face_px: float, rng: np.random.Generator
+    views: list[UInt8Array], settings: settings_of.Video, face_px: float, rng: np.random.Generator
 ) -> list[UInt8Array]:
     preset = settings.presets[int(rng.integers(len(settings.presets)))]
     return h264(views, crf=float(rng.uniform(*settings.crf)), preset=preset, rng=rng)
 
 
 def _compress_still(
-    views: list[UInt8Array], settings: Still, face_px: float, rng: np.random.Generator
+    views: list[UInt8Array], settings: settings_of.Still, face_px: float, rng: np.random.Generator
 ) -> list[UInt8Array]:
     low, high = settings.quality
     quality = int(rng.integers(low, high + 1))

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import av
 import cv2
 import numpy as np
+from av.codec.codec import UnknownCodecError
 
 from streamer.errors import TrainingError
 from streamer.types import Float32Array, UInt8Array
@@ -106,7 +107,7 @@ def _compress(image: UInt8Array, motion: _Motion, crf: float, preset: Preset) ->
     clip = [padded if t == motion.shown else _moved(padded, motion, t) for t in range(FRAMES)]
     try:
         decoded = _through_codec(clip, crf, preset)
-    except av.FFmpegError as error:
+    except (av.FFmpegError, UnknownCodecError) as error:
         raise TrainingError(f"H.264 of a picture of shape {image.shape}, CRF {crf:g}: {error}") from error
     if len(decoded) != FRAMES:
         raise TrainingError(f"H.264 of a picture of shape {image.shape}: {len(decoded)} of {FRAMES} frames")

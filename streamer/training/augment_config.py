@@ -1,0 +1,188 @@
+"""Which augmentations there are, how often each happens and how strong it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from streamer.config import Probability
+from streamer.errors import ConfigError
+from streamer.training.compress import Preset
+
+Number = TypeVar("Number", int, float)
+
+
+def _rising(pair: tuple[Number, Number]) -> tuple[Number, Number]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"the lower end comes first, got {pair}")
+    return pair
+
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Range = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
+Quality = Annotated[int, Field(ge=1, le=100)]
+Crf = Annotated[float, Field(ge=1, le=51)]
+
+
+class _Augmentation(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    probability: Probability
+    """0 switches it off."""
+
+
+class Shift(_Augmentation):
+    """Translation: detectors do not put their box at the same place twice."""
+
+    probability: Probability = 1.0
+    share: NotNegative = 0.08
+    """Largest, in box sides, to each side."""
+
+
+class Scale(_Augmentation):
+    """A wider or narrower crop."""
+
+    probability: Probability = 1.0
+    factor: Range = (0.85, 1.2)
+    """Of the crop's side."""
+
+
+class Rotation(_Augmentation):
+    """About the middle of the face."""
+
+    probability: Probability = 0.4
+    degrees: NotNegative = 12.0
+
+
+class Flip(_Augmentation):
+    """Left for right."""
+
+    probability: Probability = 0.5
+
+
+class Brightness(_Augmentation):
+    """Brightness, contrast and gamma."""
+
+    probability: Probability = 0.5
+    brightness: NotNegative = 0.15
+    """Largest, share of the full range, to either side."""
+    contrast: NotNegative = 0.25
+    gamma: NotNegative = 0.25
+    """Exponent exp(+-gamma)."""
+
+
+class Colour(_Augmentation):
+    """White balance, hue and saturation."""
+
+    probability: Probability = 0.3
+    shift_levels: NotNegative = 12.0
+    hue_degrees: NotNegative = 8.0
+    saturation: NotNegative = 0.35
+
+
+class Grey(_Augmentation):
+    """Black and white."""
+
+    probability: Probability = 0.03
+
+
+class Reduction(_Augmentation):
+    """Resolution reduction: shrunk and enlarged again, as by zooming in on a distant face."""
+
+    probability: Probability = 0.25
+    factor: Range = (0.3, 0.9)
+
+
+class Blur(_Augmentation):
+    """Out of focus, or moved."""
+
+    probability: Probability = 0.15
+    sigma_px: Range = (0.4, 1.8)
+    motion: Probability = 0.3
+    """Share of these that are blurred along a line instead."""
+    motion_px: Range = (2.0, 7.0)
+
+
+class Noise(_Augmentation):
+    """Of the sensor: Gaussian, of a random grain."""
+
+    probability: Probability = 0.2
+    levels: Range = (1.0, 8.0)
+    grain_px: NotNegative = 1.2
+    """Coarsest, standard deviation of its blur."""
+
+
+class Upload(_Augmentation):
+    """An earlier H.264 compression, at the first size: most videos are compressed twice."""
+
+    probability: Probability = 0.15
+    crf: Annotated[tuple[Crf, Crf], AfterValidator(_rising)] = (18.0, 30.0)
+
+
+class Resize(_Augmentation):
+    """To the size at which the video is compressed."""
+
+    probability: Probability = 0.5
+    face_px: Range = (60.0, 300.0)
+    """Longer side of the face's box, drawn evenly in its logarithm."""
+    most_enlarged: Annotated[float, Field(ge=1)] = 1.5
+
+
+class Video(_Augmentation):
+    """H.264 by libx264."""
+
+    probability: Probability = 0.6
+    crf: Annotated[tuple[Crf, Crf], AfterValidator(_rising)] = (18.0, 42.0)
+    presets: Annotated[tuple[Preset, ...], Field(min_length=1)] = ("superfast", "veryfast", "medium")
+
+
+class Still(_Augmentation):
+    """JPEG."""
+
+    probability: Probability = 0.25
+    quality: Annotated[tuple[Quality, Quality], AfterValidator(_rising)] = (35, 95)
+
+
+class AugmentConfig(BaseModel):
+    """What may happen to a view; the order is that in which it happens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shift: Shift = Shift()
+    scale: Scale = Scale()
+    rotation: Rotation = Rotation()
+    flip: Flip = Flip()
+    brightness: Brightness = Brightness()
+    colour: Colour = Colour()
+    grey: Grey = Grey()
+    reduction: Reduction = Reduction()
+    blur: Blur = Blur()
+    noise: Noise = Noise()
+    upload: Upload = Upload()
+    resize: Resize = Resize()
+    h264: Video = Video()
+    jpeg: Still = Still()
+
+    def without(self, *names: str) -> AugmentConfig:
+        """The same with some augmentations switched off; for ablations. Raises ConfigError."""
+        return self._with_probability(0.0, names)
+
+    def only(self, *names: str) -> AugmentConfig:
+        """Nothing but these, and these always. Raises ConfigError."""
+        return self.without(*AUGMENTATIONS)._with_probability(1.0, names)
+
+    def _with_probability(self, probability: float, names: Sequence[str]) -> AugmentConfig:
+        if unknown := set(names) - set(AUGMENTATIONS):
+            raise ConfigError(
+                f"no augmentation {', '.join(sorted(unknown))}; there are {', '.join(AUGMENTATIONS)}"
+            )
+        changed = {
+            name: getattr(self, name).model_copy(update={"probability": probability}) for name in names
+        }
+        return self.model_copy(update=changed)
+
+
+AUGMENTATIONS: tuple[str, ...] = tuple(AugmentConfig.model_fields)

@@ -1,0 +1,119 @@
+"""The contact sheet: every augmentation and blend has its row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from portraits import astronaut, moved
+
+from streamer.errors import TrainingError
+from streamer.training.augment import AUGMENTATIONS, AugmentConfig
+from streamer.training.blend import BlendConfig
+from streamer.training.contact_sheet import (
+    CRFS,
+    GAP_PX,
+    LABEL_PX,
+    SheetFace,
+    contact_sheet,
+    read_sheet_faces,
+    write_contact_sheet,
+)
+from streamer.training.crops import Crop, write_crop
+from streamer.training.face_regions import REGIONS
+from streamer.training.types import REAL, CropRecord
+from streamer.types import UInt8Array
+
+SIZE = 48
+BLEND_ROWS = len(REGIONS) + 4
+
+
+def faces() -> list[SheetFace]:
+    face = astronaut()
+    turned = moved(face.picture, np.array([[-1, 0, 207], [0, 1, 0]], np.float32), 208)
+    return [face, SheetFace(turned, (207 - face.box[2], face.box[1], 207 - face.box[0], face.box[3]))]
+
+
+def sheet(seed: int = 0) -> UInt8Array:
+    return contact_sheet(
+        faces(), margin=0.3, size=SIZE, augment=AugmentConfig(), blend=BlendConfig(), seed=seed
+    )
+
+
+def test_every_augmentation_and_blend_is_on_it() -> None:
+    picture = sheet()
+    rows = len(AUGMENTATIONS) + len(CRFS) + 1 + BLEND_ROWS
+    assert picture.shape == (rows * (SIZE + GAP_PX), LABEL_PX + 6 * (SIZE + GAP_PX), 3)
+    tiles = [
+        [
+            picture[top : top + SIZE, left : left + SIZE]
+            for left in range(LABEL_PX, picture.shape[1], SIZE + GAP_PX)
+        ]
+        for top in range(0, picture.shape[0], SIZE + GAP_PX)
+    ]
+    for top, row in zip(range(0, picture.shape[0], SIZE + GAP_PX), tiles, strict=True):
+        assert picture[top : top + SIZE, :LABEL_PX].min() < 100, "a label"
+        for first, second, third in (row[:3], row[3:]):
+            assert not np.array_equal(first, second)
+            assert not np.array_equal(first, third)
+    plain = {tiles[row][0].tobytes() for row in range(rows - BLEND_ROWS)}
+    assert len(plain) == 1
+    np.testing.assert_array_equal(picture, sheet())
+    assert not np.array_equal(picture, sheet(seed=1))
+
+
+def test_from_a_cache_to_a_file(tmp_path: Path) -> None:
+    records = []
+    for number, face in enumerate(faces()):
+        file = f"crops/{number}.png"
+        keypoints = tuple((float(x), float(y)) for x, y in face.picture.keypoints)
+        box = tuple(map(float, face.box))
+        assert len(box) == 4
+        landmarks = face.picture.landmarks if number else None
+        crop = Crop(face.picture.rgb, 0.0, box, keypoints, landmarks)
+        write_crop(tmp_path, file, crop)
+        records.append(
+            CropRecord(
+                file=file,
+                item=str(number),
+                frame=0,
+                time_seconds=0.0,
+                label=REAL,
+                generator="real",
+                source="folder",
+                group=str(number),
+                split="train",
+                box=box,
+                keypoints=keypoints,
+                landmarks=landmarks is not None,
+            )
+        )
+    read = read_sheet_faces(tmp_path, records)
+    np.testing.assert_array_equal(read[1].picture.rgb, faces()[1].picture.rgb)
+    assert [each.picture.landmarks is None for each in read] == [True, False]
+    path = tmp_path / "sheet.png"
+    write_contact_sheet(
+        path, read, margin=0.3, size=SIZE, augment=AugmentConfig(), blend=BlendConfig(), seed=0
+    )
+    written = cv2.imread(str(path))
+    assert written is not None
+    assert written.shape == sheet().shape
+    with pytest.raises(TrainingError, match="cannot write the contact sheet"):
+        write_contact_sheet(
+            tmp_path / "no" / "x.png",
+            read,
+            margin=0.3,
+            size=SIZE,
+            augment=AugmentConfig(),
+            blend=BlendConfig(),
+            seed=0,
+        )
+
+
+def test_one_face_is_not_enough() -> None:
+    with pytest.raises(TrainingError, match="two faces or more, got 1"):
+        contact_sheet(
+            faces()[:1], margin=0.3, size=SIZE, augment=AugmentConfig(), blend=BlendConfig(), seed=0
+        )
