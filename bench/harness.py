@@ -90,11 +90,13 @@ async def running_service(config: Config, overrides: list[str]) -> AsyncIterator
     overrides: further `section.key=value` for the service; config: what the producer and the reader need.
     """
     async with EmbeddedBroker() as broker:
-        kafka = config.kafka.model_copy(update={"bootstrap_servers": broker.bootstrap_servers})
+        # The embedded broker has no transactions.
+        changes = {"bootstrap_servers": broker.bootstrap_servers, "delivery": "at_least_once"}
+        kafka = config.kafka.model_copy(update=changes)
         config = config.model_copy(update={"kafka": kafka})
         await create_topics(kafka)
         settings = [
-            f"kafka.bootstrap_servers={broker.bootstrap_servers}",
+            *(f"kafka.{key}={value}" for key, value in changes.items()),
             "service.http_port=0",
             "log.level=warning",
             *overrides,

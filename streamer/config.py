@@ -73,6 +73,12 @@ class KafkaConfig(_Section):
     dead_letters_topic: str = "video-chunks-dlq"
     state_topic: str = "video-state"
     score_format: Literal["msgpack", "json"] = "msgpack"
+    delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    """`exactly_once` needs a broker with transactions."""
+    commit_interval_ms: Annotated[int, Field(ge=0)] = 100
+    """Between two deliveries of a partition: what is finished meanwhile shares one transaction."""
+    max_commit_chunks: PositiveInt = 200
+    """Most chunks that share one."""
     max_message_bytes: PositiveInt = 16 * 1024 * 1024
     session_timeout_ms: PositiveInt = 10_000
     heartbeat_interval_ms: PositiveInt = 3_000

@@ -80,7 +80,10 @@ async def run_demo(config: Config, *, embedded: bool) -> int:
         with _step(console, "Kafka", "starting an embedded broker" if embedded else "connecting"):
             if embedded:
                 broker = await resources.enter_async_context(EmbeddedBroker())
-                config = _with_bootstrap(config, broker.bootstrap_servers)
+                # It has no transactions.
+                config = _with_kafka(
+                    config, bootstrap_servers=broker.bootstrap_servers, delivery="at_least_once"
+                )
             await create_topics(config.kafka, connect_seconds=CONNECT_SECONDS)
         service = Service(config, lambda: Pipeline(config))
         with _step(console, "service", "loading networks"):
@@ -129,9 +132,8 @@ def _for_demo(config: Config, *, embedded: bool) -> Config:
     )
 
 
-def _with_bootstrap(config: Config, bootstrap_servers: str) -> Config:
-    kafka = config.kafka.model_copy(update={"bootstrap_servers": bootstrap_servers})
-    return config.model_copy(update={"kafka": kafka})
+def _with_kafka(config: Config, **changes: str) -> Config:
+    return config.model_copy(update={"kafka": config.kafka.model_copy(update=changes)})
 
 
 def _video_id(path: Path, *, embedded: bool) -> str:

@@ -9,6 +9,8 @@
     │   └── InferenceError     a network failed while running
     ├── TrainingError          a data set, crop cache or checkpoint cannot be used; the text says why
     ├── BrokerError            Kafka is unreachable, refuses us, or lacks a topic
+    │   └── FencedError        another process has taken over a partition that this one was working on
+    ├── StateError             the stored state of a video cannot be read
     └── ChunkError             one chunk cannot be processed; it goes to the dead-letter topic
         ├── MessageError       the message is not what the protocol says (stage "message")
         └── DecodeError        the media cannot be decoded within its limits (stage "decode")
@@ -51,6 +53,14 @@ class TrainingError(StreamerError):
 
 class BrokerError(StreamerError):
     """Kafka is unreachable, refuses us, or lacks a topic."""
+
+
+class FencedError(BrokerError):
+    """Another process has taken over a partition; what this one still had under way for it was undone."""
+
+
+class StateError(StreamerError):
+    """The stored state of a video cannot be read."""
 
 
 class ChunkError(StreamerError):

@@ -17,6 +17,8 @@ from streamer.errors import MessageError
 VERSION = 1
 
 MAX_VIDEO_ID_BYTES = 512
+MAX_SECONDS = 1e10
+"""Of a position in a video: 300 years, so that Unix time may serve as one."""
 Headers = Sequence[tuple[str, bytes | None]]
 """Of a Kafka record, which may repeat a name and may carry null."""
 
@@ -39,9 +41,9 @@ class VideoChunk(_Message):
     """CMAF initialisation segment, if it is not part of `data`."""
     format: str | None = None
     """Hint, e.g. `mpegts`; only used in error messages, the content decides."""
-    start_seconds: Annotated[float, Field(ge=0)] | None = None
+    start_seconds: Annotated[float, Field(ge=0, le=MAX_SECONDS)] | None = None
     """Position of the segment in the video, seconds."""
-    duration_seconds: Annotated[float, Field(gt=0)] | None = None
+    duration_seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None = None
     """Length of the whole video, seconds, if it is known; absent for a live one."""
     captured_at_ms: Annotated[int, Field(ge=0)] | None = None
     """Unix time of capture, milliseconds."""

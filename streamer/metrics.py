@@ -65,6 +65,11 @@ class Metrics:
         self.assigned_partitions = gauge("assigned_partitions", "Partitions that this process works on.")
         self.paused_partitions = gauge("paused_partitions", "Partitions paused by back-pressure.")
         self.rebalances = counter("rebalances_total", "Times the group's partitions were dealt anew.")
+        self.replayed_chunks = counter(
+            "replayed_chunks_total", "Records read again whose results had been published; not counted twice."
+        )
+        self.restored_videos = counter("restored_videos_total", "Videos whose state came from the changelog.")
+        self.restore_seconds = gauge("restore_seconds", "Time that the last restore of state took.")
         self.cancelled_chunks = counter(
             "cancelled_chunks_total", "Chunks given up when a drain ran out of time; they are done again."
         )

@@ -1,4 +1,4 @@
-"""One partition's chunks: predicted side by side, counted and published in order, then finished."""
+"""One partition's chunks: predicted side by side, counted in order, delivered in batches, then finished."""
 
 from __future__ import annotations
 
@@ -7,34 +7,28 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import structlog
 
+from streamer.config import KafkaConfig
 from streamer.errors import ChunkError, MessageError
 from streamer.kafka.consume import Record
+from streamer.kafka.deliver import Batch, Delivery
 from streamer.kafka.offsets import OffsetTracker
-from streamer.messages import DeadLetter, ScoreUpdate, VideoChunk, decode_chunk
+from streamer.messages import DeadLetter, VideoChunk, decode_chunk
 from streamer.metrics import Metrics
 from streamer.rolling import Arrival, RollingScores
 from streamer.tasks import cancel_all
 from streamer.types import ChunkPrediction
 
-DELIVERY_SECONDS = 2.0
-"""For one acknowledgement by the broker when the worker is to end."""
+DELIVERY_SECONDS = 5.0
+"""For a delivery under way when the worker is to end."""
 
 EXPIRY_SECONDS = 1.0
 """How often idle videos are looked for."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
-
-
-class Output(Protocol):
-    """Where results go; returns when they are safe there."""
-
-    async def send_score(self, update: ScoreUpdate) -> None: ...
-
-    async def send_dead_letter(self, letter: DeadLetter) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,23 +80,30 @@ class PartitionWorker:
 
     def __init__(
         self,
+        partition: int,
         rolling: RollingScores,
-        output: Output,
+        delivery: Delivery,
         metrics: Metrics,
+        kafka: KafkaConfig,
         *,
         start_offset: int | None,
         on_finished: Callable[[Record], None],
     ) -> None:
-        """start_offset: the group's committed offset, if any."""
+        """start_offset: of the first record that is not in `rolling`, if it is known."""
         self.rolling = rolling
-        self._output = output
+        self._partition = partition
+        self._delivery = delivery
         self._metrics = metrics
+        self._interval_seconds = kafka.commit_interval_ms / 1000
+        self._max_chunks = kafka.max_commit_chunks
         self._start_offset = start_offset
         self._on_finished = on_finished
         self._tracker = OffsetTracker()
         self._slots: deque[Slot] = deque()
         self._changed = asyncio.Event()
         self._next_expiry = time.monotonic() + EXPIRY_SECONDS
+        self._next_delivery = time.monotonic()
+        self._draining = False
         self._delivering = False
         self._halting = False
 
@@ -134,22 +135,29 @@ class PartitionWorker:
         self._changed.set()
 
     async def run(self) -> None:
-        """Deliver results in order until `halt`. Raises what `work` or the output raised."""
+        """Deliver results in order until `halt`. Raises what `work` or the delivery raised."""
         while not self._halting:
-            if time.monotonic() >= self._next_expiry:
-                await self._expire()
-            slot = self._slots[0] if self._slots else None
-            if slot is None or not slot.work.done():
-                await self._wait_for(slot.work if slot else None)
-                continue
-            await self._deliver(slot.record, slot.work.result())
-            self._tracker.finish(slot.record.offset)
-            self._slots.popleft()
+            await self._wait_for_results()
+            # 1. count all that is finished at the front; the state is ahead of what is delivered from here on
+            self._delivering = True
+            batch, records = self._count_finished()
+            if batch is not None:
+                # 2. deliver
+                await self._delivery.deliver(batch)
+                self._next_delivery = time.monotonic() + self._interval_seconds
+            self._delivering = False
+            # 3. let go of
+            for record in records:
+                self._tracker.finish(record.offset)
+                self._slots.popleft()
+                self._on_finished(record)
             self._changed.set()
-            self._on_finished(slot.record)
+            if batch is not None:
+                self._measure(batch)
 
     async def give_up_waiting(self) -> None:
         """Drop the end of the queue on which no work has begun: whoever comes next does it as well."""
+        self._draining = True
         dropped = []
         while self._slots and not self._slots[-1].begun:
             dropped.append(self._slots.pop())
@@ -181,22 +189,49 @@ class PartitionWorker:
             self._on_finished(slot.record)
         self._changed.set()
 
-    async def _wait_for(self, work: asyncio.Task[Outcome] | None) -> None:
-        """Wait for the front of the queue, or for a queue at all; not beyond the next expiry."""
-        timeout = max(0.0, self._next_expiry - time.monotonic())
-        if work is not None:
-            await asyncio.wait({work}, timeout=timeout)
-            return
-        self._changed.clear()
-        try:
-            async with asyncio.timeout(timeout):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
+    async def _wait_for_results(self) -> None:
+        """Return when the front of the queue is finished and a delivery is due, or an expiry is."""
+        while not self._halting and (now := time.monotonic()) < self._next_expiry:
+            front = self._slots[0].work if self._slots else None
+            if front is not None and front.done():
+                if self._draining or now >= self._next_delivery:
+                    return
+                until, waiting_for = min(self._next_delivery, self._next_expiry), set()
+            else:
+                until, waiting_for = self._next_expiry, {front} if front else set()
+            self._changed.clear()
+            changed = asyncio.create_task(self._changed.wait())
+            try:
+                await asyncio.wait(
+                    {changed, *waiting_for}, timeout=until - now, return_when=asyncio.FIRST_COMPLETED
+                )
+            finally:
+                changed.cancel()
 
-    async def _deliver(self, record: Record, outcome: Outcome) -> None:
-        """Count, publish, wait until it is safe."""
-        self._delivering = True
+    def _count_finished(self) -> tuple[Batch | None, list[Record]]:
+        """Count the run of finished records at the front, and expire; None if there is nothing to deliver."""
+        batch = Batch(self._partition)
+        records: list[Record] = []
+        for slot in self._slots:
+            if not slot.work.done() or len(records) == self._max_chunks:
+                break
+            if slot.work.exception() is not None and records:
+                break  # those before it are delivered first; the next round raises
+            self._count(slot.record, slot.work.result(), batch)
+            records.append(slot.record)
+            batch.next_offset = slot.record.offset + 1
+        if time.monotonic() >= self._next_expiry:
+            self._next_expiry = time.monotonic() + EXPIRY_SECONDS
+            batch.updates += self.rolling.expire(Arrival(time.monotonic(), round(1000 * time.time())))
+        batch.states = self.rolling.take_changed()
+        return (batch, records) if records or batch.updates or batch.states else (None, [])
+
+    def _count(self, record: Record, outcome: Outcome, batch: Batch) -> None:
+        """Count one record in the state, and add what is to be published of it."""
+        chunk = outcome.chunk
+        if chunk is not None and self.rolling.is_replay(chunk.video_id, chunk.seq, record.offset):
+            self._metrics.replayed_chunks.inc()  # its results were delivered, and then the offset was lost
+            return
         if isinstance(outcome, Scored):
             prediction = outcome.prediction
             arrival = _arrival(record, prediction.latency_ms)
@@ -204,15 +239,9 @@ class PartitionWorker:
             if update.status != "duplicate":
                 self._metrics.frames.inc(len(prediction.frames))
                 self._metrics.faces.inc(sum(len(frame.faces) for frame in prediction.frames))
-            await self._publish(update)
-        else:
-            await self._refuse(record, outcome)
-        self._delivering = False
-
-    async def _refuse(self, record: Record, refused: Refused) -> None:
-        """Dead letter first: a chunk said to be undecodable can then always be looked at."""
-        chunk, error = refused.chunk, refused.error
-        letter = _dead_letter(record, refused)
+            batch.updates.append(update)
+            return
+        error, letter = outcome.error, _dead_letter(record, outcome)
         log.warning(
             "chunk refused",
             reason=error.reason,
@@ -224,32 +253,29 @@ class PartitionWorker:
             video_id=letter.video_id,
             seq=letter.seq,
         )
-        await self._output.send_dead_letter(letter)
-        self._metrics.dead_letter(error.stage, error.reason)
+        batch.letters.append(letter)
         if chunk is not None:
-            update = self.rolling.apply_undecodable(
-                chunk.video_id, chunk.seq, error.reason, last=chunk.last, arrival=_arrival(record, {})
+            batch.updates.append(
+                self.rolling.apply_undecodable(
+                    chunk.video_id, chunk.seq, error.reason, last=chunk.last, arrival=_arrival(record, {})
+                )
             )
-            await self._publish(update)
 
-    async def _publish(self, update: ScoreUpdate) -> None:
-        await self._output.send_score(update)
-        self._metrics.chunks.labels(update.status).inc()
-        self._metrics.stages(update.latency_ms)
-        if update.alert.changed and update.alert.state == "raised":
-            self._metrics.alerts.inc()
-
-    async def _expire(self) -> None:
-        self._next_expiry = time.monotonic() + EXPIRY_SECONDS
-        arrival = Arrival(time.monotonic(), round(1000 * time.time()))
-        for update in self.rolling.expire(arrival):
-            await self._publish(update)
+    def _measure(self, batch: Batch) -> None:
+        """Metrics of what was delivered."""
+        for letter in batch.letters:
+            self._metrics.dead_letter(letter.stage, letter.reason)
+        for update in batch.updates:
+            self._metrics.chunks.labels(update.status).inc()
+            self._metrics.stages(update.latency_ms)
+            if update.alert.changed and update.alert.state == "raised":
+                self._metrics.alerts.inc()
 
 
 def _arrival(record: Record, latency_ms: dict[str, float]) -> Arrival:
     now_ms = 1000 * time.time()
     total = {"total": max(0.0, now_ms - record.timestamp_ms)} if record.timestamp_ms >= 0 else {}
-    return Arrival(time.monotonic(), round(now_ms), {**latency_ms, **total})
+    return Arrival(time.monotonic(), round(now_ms), record.offset, {**latency_ms, **total})
 
 
 def _dead_letter(record: Record, refused: Refused) -> DeadLetter:

@@ -1,14 +1,13 @@
 """Rolling scores of the videos of one partition: predictions in, `ScoreUpdate`s out. Pure: no clock, no I/O.
 
-All sums are integers (probabilities in units of 2**-30), so they are exact and the order in which chunks
-arrive cannot change a video's score by even one bit; a seq that was counted is not counted again.
+What is remembered of a video is in `streamer.video_state`: exact integer sums, so that the order in which
+chunks arrive cannot change a video's score by even one bit; a seq that was counted is not counted again.
 """
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,20 +15,11 @@ import numpy as np
 from streamer.config import AlertConfig, FacesConfig, RollingConfig
 from streamer.faces.track import assign_tracks
 from streamer.messages import Alert, ScoreUpdate, TrackScore
-from streamer.sequence import SequenceSet
 from streamer.types import ChunkPrediction, FacePrediction, FramePrediction
-
-UNIT = 1 << 30
-"""A probability of 1 as an integer; the step of 1e-9 is far below any network's accuracy."""
+from streamer.video_state import UNIT, MeanScore, Track, VideoState, pack_state, unpack_state
 
 BIN_SECONDS = 0.5
 """Step by which the window score forgets."""
-
-NORMAL_QUANTILE = 1.96
-"""Two-sided 95 % of the normal distribution."""
-
-MIN_CLUSTERS = 3
-"""Seconds of video below which no interval is stated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,94 +33,13 @@ class EnsembleInfo:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """When a chunk was finished, as told by the caller's clocks."""
+    """When a chunk was finished, as told by the caller's clocks, and where it came from."""
 
     monotonic_seconds: float
     unix_ms: int
+    offset: int = 0
+    """Of the chunk's record in its partition."""
     latency_ms: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class MeanScore:
-    """Sum of ensemble scores and their number; exact."""
-
-    total: int = 0
-    """Sum over faces and members, in 1 / UNIT."""
-    faces: int = 0
-
-    def add(self, total: int, faces: int) -> None:
-        self.total += total
-        self.faces += faces
-
-    def value(self, members: int) -> float | None:
-        """Mean in [0, 1], or None without a face."""
-        return self.total / (self.faces * members * UNIT) if self.faces else None
-
-
-@dataclass(slots=True)
-class SpreadOverTime:
-    """Sums for the variance of a ratio estimator with seconds of video as clusters.
-
-    Neighbouring frames are alike, so the unit of evidence is a second, not a frame. Cochran, Sampling
-    Techniques (1977), section 6.3: for R = sum(s) / sum(n) over k clusters of total s and size n,
-    var(R) = k / (k - 1) * sum((s - R n)**2) / sum(n)**2.
-    """
-
-    clusters: int = 0
-    ss: int = 0
-    sn: int = 0
-    nn: int = 0
-
-    def add(self, total: int, faces: int) -> None:
-        self.clusters += 1
-        self.ss += total * total
-        self.sn += total * faces
-        self.nn += faces * faces
-
-    def interval(self, score: MeanScore, members: int) -> tuple[float, float] | None:
-        """95 % interval of the mean, cut to [0, 1]."""
-        k = self.clusters
-        if k < MIN_CLUSTERS:
-            return None
-        # Numerator in integers: sum((s - R n)**2) * faces**2, exact where floats would cancel.
-        n, t = score.faces, score.total
-        residuals = self.ss * n * n - 2 * self.sn * t * n + self.nn * t * t
-        variance = k / (k - 1) * (residuals / n**4) / (members * UNIT) ** 2
-        mean, half = t / (n * members * UNIT), NORMAL_QUANTILE * math.sqrt(variance)
-        return max(0.0, mean - half), min(1.0, mean + half)
-
-
-@dataclass(slots=True)
-class Track:
-    """One face followed through the video."""
-
-    track: int
-    box: tuple[float, float, float, float]
-    seen_seconds: float
-    score: MeanScore = field(default_factory=MeanScore)
-
-
-@dataclass(slots=True)
-class VideoState:
-    """All that is remembered of one video; bounded, however long the video."""
-
-    touched_seconds: float
-    seqs: SequenceSet = field(default_factory=SequenceSet)
-    latest_seq: int = 0
-    chunks: int = 0
-    undecodable_chunks: int = 0
-    frames: int = 0
-    score: MeanScore = field(default_factory=MeanScore)
-    by_member: list[int] = field(default_factory=list)
-    spread: SpreadOverTime = field(default_factory=SpreadOverTime)
-    bins: dict[int, MeanScore] = field(default_factory=dict)
-    """Of the last seconds, by time // BIN_SECONDS."""
-    newest_bin: int = 0
-    end_seconds: float = 0.0
-    tracks: list[Track] = field(default_factory=list)
-    next_track: int = 0
-    alert_since_seq: int | None = None
-    ended: bool = False
 
 
 class RollingScores:
@@ -147,6 +56,7 @@ class RollingScores:
         self._window_bins = max(1, round(config.window_seconds / BIN_SECONDS))
         self._videos: OrderedDict[str, VideoState] = OrderedDict()
         """Idle longest first."""
+        self._changed: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._videos)
@@ -155,6 +65,35 @@ class RollingScores:
         """Whether a chunk has been counted."""
         state = self._videos.get(video_id)
         return state is not None and seq in state.seqs
+
+    def is_replay(self, video_id: str, seq: int, offset: int) -> bool:
+        """Whether the very record was counted, not just its seq: it is read again after a crash."""
+        state = self._videos.get(video_id)
+        return state is not None and offset < state.next_offset and seq in state.seqs
+
+    def restore(self, states: Mapping[str, bytes], *, now_seconds: float) -> int:
+        """Go on from the changelog; returns how many states were of another ensemble and left out.
+
+        now_seconds: when all of them count as touched. Raises StateError.
+        """
+        foreign = 0
+        for video_id, value in states.items():
+            state, model_set = unpack_state(value, touched_seconds=now_seconds)
+            if model_set != self._ensemble.model_set:
+                foreign += 1
+            else:
+                self._videos[video_id] = state
+        return foreign
+
+    def take_changed(self) -> dict[str, bytes | None]:
+        """States that have changed since the last call, for the changelog; None: the video is forgotten."""
+        changed = {
+            video_id: pack_state(state, self._ensemble.model_set) if state else None
+            for video_id in sorted(self._changed)
+            for state in [self._videos.get(video_id)]
+        }
+        self._changed.clear()
+        return changed
 
     def apply(self, prediction: ChunkPrediction, *, last: bool, arrival: Arrival) -> ScoreUpdate:
         """Count a chunk, once, and say what is known of its video now."""
@@ -192,6 +131,7 @@ class RollingScores:
             if state.touched_seconds > deadline and len(self._videos) <= self._config.max_videos:
                 return
             del self._videos[video_id]
+            self._changed.add(video_id)
             if not state.ended:
                 state.ended = True
                 yield self._update(video_id, state, state.latest_seq, "final", arrival)
@@ -203,6 +143,8 @@ class RollingScores:
                 arrival.monotonic_seconds, by_member=[0] * self._members
             )
         state.touched_seconds = arrival.monotonic_seconds
+        state.next_offset = max(state.next_offset, arrival.offset + 1)
+        self._changed.add(video_id)
         self._videos.move_to_end(video_id)
         return state
 

@@ -104,7 +104,7 @@ async def score_file(path: Path, config: Config, pipeline: Pipeline) -> ScoreUpd
             task.cancel()
         await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
     elapsed_ms = 1000 * (time.monotonic() - started)
-    end = Arrival(math.inf, round(1000 * time.time()), {"total": elapsed_ms})
+    end = Arrival(math.inf, round(1000 * time.time()), latency_ms={"total": elapsed_ms})
     final = next(iter(rolling.expire(end)), None)
     if final is None:
         raise FileError(path, "no_frames", "it holds no video")

@@ -45,6 +45,20 @@ class SequenceSet:
             self._given_up += self._starts[1] - self._ends[0]
             del self._ends[0], self._starts[1]
 
+    def pack(self) -> list[int]:
+        """All that it holds, for `unpack`: numbers given up, then start and end of each range."""
+        return [
+            self._given_up,
+            *(edge for pair in zip(self._starts, self._ends, strict=True) for edge in pair),
+        ]
+
+    @classmethod
+    def unpack(cls, packed: list[int]) -> SequenceSet:
+        """The set that `pack` was called on."""
+        numbers = cls()
+        numbers._given_up, numbers._starts, numbers._ends = packed[0], packed[1::2], packed[2::2]
+        return numbers
+
     @property
     def missing(self) -> int:
         """Numbers skipped between the lowest and the highest."""

@@ -1,7 +1,8 @@
 """The service: chunks from Kafka in, rolling scores out, until told to stop.
 
-At-least-once: an offset is committed when the chunk's update is acknowledged by the broker, over contiguous
-runs only. `Service.run` is the page to read; its numbered steps are the methods below it.
+How results and offsets become durable is `streamer.kafka.deliver`'s work: in one transaction, or one before
+the other; over contiguous runs of finished chunks in either case. `Service.run` is the page to read; its
+numbered steps are the methods below it.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from prometheus_client import CollectorRegistry
 
 from streamer.config import Config
 from streamer.errors import BrokerError, StreamerError
+from streamer.kafka.changelog import Changelog
 from streamer.kafka.client import CONNECT_SECONDS
 from streamer.kafka.consume import ChunkConsumer, Record
+from streamer.kafka.deliver import Delivery, make_delivery
 from streamer.kafka.intake import Intake
-from streamer.kafka.publish import ScorePublisher
-from streamer.kafka.state import ParkedStates
+from streamer.kafka.state import Parked, ParkedStates
 from streamer.kafka.topics import require_topics
 from streamer.messages import VideoChunk
 from streamer.metrics import BatchCounts, Endpoints, Metrics, PipelineCollector
@@ -99,7 +101,8 @@ class Service:
         self._endpoints: Endpoints | None = None
         self._committed: dict[int, int] = {}
         self._pipeline: Predictor
-        self._output: ScorePublisher
+        self._delivery: Delivery
+        self._changelog: Changelog
         self._consumer: ChunkConsumer
 
     @property
@@ -171,8 +174,10 @@ class Service:
         self._starting = "connecting to Kafka"
         kafka = self._config.kafka
         await require_topics(kafka, connect_seconds=self._connect_seconds)
-        output = ScorePublisher(kafka, connect_seconds=self._connect_seconds)
-        self._output = await resources.enter_async_context(output)
+        delivery = make_delivery(kafka, connect_seconds=self._connect_seconds)
+        self._delivery = await resources.enter_async_context(delivery)
+        changelog = Changelog(kafka, connect_seconds=self._connect_seconds)
+        self._changelog = await resources.enter_async_context(changelog)
 
     async def _load(self, resources: AsyncExitStack) -> None:
         self._starting = "loading networks"
@@ -234,24 +239,54 @@ class Service:
                 )
 
     async def _on_assigned(self, partitions: frozenset[int]) -> None:
-        """Begin with these partitions, with their state if nobody else has worked on them meanwhile."""
-        for partition in sorted(partitions):
+        """Begin with these partitions where the last owner has left off."""
+        # 1. keep others from delivering; what they had open is undone
+        await self._delivery.open(partitions)
+        # 2. state: our own if nobody has written meanwhile, else from the changelog
+        states = await self._states_of(partitions)
+        # 3. read on after the last record that the state holds
+        for partition, (rolling, next_offset) in sorted(states.items()):
             committed = await self._consumer.committed(partition)
-            rolling = self._parked.take(partition, committed)
+            start = max((offset for offset in (committed, next_offset) if offset is not None), default=None)
+            if start is not None and start != committed:
+                self._consumer.seek(partition, start)
             worker = PartitionWorker(
-                rolling if rolling is not None else self._new_rolling(),
-                self._output,
+                partition,
+                rolling,
+                self._delivery,
                 self.metrics,
-                start_offset=committed,
+                self._config.kafka,
+                start_offset=start,
                 on_finished=lambda record: self._intake.finished(record.partition, record.size),
             )
             self._workers[partition] = worker
             self._worker_tasks[partition] = self._own(worker.run(), f"partition {partition}")
-        self._parked.clear()
         self._intake.assign(partitions)
         self.metrics.assigned_partitions.set(len(partitions))
         self.metrics.rebalances.inc()
         log.info("partitions assigned", partitions=sorted(partitions))
+
+    async def _states_of(self, partitions: frozenset[int]) -> dict[int, tuple[RollingScores, int | None]]:
+        """State of each partition, and the offset of the first record that it does not hold, if known."""
+        states: dict[int, tuple[RollingScores, int | None]] = {}
+        for partition, end in (await self._changelog.ends(partitions)).items():
+            if (parked := self._parked.take(partition, end)) is not None:
+                states[partition] = (parked.state, parked.next_offset)
+        self._parked.clear()
+        started = time.monotonic()
+        for partition, restored in (await self._changelog.restore(partitions - states.keys())).items():
+            rolling = self._new_rolling()
+            foreign = rolling.restore(restored.states, now_seconds=time.monotonic())
+            states[partition] = (rolling, restored.next_offset)
+            self.metrics.restored_videos.inc(len(rolling))
+            if foreign:
+                log.warning(
+                    "states of another ensemble are left out; these videos begin anew",
+                    partition=partition,
+                    videos=foreign,
+                )
+        self.metrics.restore_seconds.set(time.monotonic() - started)
+        return states
 
     def _new_rolling(self) -> RollingScores:
         config = self._config
@@ -266,7 +301,9 @@ class Service:
         await self._drain(self._config.service.drain_seconds)
         await self._halt_workers()
         await self._commit_at_last()
-        self._forget_workers(park=True)
+        await self._park_states()
+        await self._delivery.close()
+        self._forget_workers()
         self.metrics.assigned_partitions.set(0)
 
     async def _drain(self, seconds: float) -> None:
@@ -292,17 +329,30 @@ class Service:
             self.metrics.cancelled_chunks.inc(sum(given_up.values()))
             log.warning("chunks given up; they will be done again", by_partition=given_up)
 
-    def _forget_workers(self, *, park: bool) -> None:
+    async def _park_states(self) -> None:
+        """Keep the states: mostly the same partitions come back. Without it they are only restored."""
+        try:
+            async with asyncio.timeout(FINAL_COMMIT_SECONDS):
+                ends = await self._changelog.ends(self._workers)
+        except (TimeoutError, BrokerError) as error:
+            log.warning("states not kept; they come from the changelog again", error=str(error))
+            return
         for partition, worker in self._workers.items():
-            if park and worker.is_consistent:
-                self._parked.park(partition, worker.rolling, worker.next_offset)
+            if worker.is_consistent:
+                parked = Parked(worker.rolling, worker.next_offset, ends[partition])
+                self._parked.park(partition, parked)
+
+    def _forget_workers(self) -> None:
+        for partition in self._workers:
             self.metrics.forget_partition(partition)
         self._workers.clear()
         self._worker_tasks.clear()
         self._committed.clear()
 
     async def _commit(self) -> None:
-        """Commit what has moved since the last commit."""
+        """Commit what has moved since the last commit, unless that was part of the deliveries."""
+        if self._delivery.commits_offsets:
+            return
         sent: dict[int, int] = {}
 
         def positions() -> dict[int, int]:
@@ -357,7 +407,7 @@ class Service:
                 await cancel_all([polling])
         await self._halt_workers()
         await self._commit_at_last()
-        self._forget_workers(park=False)
+        self._forget_workers()
 
     async def _keep_polling(self) -> None:
         """Stay a member of the group while the last chunks are finished."""

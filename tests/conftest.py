@@ -7,6 +7,7 @@ import logging
 import os
 import uuid
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import structlog
@@ -46,18 +47,14 @@ def embedded_broker() -> Iterator[str]:
             runner.run(broker.__aexit__(None, None, None))
 
 
-@pytest.fixture(params=[pytest.param("apache_kafka", marks=pytest.mark.needs_kafka), "embedded_broker"])
-def broker(request: pytest.FixtureRequest) -> str:
-    """Address of each kind of broker in turn."""
-    address: str = request.getfixturevalue(request.param)
-    return address
-
-
-def fresh_names(bootstrap_servers: str) -> KafkaConfig:
+def fresh_names(
+    bootstrap_servers: str, delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
+) -> KafkaConfig:
     """Topics and group of one test alone."""
     name = f"t{uuid.uuid4().hex[:8]}"
     return KafkaConfig(
         bootstrap_servers=bootstrap_servers,
+        delivery=delivery,
         group_id=f"{name}-group",
         chunks_topic=f"{name}-chunks",
         scores_topic=f"{name}-scores",
@@ -68,12 +65,24 @@ def fresh_names(bootstrap_servers: str) -> KafkaConfig:
     )
 
 
+@pytest.fixture(
+    params=[
+        pytest.param(("apache_kafka", "exactly_once"), marks=pytest.mark.needs_kafka, id="exactly_once"),
+        pytest.param(("apache_kafka", "at_least_once"), marks=pytest.mark.needs_kafka, id="at_least_once"),
+        pytest.param(("embedded_broker", "at_least_once"), id="embedded"),
+    ]
+)
+def names(request: pytest.FixtureRequest) -> KafkaConfig:
+    """Each kind of broker and delivery in turn."""
+    broker, delivery = request.param
+    return fresh_names(request.getfixturevalue(broker), delivery)
+
+
 @pytest.fixture
-async def kafka(broker: str) -> KafkaConfig:
-    """Each kind of broker in turn, with topics of two partitions."""
-    config = fresh_names(broker)
-    await create_topics(config, partitions=2)
-    return config
+async def kafka(names: KafkaConfig) -> KafkaConfig:
+    """Each kind of broker and delivery in turn, with topics of two partitions."""
+    await create_topics(names, partitions=2)
+    return names
 
 
 @pytest.fixture

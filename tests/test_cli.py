@@ -32,7 +32,7 @@ from streamer.errors import (
     StreamerError,
     UntrainedError,
 )
-from streamer.kafka.publish import ScorePublisher
+from streamer.kafka.deliver import AtLeastOnce, Batch
 from streamer.messages import decode_score
 
 ROOT = Path(__file__).parents[1]
@@ -278,9 +278,8 @@ def watching(kafka: KafkaConfig) -> Iterator[subprocess.Popen[str]]:
 
 async def test_watch_json_and_interrupt(kafka: KafkaConfig, watching: subprocess.Popen[str]) -> None:
     sent = [update("a\n\x1b[31m", 1), update("b", 2, None)]
-    async with ScorePublisher(kafka) as publisher:
-        for one in sent:
-            await publisher.send_score(one)
+    async with AtLeastOnce(kafka) as delivery:
+        await delivery.deliver(Batch(0, updates=sent))
     assert watching.stdout is not None
     got = [watching.stdout.readline() for _ in sent]
     assert sorted(json.loads(line)["seq"] for line in got) == [1, 2]
@@ -297,12 +296,12 @@ async def test_watch_ends_quietly_when_nobody_reads(
     kafka: KafkaConfig, watching: subprocess.Popen[str]
 ) -> None:
     assert watching.stdout is not None
-    async with ScorePublisher(kafka) as publisher:
-        await publisher.send_score(update("a", 1))
+    async with AtLeastOnce(kafka) as delivery:
+        await delivery.deliver(Batch(0, updates=[update("a", 1)]))
         watching.stdout.readline()
         watching.stdout.close()
         for seq in range(2, 5):
-            await publisher.send_score(update("a", seq))
+            await delivery.deliver(Batch(0, updates=[update("a", seq)]))
     assert watching.stderr is not None
     err = watching.stderr.read()
     assert watching.wait(timeout=20) == 1

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.config import AlertConfig, FacesConfig, RollingConfig
-from streamer.rolling import MIN_CLUSTERS, UNIT, Arrival, EnsembleInfo, RollingScores
+from streamer.rolling import Arrival, EnsembleInfo, RollingScores
 from streamer.types import ChunkPrediction, FacePrediction, FramePrediction
+from streamer.video_state import MIN_CLUSTERS, UNIT
 
 ENSEMBLE = EnsembleInfo(("a", "b"), "hash", trained=True)
 BOX = (10.0, 10.0, 50.0, 60.0)

@@ -88,6 +88,7 @@ class ChunkConsumer:
             **client_arguments(kafka),
             group_id=kafka.group_id,
             enable_auto_commit=False,
+            isolation_level="read_committed" if kafka.delivery == "exactly_once" else "read_uncommitted",
             auto_offset_reset=kafka.auto_offset_reset,
             session_timeout_ms=kafka.session_timeout_ms,
             heartbeat_interval_ms=kafka.heartbeat_interval_ms,
@@ -207,6 +208,10 @@ class ChunkConsumer:
             raise self._broker_error("cannot read offsets", error) from error
         return None if found is None else int(found)
 
+    def seek(self, partition: int, offset: int) -> None:
+        """Go on reading there."""
+        self._consumer.seek(TopicPartition(self._kafka.chunks_topic, partition), offset)
+
     async def end_offsets(self, partitions: Iterable[int]) -> dict[int, int]:
         """Offset after the newest record by partition. Raises BrokerError."""
         topic = self._kafka.chunks_topic
@@ -297,6 +302,7 @@ async def read_scores(
     consumer = AIOKafkaConsumer(
         **client_arguments(kafka),
         auto_offset_reset="earliest" if from_beginning else "latest",
+        isolation_level="read_committed" if kafka.delivery == "exactly_once" else "read_uncommitted",
         max_partition_fetch_bytes=kafka.max_message_bytes,
     )
     try:

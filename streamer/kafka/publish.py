@@ -1,55 +1,80 @@
-"""Out to Kafka: score updates and dead letters of the service, chunks of `streamer publish`.
-
-At-least-once: `send_*` returns when the broker has acknowledged on all in-sync replicas. The transactional
-mode will replace `ScorePublisher`, one producer per input partition.
-"""
+"""Records out to Kafka, acknowledged by all in-sync replicas; in transactions where a producer has an id."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 import structlog
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
-
-from streamer.config import KafkaConfig
-from streamer.errors import BrokerError
-from streamer.kafka.client import CONNECT_SECONDS, client_arguments, describe, start_client
-from streamer.kafka.topics import ENVELOPE_BYTES
-from streamer.messages import (
-    DeadLetter,
-    Headers,
-    ScoreUpdate,
-    VideoChunk,
-    encode_chunk,
-    encode_dead_letter,
-    encode_score,
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import (
+    InvalidProducerEpoch,
+    KafkaConnectionError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    ProducerFenced,
 )
 
+from streamer.config import KafkaConfig
+from streamer.errors import BrokerError, FencedError
+from streamer.kafka.client import CONNECT_SECONDS, client_arguments, describe, start_client
+from streamer.kafka.topics import ENVELOPE_BYTES
+from streamer.messages import Headers, VideoChunk, encode_chunk
+
 STOP_SECONDS = 10.0
-"""For records not yet acknowledged when a producer is closed."""
+"""For records not yet acknowledged, or a transaction to be aborted, when a producer is closed."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
-class _Publisher:
+@dataclass(frozen=True, slots=True)
+class OutRecord:
+    """A record to be sent."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    """None: a tombstone, which compaction takes as the end of the key."""
+    headers: Headers = ()
+    partition: int | None = None
+    """None: by the hash of the key."""
+
+
+class Publisher:
     """A producer with an idempotent session where the broker has them."""
 
-    def __init__(self, kafka: KafkaConfig, *, connect_seconds: float = CONNECT_SECONDS) -> None:
+    def __init__(
+        self,
+        kafka: KafkaConfig,
+        *,
+        transactional_id: str | None = None,
+        connect_seconds: float = CONNECT_SECONDS,
+    ) -> None:
+        """transactional_id: only one producer has it at a time; the next one to come fences the others."""
         self._kafka = kafka
+        self._transactional_id = transactional_id
         self._connect_seconds = connect_seconds
         self._producer: AIOKafkaProducer | None = None
+        self._in_transaction = False
+        self._idempotent = True
 
     async def __aenter__(self) -> Self:
         """Connect. Raises BrokerError."""
         try:
             await self._start(idempotent=True)
-        except _NoIdempotence as error:
+        except _NoSession as error:
+            if self._transactional_id is not None:
+                raise BrokerError(
+                    f"Kafka at {self._kafka.bootstrap_servers} has no transactions ({error}), which "
+                    f'kafka.delivery = "exactly_once" needs; set it to "at_least_once"'
+                ) from error
             # tansu answers InitProducerId with an error; without it a retry may write a record twice.
             log.info("the broker has no idempotent producers; retries may repeat a record", error=str(error))
+            self._idempotent = False
             await self._start(idempotent=False)
         return self
 
@@ -58,11 +83,69 @@ class _Publisher:
     ) -> None:
         await self._stop()
 
+    async def send(self, records: Sequence[OutRecord]) -> None:
+        """Send all, in order, and wait for the acknowledgements; aiokafka tries again before it gives up.
+
+        Raises TooLargeError, FencedError, BrokerError.
+        """
+        producer = self._started
+        acknowledgements: list[asyncio.Future[object]] = []
+        topic = ""
+        try:
+            for record in records:
+                topic = record.topic
+                acknowledgements.append(
+                    await producer.send(
+                        topic,
+                        record.value,
+                        key=record.key,
+                        partition=record.partition,
+                        headers=list(record.headers),
+                    )
+                )
+            for acknowledgement in acknowledgements:
+                await acknowledgement
+        except KafkaError as error:
+            raise self._error(f"could not publish to topic {topic}", error) from error
+        finally:
+            # After an error the rest may fail too; their exceptions are taken note of here.
+            for acknowledgement in acknowledgements:
+                acknowledgement.add_done_callback(_take_exception)
+
+    async def send_in_transaction(
+        self, records: Sequence[OutRecord], offsets: dict[TopicPartition, int], group_id: str
+    ) -> None:
+        """Send all and commit the offsets, or nothing of it. Raises TooLargeError, FencedError, BrokerError.
+
+        After TooLargeError, `restart`; after another error this producer is of no more use.
+        """
+        producer = self._started
+        try:
+            await producer.begin_transaction()
+            self._in_transaction = True
+            await self.send(records)
+            if offsets:
+                await producer.send_offsets_to_transaction(offsets, group_id)
+            await producer.commit_transaction()
+            self._in_transaction = False
+        except KafkaError as error:
+            raise self._error("could not commit a transaction", error) from error
+
+    async def restart(self) -> None:
+        """Begin a new session, after TooLargeError; a transaction under way is aborted. Raises BrokerError.
+
+        A batch that the broker refused has used up its sequence number: in the old session it would refuse
+        all that follow.
+        """
+        await self._stop()
+        await self._start(idempotent=self._idempotent)
+
     async def _start(self, *, idempotent: bool) -> None:
         self._producer = AIOKafkaProducer(
             **client_arguments(self._kafka),
             acks="all",
             enable_idempotence=idempotent,
+            transactional_id=self._transactional_id,
             max_request_size=self._kafka.max_message_bytes + ENVELOPE_BYTES,
         )
         quiet = logging.getLogger("aiokafka.producer.sender")
@@ -75,7 +158,7 @@ class _Publisher:
             cause = error.__cause__
             refused = isinstance(cause, KafkaError) and not isinstance(cause, KafkaConnectionError)
             if idempotent and isinstance(error, BrokerError) and refused:
-                raise _NoIdempotence(describe(cause or error)) from error
+                raise _NoSession(describe(cause or error)) from error
             raise
         finally:
             quiet.removeFilter(_is_no_session_error)
@@ -83,31 +166,44 @@ class _Publisher:
     async def _stop(self) -> None:
         if self._producer is None:
             return
-        producer, self._producer = self._producer, None
+        producer = self._producer
         try:
             async with asyncio.timeout(STOP_SECONDS):
+                await self._abort()
                 await producer.stop()
         except TimeoutError:
             log.warning("closed the producer with records not acknowledged", after_seconds=STOP_SECONDS)
+        finally:
+            self._producer = None
 
-    async def _send(self, topic: str, value: bytes, key: bytes | None, headers: Headers = ()) -> None:
-        """Send and wait for the acknowledgement. Raises BrokerError; aiokafka has retried before."""
-        assert self._producer is not None, "use `async with`"
+    async def _abort(self) -> None:
+        """Undo a transaction that is open; whoever has the id next would do it too, this is sooner."""
+        if not self._in_transaction:
+            return
+        self._in_transaction = False
         try:
-            await self._producer.send_and_wait(topic, value, key=key, headers=list(headers))
-        except MessageSizeTooLargeError as error:
-            raise TooLargeError(f"topic {topic}: {error}") from error
-        except KafkaError as error:
-            raise BrokerError(
-                f"could not publish to topic {topic} at {self._kafka.bootstrap_servers}: {describe(error)}"
-            ) from error
+            await self._started.abort_transaction()
+        except (KafkaError, AssertionError) as error:  # aiokafka asserts that its state allows it
+            log.debug("a transaction is left for the broker to abort", error=describe(error))
+
+    @property
+    def _started(self) -> AIOKafkaProducer:
+        assert self._producer is not None, "use `async with`"
+        return self._producer
+
+    def _error(self, what: str, error: KafkaError) -> BrokerError:
+        if isinstance(error, MessageSizeTooLargeError):
+            return TooLargeError(f"{what}: {error}")
+        if isinstance(error, ProducerFenced | InvalidProducerEpoch):
+            return FencedError(f"{what}: another process has taken over {self._transactional_id}")
+        return BrokerError(f"{what} at {self._kafka.bootstrap_servers}: {describe(error)}")
 
 
 class TooLargeError(BrokerError):
     """A record is larger than the producer or the topic allows."""
 
 
-class _NoIdempotence(Exception):  # noqa: N818  # caught a few lines above
+class _NoSession(Exception):  # noqa: N818  # caught a few lines above
     """The broker gives no producer id."""
 
 
@@ -115,32 +211,12 @@ def _is_no_session_error(record: logging.LogRecord) -> bool:
     return "InitProducerIdRequest" not in record.getMessage()
 
 
-class ScorePublisher(_Publisher):
-    """Score updates and dead letters."""
-
-    async def send_score(self, update: ScoreUpdate) -> None:
-        """Publish under the video's key. Raises BrokerError."""
-        value = encode_score(update, self._kafka.score_format)
-        await self._send(self._kafka.scores_topic, value, update.video_id.encode("utf-8", "surrogatepass"))
-
-    async def send_dead_letter(self, letter: DeadLetter) -> None:
-        """Publish under the record's own key. Raises BrokerError.
-
-        A record that fits its topic but not the dead letters' is published without its bytes; the text says
-        where they are.
-        """
-        topic = self._kafka.dead_letters_topic
-        try:
-            await self._send(topic, encode_dead_letter(letter), letter.key)
-        except TooLargeError as error:
-            where = f"{letter.topic} partition {letter.partition} offset {letter.offset}"
-            left_out = f"{len(letter.value)} bytes left out: too large for {topic}; they are in {where}"
-            log.warning("dead letter without its bytes", reason=letter.reason, where=where, error=str(error))
-            shorter = letter.model_copy(update={"value": b"", "error": f"{letter.error} ({left_out})"})
-            await self._send(topic, encode_dead_letter(shorter), letter.key)
+def _take_exception(done: asyncio.Future[object]) -> None:
+    if not done.cancelled():
+        done.exception()
 
 
-class ChunkPublisher(_Publisher):
+class ChunkPublisher(Publisher):
     """Chunks, for `streamer publish` and tests."""
 
     async def send_chunk(self, chunk: VideoChunk) -> None:
@@ -149,4 +225,4 @@ class ChunkPublisher(_Publisher):
 
     async def send_raw(self, value: bytes, key: bytes | None, headers: Headers = ()) -> None:
         """Publish a record as it is, e.g. media with `content-type: video/mp2t`. Raises BrokerError."""
-        await self._send(self._kafka.chunks_topic, value, key, headers)
+        await self.send([OutRecord(self._kafka.chunks_topic, key, value, headers)])

@@ -1,39 +1,46 @@
-"""Rolling state of partitions across rebalances; the place where the changelog restore will be.
+"""Rolling state of partitions across rebalances.
 
 The group protocol takes all partitions away from every member at each rebalance and mostly gives the same
-ones back. State parked meanwhile may be taken up again, if nobody else processed the partition in between.
+ones back. State parked meanwhile is taken up again, without a restore, if nobody wrote to the changelog in
+between.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Parked(Generic[S]):
+    """State of a partition that was taken away."""
+
+    state: S
+    next_offset: int | None
+    """Of the first record that the state does not hold; None: it holds none, here or before."""
+    changelog_end: int
+    """Of the partition of the state topic, after our last write."""
 
 
 class ParkedStates(Generic[S]):
     """States of partitions that were taken away, until it is known who got them. Holds no client."""
 
     def __init__(self) -> None:
-        self._parked: dict[int, tuple[S, int | None]] = {}
+        self._parked: dict[int, Parked[S]] = {}
 
     def __len__(self) -> int:
         return len(self._parked)
 
-    def park(self, partition: int, state: S, next_offset: int | None) -> None:
-        """Keep the state of a partition that holds every record before `next_offset` (None: none at all)."""
-        self._parked[partition] = (state, next_offset)
+    def park(self, partition: int, parked: Parked[S]) -> None:
+        """Keep the state of a partition."""
+        self._parked[partition] = parked
 
-    def take(self, partition: int, committed: int | None) -> S | None:
-        """The state to go on with from the group's committed offset (None: nothing committed), if any.
-
-        A commit beyond what the state holds was made by somebody else: the state lacks those records and is
-        given up. A commit within it is fine: records read again are known by their seq.
-        """
-        if partition not in self._parked:
-            return None
-        state, next_offset = self._parked.pop(partition)
-        return state if committed is None or committed <= (next_offset or 0) else None
+    def take(self, partition: int, changelog_end: int) -> Parked[S] | None:
+        """What to go on with, if the changelog still ends where it did."""
+        parked = self._parked.pop(partition, None)
+        return parked if parked is not None and parked.changelog_end == changelog_end else None
 
     def clear(self) -> None:
         """Forget the rest: others have those partitions now."""

@@ -119,7 +119,7 @@ async def describe_broker(kafka: KafkaConfig, *, connect_seconds: float = CONNEC
 
 def missing_topics(kafka: KafkaConfig, info: BrokerInfo) -> list[str]:
     """Topics that the service cannot do without and that are not there."""
-    needed = (kafka.chunks_topic, kafka.scores_topic, kafka.dead_letters_topic)
+    needed = (kafka.chunks_topic, kafka.scores_topic, kafka.dead_letters_topic, kafka.state_topic)
     return [name for name in needed if name not in info.topics]
 
 
@@ -130,5 +130,11 @@ async def require_topics(kafka: KafkaConfig, *, connect_seconds: float = CONNECT
         raise BrokerError(
             f"Kafka at {kafka.bootstrap_servers} has no topic {', '.join(missing)}; "
             f"make the topics with `streamer topics create`"
+        )
+    chunks, states = info.topics[kafka.chunks_topic], info.topics[kafka.state_topic]
+    if states < chunks:
+        raise BrokerError(
+            f"topic {kafka.state_topic} has {states} partitions and {kafka.chunks_topic} has {chunks}: state "
+            f"is kept by the number of the input's partition; give the state topic as many"
         )
     return info

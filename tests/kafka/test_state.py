@@ -1,35 +1,23 @@
 from __future__ import annotations
 
-import pytest
-
-from streamer.kafka.state import ParkedStates
+from streamer.kafka.state import Parked, ParkedStates
 
 
-@pytest.mark.parametrize(
-    ("next_offset", "committed", "kept"),
-    [
-        (10, 10, True),  # nobody worked on it
-        (10, 7, True),  # the last commit failed: 7 to 9 are read again and known by their seq
-        (10, None, True),  # nothing was ever committed: all is read again
-        (10, 11, False),  # somebody else has done 10
-        (None, None, True),
-        (None, 3, False),
-    ],
-)
-def test_state_is_kept_unless_it_lacks_records(
-    next_offset: int | None, committed: int | None, kept: bool
-) -> None:
+def test_state_is_kept_unless_somebody_has_written() -> None:
     parked: ParkedStates[str] = ParkedStates()
-    parked.park(2, "state", next_offset)
-    assert parked.take(2, committed) == ("state" if kept else None)
-    assert parked.take(2, committed) is None
+    parked.park(2, Parked("state", 10, changelog_end=70))
+    parked.park(3, Parked("other", None, changelog_end=0))
+    assert parked.take(2, 72) is None
+    assert parked.take(2, 70) is None  # once only
+    assert parked.take(3, 0) == Parked("other", None, 0)
+    assert parked.take(4, 0) is None
 
 
 def test_clear_forgets_the_rest() -> None:
     parked: ParkedStates[str] = ParkedStates()
-    parked.park(0, "a", 1)
-    parked.park(1, "b", 1)
-    assert parked.take(0, 1) == "a"
+    parked.park(0, Parked("a", 1, 1))
+    parked.park(1, Parked("b", 1, 1))
+    assert parked.take(0, 1) == Parked("a", 1, 1)
     assert len(parked) == 1
     parked.clear()
     assert parked.take(1, 1) is None

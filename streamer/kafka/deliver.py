@@ -1,0 +1,208 @@
+"""What comes of chunks, out to Kafka: in one transaction with their offsets, or before them.
+
+Everything of one input partition goes through one `Batch` after the other. `ExactlyOnce` makes a batch
+visible as a whole or not at all. `AtLeastOnce` writes in an order that loses nothing: results, then the
+changelog, then (by the consumer, later) the offset. A crash in between repeats results; a chunk that the
+changelog holds is known to have its result published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Protocol, Self
+
+import structlog
+from aiokafka import TopicPartition
+
+from streamer.config import KafkaConfig
+from streamer.kafka.changelog import position_record, state_record
+from streamer.kafka.client import CONNECT_SECONDS
+from streamer.kafka.publish import OutRecord, Publisher, TooLargeError
+from streamer.messages import DeadLetter, ScoreUpdate, encode_dead_letter, encode_score
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Results of consecutive records of one partition, and what they made of its state."""
+
+    partition: int
+    letters: list[DeadLetter] = field(default_factory=list)
+    updates: list[ScoreUpdate] = field(default_factory=list)
+    states: dict[str, bytes | None] = field(default_factory=dict)
+    """Changed states by video_id; None: forgotten."""
+    next_offset: int | None = None
+    """After the last record; None: no record, only time has passed."""
+
+
+class Delivery(Protocol):
+    """A way to deliver; a context manager."""
+
+    @property
+    def commits_offsets(self) -> bool:
+        """Whether offsets are committed with the results, or are left to the consumer."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    async def open(self, partitions: Iterable[int]) -> None:
+        """Become the only one to deliver results of these partitions. Raises BrokerError."""
+        ...
+
+    async def close(self) -> None:
+        """Give the partitions up; what was not delivered is undone."""
+        ...
+
+    async def deliver(self, batch: Batch) -> None:
+        """Return when the batch is safe. Raises FencedError, BrokerError."""
+        ...
+
+
+def make_delivery(kafka: KafkaConfig, *, connect_seconds: float = CONNECT_SECONDS) -> Delivery:
+    """The way that the configuration asks for."""
+    if kafka.delivery == "exactly_once":
+        return ExactlyOnce(kafka, connect_seconds=connect_seconds)
+    return AtLeastOnce(kafka, connect_seconds=connect_seconds)
+
+
+class AtLeastOnce:
+    """One idempotent producer for all partitions."""
+
+    commits_offsets = False
+
+    def __init__(self, kafka: KafkaConfig, *, connect_seconds: float = CONNECT_SECONDS) -> None:
+        self._kafka = kafka
+        self._publisher = Publisher(kafka, connect_seconds=connect_seconds)
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises BrokerError."""
+        await self._publisher.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._publisher.__aexit__(kind, error, trace)
+
+    async def open(self, partitions: Iterable[int]) -> None:
+        """Nothing to do: another owner, if there still is one, is not kept out."""
+
+    async def close(self) -> None:
+        """Nothing to do."""
+
+    async def deliver(self, batch: Batch) -> None:
+        """See `Delivery.deliver`."""
+        try:
+            await self._publisher.send(result_records(self._kafka, batch))
+        except TooLargeError as error:
+            await self._publisher.restart()
+            await self._publisher.send(result_records(self._kafka, _without_bytes(batch, error)))
+        await self._publisher.send(changelog_records(self._kafka, batch))
+
+
+class ExactlyOnce:
+    """One transactional producer for each partition.
+
+    aiokafka commits offsets of a transaction without the generation of the group, so the group does not keep
+    out a process that lost a partition and does not know it yet. The transactional id does.
+    """
+
+    commits_offsets = True
+
+    def __init__(self, kafka: KafkaConfig, *, connect_seconds: float = CONNECT_SECONDS) -> None:
+        self._kafka = kafka
+        self._connect_seconds = connect_seconds
+        self._publishers: dict[int, Publisher] = {}
+        self._opened = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Find out whether the broker has transactions at all. Raises BrokerError."""
+        async with self._publisher("probe"):
+            return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def open(self, partitions: Iterable[int]) -> None:
+        """See `Delivery.open`: transactions that others have open for them are aborted."""
+        publishers = {partition: self._publisher(str(partition)) for partition in partitions}
+        async with asyncio.TaskGroup() as group:
+            for publisher in publishers.values():
+                group.create_task(self._opened.enter_async_context(publisher))
+        self._publishers.update(publishers)
+
+    async def close(self) -> None:
+        """See `Delivery.close`."""
+        self._publishers.clear()
+        await self._opened.aclose()
+
+    async def deliver(self, batch: Batch) -> None:
+        """See `Delivery.deliver`."""
+        publisher = self._publishers[batch.partition]
+        offsets: dict[TopicPartition, int] = {}
+        if batch.next_offset is not None:
+            offsets[TopicPartition(self._kafka.chunks_topic, batch.partition)] = batch.next_offset
+        state = changelog_records(self._kafka, batch)
+        try:
+            await publisher.send_in_transaction(
+                result_records(self._kafka, batch) + state, offsets, self._kafka.group_id
+            )
+        except TooLargeError as error:
+            await publisher.restart()
+            results = result_records(self._kafka, _without_bytes(batch, error))
+            await publisher.send_in_transaction(results + state, offsets, self._kafka.group_id)
+
+    def _publisher(self, suffix: str) -> Publisher:
+        transactional_id = f"{self._kafka.group_id}-{self._kafka.chunks_topic}-{suffix}"
+        return Publisher(
+            self._kafka, transactional_id=transactional_id, connect_seconds=self._connect_seconds
+        )
+
+
+def result_records(kafka: KafkaConfig, batch: Batch) -> list[OutRecord]:
+    """Dead letters under their record's key, then score updates under their video's."""
+    letters = [
+        OutRecord(kafka.dead_letters_topic, letter.key, encode_dead_letter(letter))
+        for letter in batch.letters
+    ]
+    updates = [
+        OutRecord(
+            kafka.scores_topic,
+            update.video_id.encode("utf-8", "surrogatepass"),
+            encode_score(update, kafka.score_format),
+        )
+        for update in batch.updates
+    ]
+    return letters + updates
+
+
+def changelog_records(kafka: KafkaConfig, batch: Batch) -> list[OutRecord]:
+    """Changed states, then the position that they were reached at."""
+    records = [
+        state_record(kafka, batch.partition, video_id, state) for video_id, state in batch.states.items()
+    ]
+    if batch.next_offset is not None:
+        records.append(position_record(kafka, batch.partition, batch.next_offset))
+    return records
+
+
+def _without_bytes(batch: Batch, error: TooLargeError) -> Batch:
+    """The same with dead letters that only say where their bytes are: they fit their topic, but not ours."""
+    shorter = []
+    for letter in batch.letters:
+        where = f"{letter.topic} partition {letter.partition} offset {letter.offset}"
+        log.warning("dead letter without its bytes", reason=letter.reason, where=where, error=str(error))
+        left_out = f"{len(letter.value)} bytes left out: too large; they are in {where}"
+        shorter.append(letter.model_copy(update={"value": b"", "error": f"{letter.error} ({left_out})"}))
+    return replace(batch, letters=shorter)

@@ -1,0 +1,169 @@
+"""Batches to real brokers: all of it or nothing, in which order, and who is kept out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import NewTopic
+from conftest import fresh_names
+from fakes import committed, dead_letters, until, watching
+
+from streamer.config import KafkaConfig
+from streamer.errors import BrokerError, FencedError
+from streamer.kafka.changelog import Changelog
+from streamer.kafka.client import admin_client
+from streamer.kafka.deliver import AtLeastOnce, Batch, Delivery, ExactlyOnce, make_delivery
+from streamer.messages import Alert, DeadLetter, ScoreUpdate
+
+
+def update(seq: int) -> ScoreUpdate:
+    return ScoreUpdate(
+        video_id="v",
+        seq=seq,
+        status="scored",
+        fake_score=0.5,
+        window_score=0.5,
+        interval=None,
+        frames=1,
+        faces=1,
+        models={"m": 0.5},
+        tracks=[],
+        suspect_track=None,
+        alert=Alert(state="none", changed=False, since_seq=None, threshold=0.8),
+        chunks=1,
+        missing_chunks=0,
+        undecodable_chunks=0,
+        start_seconds=0.0,
+        end_seconds=1.0,
+        latency_ms={},
+        model_set="x",
+        trained=True,
+        processed_at_ms=1,
+        last=False,
+    )
+
+
+def letter(kafka: KafkaConfig, value: bytes) -> DeadLetter:
+    return DeadLetter(
+        value=value,
+        key=b"v",
+        headers=[("a", b"\x00")],
+        error="too long",
+        reason="too_long",
+        stage="decode",
+        topic=kafka.chunks_topic,
+        partition=0,
+        offset=17,
+        video_id="v",
+        seq=3,
+        failed_at_ms=1,
+    )
+
+
+@pytest.fixture
+async def delivery(kafka: KafkaConfig) -> AsyncIterator[Delivery]:
+    async with make_delivery(kafka) as delivery:
+        await delivery.open([0, 1])
+        yield delivery
+
+
+async def test_batch_arrives_whole(kafka: KafkaConfig, delivery: Delivery) -> None:
+    async with watching(kafka) as scores:
+        await delivery.deliver(
+            Batch(1, [letter(kafka, b"x")], [update(0), update(1)], {"v": b"one", "w": b"two"}, 7)
+        )
+        await delivery.deliver(Batch(1, [], [update(2)], {"w": None}, None))
+        await until(lambda: len(scores.updates) == 3)
+    assert scores.updates == [update(0), update(1), update(2)]
+    assert await dead_letters(kafka, 1) == [letter(kafka, b"x")]
+    assert await committed(kafka) == ({1: 7} if delivery.commits_offsets else {})
+    async with Changelog(kafka) as changelog:
+        restored = await changelog.restore([0, 1])
+    assert (restored[0].states, restored[0].next_offset) == ({}, None)
+    assert (restored[1].states, restored[1].next_offset) == ({"v": b"one"}, 7)
+
+
+async def test_largest_chunk_fits_its_dead_letter(kafka: KafkaConfig, delivery: Delivery) -> None:
+    largest = letter(kafka, bytes(kafka.max_message_bytes - 10_000))
+    await delivery.deliver(Batch(0, letters=[largest]))
+    assert await dead_letters(kafka, 1) == [largest]
+
+
+@pytest.mark.needs_kafka
+@pytest.mark.parametrize("mode", ["exactly_once", "at_least_once"])
+async def test_dead_letter_too_large_for_its_topic_says_where_the_bytes_are(
+    apache_kafka: str, mode: str
+) -> None:
+    kafka = fresh_names(apache_kafka, mode)  # type: ignore[arg-type]
+    async with admin_client(kafka) as admin:
+        small = {"max.message.bytes": "10000"}
+        await admin.create_topics(
+            [
+                NewTopic(kafka.dead_letters_topic, 1, 1, topic_configs=small),
+                *(NewTopic(name, 1, 1) for name in (kafka.scores_topic, kafka.chunks_topic)),
+                NewTopic(kafka.state_topic, 1, 1),
+            ]
+        )
+    async with make_delivery(kafka) as delivery, watching(kafka) as scores:
+        await delivery.open([0])
+        await delivery.deliver(Batch(0, [letter(kafka, bytes(50_000))], [update(3)], {}, 18))
+        (received,) = await dead_letters(kafka, 1)
+        await until(lambda: scores.updates)
+    assert received.value == b""
+    assert received.error == (
+        f"too long (50000 bytes left out: too large; they are in {kafka.chunks_topic} partition 0 offset 17)"
+    )
+
+
+@pytest.mark.needs_kafka
+async def test_second_owner_keeps_the_first_one_out(real_kafka: KafkaConfig) -> None:
+    """A process that was paused and lost its partition cannot publish for it any more."""
+    async with ExactlyOnce(real_kafka) as zombie, ExactlyOnce(real_kafka) as owner:
+        await zombie.open([0, 1])
+        await zombie.deliver(Batch(0, updates=[update(0)], next_offset=1))
+        await owner.open([0])
+        with pytest.raises(FencedError, match="another process has taken over"):
+            await zombie.deliver(Batch(0, updates=[update(1)], states={"v": b"zombie"}, next_offset=2))
+        await owner.deliver(Batch(0, updates=[update(1)], states={"v": b"owner"}, next_offset=2))
+        await zombie.deliver(Batch(1, updates=[update(2)]))  # of a partition that it still has
+        async with watching(real_kafka) as scores, Changelog(real_kafka) as changelog:
+            await until(lambda: len(scores.updates) >= 3)
+            restored = await changelog.restore([0])
+    assert sorted(each.seq for each in scores.updates) == [0, 1, 2]
+    assert restored[0].states == {"v": b"owner"}
+
+
+@pytest.mark.needs_kafka
+async def test_open_transaction_of_a_dead_owner_is_undone(real_kafka: KafkaConfig) -> None:
+    async with ExactlyOnce(real_kafka) as dead, ExactlyOnce(real_kafka) as owner:
+        await dead.open([0])
+        publisher = dead._publishers[0]
+        assert publisher._producer is not None
+        await publisher._producer.begin_transaction()
+        await publisher._producer.send_and_wait(real_kafka.state_topic, b"lost", key=b"v", partition=0)
+        await owner.open([0])
+        async with Changelog(real_kafka) as changelog:
+            assert (await changelog.restore([0]))[0].states == {}
+
+
+async def test_broker_without_transactions_is_recognised(embedded_broker: str) -> None:
+    kafka = fresh_names(embedded_broker)
+    with pytest.raises(BrokerError, match=r'has no transactions .*set it to "at_least_once"'):
+        await ExactlyOnce(kafka).__aenter__()
+
+
+async def test_results_are_safe_before_the_changelog_says_so(kafka: KafkaConfig) -> None:
+    """At-least-once: without the scores no state, so that a replay publishes them."""
+    broken = kafka.model_copy(update={"scores_topic": "x" * 300})  # no topic may be called that
+    async with AtLeastOnce(broken) as delivery:
+        with pytest.raises(BrokerError):
+            await delivery.deliver(Batch(0, updates=[update(0)], states={"v": b"state"}, next_offset=1))
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap_servers)
+    await consumer.start()
+    try:
+        ends = await consumer.end_offsets([TopicPartition(kafka.state_topic, 0)])
+    finally:
+        await consumer.stop()
+    assert set(ends.values()) == {0}

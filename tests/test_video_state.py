@@ -1,0 +1,80 @@
+"""A state that was written and read goes on to exactly the scores that it would have given."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_rolling import chunk, rolling, videos
+
+from streamer.errors import StateError
+from streamer.rolling import Arrival, EnsembleInfo
+from streamer.video_state import VideoState, pack_state, unpack_state
+
+
+@given(videos, st.integers(0, 7), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_goes_on_as_if_nothing_had_happened(scores, interrupted_after, rng):
+    chunks = [chunk(seq, s) for seq, s in enumerate(scores)]
+    rng.shuffle(chunks)
+    undisturbed, first, second = rolling(), rolling(), rolling()
+    changes = {}
+    for number, each in enumerate(chunks):
+        arrival = Arrival(1.0, 1, offset=number)
+        expected = undisturbed.apply(each, last=False, arrival=arrival)
+        if number == interrupted_after:
+            assert second.restore(changes, now_seconds=1.0) == 0
+        now = second if number >= interrupted_after else first
+        assert now.apply(each, last=False, arrival=arrival) == expected
+        changes = now.take_changed()
+
+
+def test_changes_are_told_once_and_forgotten_videos_as_such():
+    state = rolling()
+    state.apply(chunk(0, [0.5]), last=False, arrival=Arrival(0.0, 0))
+    assert list(state.take_changed()) == ["v"]
+    assert state.take_changed() == {}
+    assert [update.status for update in state.expire(Arrival(1e6, 0))] == ["final"]
+    assert state.take_changed() == {"v": None}
+
+
+def test_replayed_record_is_told_from_a_repeated_seq():
+    state = rolling()
+    state.apply(chunk(0, [0.5]), last=False, arrival=Arrival(0.0, 0, offset=7))
+    assert state.is_replay("v", 0, 7)
+    assert not state.is_replay("v", 0, 8)  # the producer sent it twice
+    assert not state.is_replay("v", 1, 7)
+    assert not state.is_replay("w", 0, 7)
+
+
+def test_states_of_another_ensemble_are_left_out():
+    old, new = rolling(), rolling(EnsembleInfo(("a", "b"), "other hash", trained=True))
+    old.apply(chunk(0, [0.5]), last=False, arrival=Arrival(0.0, 0))
+    assert new.restore(old.take_changed(), now_seconds=0.0) == 1
+    assert len(new) == 0
+
+
+def test_numbers_beyond_64_bits():
+    state = VideoState(0.0)
+    state.spread.ss = state.spread.nn = 1 << 90
+    state.seqs.add((1 << 63) - 1)
+    state.seqs.add(0)
+    again, model_set = unpack_state(pack_state(state, "set"), touched_seconds=0.0)
+    assert model_set == "set"
+    assert again.spread == state.spread
+    assert again.seqs.missing == state.seqs.missing == (1 << 63) - 2
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (b"", "not the state of a video"),
+        (b"\xc1", "not the state of a video"),
+        (msgpack.packb({"v": 1}), "not the state of a video"),
+        (msgpack.packb({"v": 99}), "version 99, this program reads version 1"),
+    ],
+)
+def test_what_cannot_be_read_is_an_error(value, said):
+    with pytest.raises(StateError, match=said):
+        unpack_state(value, touched_seconds=0.0)
