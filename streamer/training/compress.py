@@ -24,9 +24,9 @@ Preset = Literal["superfast", "veryfast", "medium"]
 
 X264 = "bframes=2:b-adapt=0:scenecut=0:mbtree=0"
 """One I-frame, two B-frames, a P-frame. Macroblock-tree rate control is off: it looks at frames to come, of
-which so short a clip has none, and gave other bytes for the same clip in 1 of 20 runs. Without it four frames
-come out as 48 with it, within 0.5 dB of PSNR on 200 px photographs of faces at CRF 20 to 42 for `superfast`
-and `medium`; as `veryfast` (which looks 10 frames ahead, where `medium` looks 40) at a CRF lower by 2 to 3."""
+which so short a clip has none, and gave other bytes for the same clip in 1 of 20 runs. Without it four
+frames come out as 48 with it, within 0.5 dB of PSNR on 200 px photographs at CRF 20 to 42 for `superfast`
+and `medium`; for `veryfast`, which looks 10 frames ahead and not 40, as at a CRF of 2 to 3 less."""
 
 FRAMES = 4
 SHOWN = (0.1, 0.3, 0.3, 0.3)
