@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from streamer.config import Probability
 from streamer.errors import ConfigError
 from streamer.training.compress import Preset
-
-Number = TypeVar("Number", int, float)
-
-
-def _rising(pair: tuple[Number, Number]) -> tuple[Number, Number]:
-    if pair[0] > pair[1]:
-        raise ValueError(f"the lower end comes first, got {pair}")
-    return pair
+from streamer.training.ranges import CrfRange, NotNegative, QualityRange, Range, Section, UpToOneRange
 
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Range = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
-Quality = Annotated[int, Field(ge=1, le=100)]
-Crf = Annotated[float, Field(ge=1, le=51)]
-
-
-class _Augmentation(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Augmentation(Section):
     probability: Probability
     """0 switches it off."""
 
@@ -93,7 +77,7 @@ class Reduction(_Augmentation):
     """Resolution reduction: shrunk and enlarged again, as by zooming in on a distant face."""
 
     probability: Probability = 0.25
-    factor: Range = (0.3, 0.9)
+    factor: UpToOneRange = (0.3, 0.9)
 
 
 class Blur(_Augmentation):
@@ -119,7 +103,7 @@ class Upload(_Augmentation):
     """An earlier H.264 compression, at the first size: most videos are compressed twice."""
 
     probability: Probability = 0.15
-    crf: Annotated[tuple[Crf, Crf], AfterValidator(_rising)] = (18.0, 30.0)
+    crf: CrfRange = (18.0, 30.0)
 
 
 class Resize(_Augmentation):
@@ -135,7 +119,7 @@ class Video(_Augmentation):
     """H.264 by libx264."""
 
     probability: Probability = 0.6
-    crf: Annotated[tuple[Crf, Crf], AfterValidator(_rising)] = (18.0, 42.0)
+    crf: CrfRange = (18.0, 42.0)
     presets: Annotated[tuple[Preset, ...], Field(min_length=1)] = ("superfast", "veryfast", "medium")
 
 
@@ -143,13 +127,11 @@ class Still(_Augmentation):
     """JPEG."""
 
     probability: Probability = 0.25
-    quality: Annotated[tuple[Quality, Quality], AfterValidator(_rising)] = (35, 95)
+    quality: QualityRange = (35, 95)
 
 
-class AugmentConfig(BaseModel):
+class AugmentConfig(Section):
     """What may happen to a view; the order is that in which it happens."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     shift: Shift = Shift()
     scale: Scale = Scale()

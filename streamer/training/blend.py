@@ -20,18 +20,18 @@ from typing import Annotated
 
 import cv2
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from streamer.config import Probability
 from streamer.errors import TrainingError
 from streamer.training.alignment import FacePicture, align
 from streamer.training.face_regions import REGIONS, Region, face_size_px, region_outline
 from streamer.training.image_ops import Window, warp
+from streamer.training.ranges import NotNegative, Range, Section, ShareRange, UpToOne
 from streamer.training.source_changes import SourceChanges, change, change_frequency, draw_warp, match_colours
 from streamer.types import Float32Array, UInt8Array
 
-Share = Annotated[float, Field(ge=0)]
-Ratios = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
+Ratios = Annotated[tuple[UpToOne, ...], Field(min_length=1)]
 
 OUTLINE_POINTS = 96
 WAVES = 6
@@ -40,25 +40,21 @@ SMALLEST_DEPTH_PX = 1.5
 """Of a mask: from its outline to its innermost pixel."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RegionWeights(_Section):
+class RegionWeights(Section):
     """How often each region is the one that is altered, in proportion to the others."""
 
-    face: Share = 0.25
+    face: NotNegative = 0.25
     """The mesh's oval, up to the forehead."""
-    jaw_to_brows: Share = 0.25
+    jaw_to_brows: NotNegative = 0.25
     """What most swaps replace."""
-    inner_face: Share = 0.12
+    inner_face: NotNegative = 0.12
     """Brows to lips."""
-    lower_half: Share = 0.12
-    mouth_and_chin: Share = 0.1
+    lower_half: NotNegative = 0.12
+    mouth_and_chin: NotNegative = 0.1
     """What reenactment changes most."""
-    mouth: Share = 0.06
-    eyes: Share = 0.06
-    nose: Share = 0.04
+    mouth: NotNegative = 0.06
+    eyes: NotNegative = 0.06
+    nose: NotNegative = 0.04
 
     @model_validator(mode="after")
     def _not_all_zero(self) -> RegionWeights:
@@ -67,7 +63,7 @@ class RegionWeights(_Section):
         return self
 
 
-class BlendConfig(_Section):
+class BlendConfig(Section):
     """How fakes are made. Sizes that are shares are of the face's width."""
 
     regions: RegionWeights = RegionWeights()
@@ -77,16 +73,16 @@ class BlendConfig(_Section):
     """The same for `cross_blend`; below, two faces show at once."""
     jitter_target: Probability = 0.5
     """Chance that the target, and so the real picture too, is the changed copy."""
-    region_scale: tuple[float, float] = (0.85, 1.2)
+    region_scale: Range = (0.85, 1.2)
     """Growth of the region's outline."""
-    outline_noise: Share = 0.05
+    outline_noise: NotNegative = 0.05
     """Standard deviation of the outline's deformation, share of the region's size."""
-    softness: tuple[float, float] = (0.008, 0.06)
+    softness: Range = (0.008, 0.06)
     """Standard deviation of the blurs of the mask, drawn evenly in its logarithm."""
     poisson: Probability = 0.08
     """Chance that gradients are blended instead of colours (Pérez et al. 2003; OpenCV's seamlessClone)."""
     changes: SourceChanges = SourceChanges()
-    colour_match: tuple[float, float] = (0.6, 1.0)
+    colour_match: ShareRange = (0.6, 1.0)
     """`cross_blend`: how far the source takes on the colours of the target."""
 
 

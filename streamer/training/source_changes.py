@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import model_validator
 
 from streamer.config import Probability
 from streamer.training import image_ops as ops
 from streamer.training.compress import jpeg
+from streamer.training.ranges import NotNegative, QualityRange, Range, Section, ShareRange, UpToOneRange
 from streamer.types import Float32Array, UInt8Array
 
-Share = Annotated[float, Field(ge=0)]
 Frequency = Literal["none", "downscale", "sharpen", "blur", "jpeg", "noise", "repaint"]
 FREQUENCIES: tuple[Frequency, ...] = get_args(Frequency)
 
@@ -24,21 +24,17 @@ MOST_STRETCHED = 2.0
 """Of colours that are matched; beyond it noise would be all there is to see."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FrequencyWeights(_Section):
+class FrequencyWeights(Section):
     """How often each change of sharpness is the one made, in proportion to the others."""
 
-    none: Share = 0.1
-    downscale: Share = 0.3
+    none: NotNegative = 0.1
+    downscale: NotNegative = 0.3
     """Shrunk and enlarged again: swaps are made at 64 to 256 px and enlarged. The paper's, as is the next."""
-    sharpen: Share = 0.15
-    blur: Share = 0.1
-    jpeg: Share = 0.1
-    noise: Share = 0.1
-    repaint: Share = 0.15
+    sharpen: NotNegative = 0.15
+    blur: NotNegative = 0.1
+    jpeg: NotNegative = 0.1
+    noise: NotNegative = 0.1
+    repaint: NotNegative = 0.15
     """What a decoder network paints: edges, but neither pores nor the camera's noise, sharpened or not."""
 
     @model_validator(mode="after")
@@ -48,40 +44,40 @@ class FrequencyWeights(_Section):
         return self
 
 
-class SourceChanges(_Section):
+class SourceChanges(Section):
     """Ranges; what is one number is the largest change to either side. Shares are of the face's width."""
 
     colour: Probability = 0.9
     """Chance of a change of colour, its strength drawn from a tenth of the ranges below to all of them."""
-    shift_levels: Share = 20.0
+    shift_levels: NotNegative = 20.0
     """Of red, green and blue, each on its own; the paper's."""
-    brightness: Share = 0.1
-    contrast: Share = 0.12
-    gamma: Share = 0.2
+    brightness: NotNegative = 0.1
+    contrast: NotNegative = 0.12
+    gamma: NotNegative = 0.2
     """Exponent exp(+-gamma)."""
-    hue_degrees: Share = 8.0
-    saturation: Share = 0.3
+    hue_degrees: NotNegative = 8.0
+    saturation: NotNegative = 0.3
     shading: Probability = 0.3
     """Chance of light that falls off across the picture."""
-    shading_levels: Share = 18.0
+    shading_levels: NotNegative = 18.0
     """At the picture's edges."""
 
     frequencies: FrequencyWeights = FrequencyWeights()
-    downscale: tuple[float, float] = (0.35, 0.95)
-    sharpen: tuple[float, float] = (0.3, 1.0)
-    blur_sigma_px: tuple[float, float] = (0.4, 1.6)
-    jpeg_quality: tuple[int, int] = (30, 90)
-    noise_levels: tuple[float, float] = (1.5, 6.0)
-    repaint_levels: tuple[float, float] = (12.0, 35.0)
+    downscale: UpToOneRange = (0.35, 0.95)
+    sharpen: Range = (0.3, 1.0)
+    blur_sigma_px: Range = (0.4, 1.6)
+    jpeg_quality: QualityRange = (30, 90)
+    noise_levels: Range = (1.5, 6.0)
+    repaint_levels: Range = (12.0, 35.0)
     """Contrast below which texture is taken away."""
 
-    warp_strength: tuple[Share, Share] = (0.15, 1.0)
+    warp_strength: ShareRange = (0.15, 1.0)
     """Share of all of the following that a blend gets, lest every fake shows a second outline."""
-    translation: tuple[Share, Share] = (0.05, 0.03)
+    translation: tuple[NotNegative, NotNegative] = (0.05, 0.03)
     """x and y; the paper's 3 and 1.5 % of the picture."""
-    scale: Share = 0.05
-    rotation_degrees: Share = 2.0
-    elastic: Share = 0.012
+    scale: NotNegative = 0.05
+    rotation_degrees: NotNegative = 2.0
+    elastic: NotNegative = 0.012
     """Standard deviation of displacements that vary over the face."""
 
 

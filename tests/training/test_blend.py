@@ -240,6 +240,9 @@ def test_keypoints_of_no_face() -> None:
         {"ratios": ()},
         {"ratios": (0.0, 1.0)},
         {"poisson": 2},
+        {"softness": (0.06, 0.01)},
+        {"changes": {"jpeg_quality": (90, 30)}},
+        {"changes": {"downscale": (0.5, 1.5)}},
     ],
 )
 def test_wrong_configuration(wrong: dict[str, object]) -> None:

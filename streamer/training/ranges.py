@@ -1,0 +1,37 @@
+"""Types of the numbers in the configuration of blends and augmentations."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Number = TypeVar("Number", int, float)
+
+
+def _rising(pair: tuple[Number, Number]) -> tuple[Number, Number]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"the lower end comes first, got {pair}")
+    return pair
+
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+UpToOne = Annotated[float, Field(gt=0, le=1)]
+Quality = Annotated[int, Field(ge=1, le=100)]
+"""Of JPEG."""
+Crf = Annotated[float, Field(ge=1, le=51)]
+"""Constant rate factor of x264; 0 would be its lossless profile."""
+
+Range = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
+"""Lowest and highest value drawn."""
+ShareRange = Annotated[tuple[NotNegative, NotNegative], AfterValidator(_rising)]
+UpToOneRange = Annotated[tuple[UpToOne, UpToOne], AfterValidator(_rising)]
+QualityRange = Annotated[tuple[Quality, Quality], AfterValidator(_rising)]
+CrfRange = Annotated[tuple[Crf, Crf], AfterValidator(_rising)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: cannot be changed, knows all its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
