@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pickle
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint to the CPU's memory; never runs code out of it. Raises TrainingError."""
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):  # torch would try to read it as an old format, and fail anyhow
+                raise TrainingError(f"{path}: not a checkpoint, or cut short")
+            file.seek(0)
+            values = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise TrainingError(f"{path}: cannot read the checkpoint: {error.strerror}") from error
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from streamer.errors import TrainingError
-from streamer.training.augment import AugmentConfig
+from streamer.training.augment_config import AugmentConfig
 from streamer.training.blend import BlendConfig
 
 PositiveInt = Annotated[int, Field(gt=0)]

@@ -6,7 +6,7 @@ workers nor an interruption changes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -218,12 +218,12 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-def loader(dataset: Dataset[T], steps: Sequence[int], *, workers: int, pin: bool = False) -> DataLoader[T]:
+def loader(dataset: Dataset[T], steps: Sequence[int], *, workers: int, pin: bool = False) -> Iterator[T]:
     """Items `steps` of a dataset, in that order, each prepared by one of `workers` processes (0: by this).
 
-    pin: put them into page-locked memory, for CUDA.
+    pin: put them into page-locked memory, for CUDA. Raises TrainingError.
     """
-    return DataLoader(
+    items: DataLoader[T] = DataLoader(
         dataset,
         batch_size=None,
         sampler=steps,
@@ -231,9 +231,15 @@ def loader(dataset: Dataset[T], steps: Sequence[int], *, workers: int, pin: bool
         pin_memory=pin,
         collate_fn=_as_it_is,
         worker_init_fn=_one_thread,
-        # A process with threads must not be forked; and the server imports torch once for all workers.
-        multiprocessing_context="forkserver" if workers else None,
+        # Not forked: this process has threads. Nor by a fork server: torch's workers notice the death of a
+        # killed parent by their parent's id, which then is the server's.
+        multiprocessing_context="spawn" if workers else None,
     )
+    try:
+        yield from items
+    except TrainingError as error:
+        # Torch puts the worker's traceback, which ends with the message, into that of its own.
+        raise TrainingError(str(error).rpartition(f"{TrainingError.__name__}: ")[2].strip()) from error
 
 
 def _as_it_is(item: T) -> T:

@@ -84,7 +84,7 @@ class Logbook:
         self._stepping, self._since = 0.0, time.monotonic()
 
     def close(self) -> None:
-        """Write out what TensorBoard has not got yet."""
+        """The last report is made."""
         self._writer.close()
 
     def _write(self, progress: Progress) -> None:
@@ -94,6 +94,7 @@ class Logbook:
         values["images_per_second"] = progress.images_per_second
         for name, value in values.items():
             self._writer.add_scalar(name, value, progress.step)
+        self._writer.flush()
 
 
 def describe(progress: Progress) -> str:

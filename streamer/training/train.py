@@ -77,11 +77,14 @@ def train(
 
         # 3. Steps.
         steps = range(state.step, config.steps)
-        batches = iter(loader(dataset, steps, workers=config.workers, pin=place.device.type == "cuda"))
+        batches: Iterator[Batch] = loader(
+            dataset, steps, workers=config.workers, pin=place.device.type == "cuda"
+        )
         logbook = Logbook(run, report, state) if place.rank == 0 else None
         while not state.ended:
+            batch = next(batches).to(place.device)
             seed_step(config.seed, state.step, place.rank)
-            losses = take_step(state, module, next(batches).to(place.device))
+            losses = take_step(state, module, batch)
             state.step += 1
             state.seconds = place.agreed(time.monotonic() - began)
             if logbook:
@@ -100,6 +103,8 @@ def train(
                 save_checkpoint(run / LAST, state.checkpoint())
             if logbook and (validate or state.step % config.log_every == 0):
                 logbook.tell(state, validated=validate)
+        if logbook:
+            logbook.close()
     return run / BEST
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 
 from streamer.errors import TrainingError
 from streamer.models.classifiers import Classifier, normalised
-from streamer.training.augment import AugmentConfig, make_views, plain_view
+from streamer.training.augment import make_views, plain_view
+from streamer.training.augment_config import AugmentConfig
 from streamer.training.blend import BlendConfig, self_blend
 from streamer.training.config import TrainConfig
 from streamer.training.crops import read_crop
@@ -39,28 +40,25 @@ class Views:
     """(n) name of each one's video; a self-blend's is a video of its own."""
 
 
-class _PlainViews(Dataset[list[UInt8Array]]):
-    """[the crop as serving sees it]."""
+class _Cutter(Dataset[list[UInt8Array]]):
+    """Views by index: of the plain records [the crop as serving sees it]; after them, of those to be blended,
+    [self-blend, untouched face] under the same random changes, or [] if it cannot be blended."""
 
-    def __init__(self, records: Sequence[CropRecord], cache: Path, config: TrainConfig) -> None:
-        self._records, self._cache, self._input = records, cache, config.input
-
-    def __getitem__(self, index: int) -> list[UInt8Array]:
-        record = self._records[index]
-        crop = read_crop(self._cache, record)
-        return [plain_view(crop, record.box, margin=self._input.margin, size=self._input.size)]
-
-
-class _BlendViews(Dataset[list[UInt8Array]]):
-    """[self-blend, untouched face], both under the same random changes; [] if it cannot be blended."""
-
-    def __init__(self, records: Sequence[CropRecord], cache: Path, config: TrainConfig) -> None:
-        self._records, self._cache, self._input = records, cache, config.input
+    def __init__(
+        self, plain: Sequence[CropRecord], blended: Sequence[CropRecord], cache: Path, config: TrainConfig
+    ) -> None:
+        self._plain, self._blended, self._cache, self._input = plain, blended, cache, config.input
 
     def __getitem__(self, index: int) -> list[UInt8Array]:
-        record = self._records[index]
+        if index < len(self._plain):
+            record = self._plain[index]
+            crop = read_crop(self._cache, record)
+            return [plain_view(crop, record.box, margin=self._input.margin, size=self._input.size)]
+        number = index - len(self._plain)
+        return self._blend(self._blended[number], np.random.default_rng((SEED, number)))
+
+    def _blend(self, record: CropRecord, rng: np.random.Generator) -> list[UInt8Array]:
         face = face_picture(self._cache, record)
-        rng = np.random.default_rng((SEED, index))
         try:
             blended = self_blend(face.rgb, face.landmarks, face.keypoints, rng, BlendConfig())
         except TrainingError:  # part of the face lies outside its picture
@@ -83,9 +81,19 @@ class Validation:
     def __init__(self, records: Sequence[CropRecord], cache: Path, config: TrainConfig) -> None:
         """records: held out. Raises TrainingError if they do not make a metric."""
         self._config = config
-        self._plain = _plain_views(spread(records, config.validation.crops), cache, config)
+        plain = spread(records, config.validation.crops)
         real = [record for record in records if record.label == REAL]
-        self._blends = _blend_views(spread(real, config.validation.blends), cache, config)
+        blended = spread(real, config.validation.blends)
+        cutter = _Cutter(plain, blended, cache, config)
+        cut: list[list[UInt8Array]] = list(
+            loader(cutter, range(len(plain) + len(blended)), workers=config.workers)
+        )
+        self._plain = _gather((r.item, r.label, view) for r, (view,) in zip(plain, cut, strict=False))
+        self._blends = _gather(
+            image
+            for r, views in zip(blended, cut[len(plain) :], strict=True)
+            for image in zip((f"{r.item}#blend", r.item), (FAKE, REAL), views, strict=False)
+        )
         if self._blends is None and (self._plain is None or len(set(self._plain.labels.tolist())) < 2):
             raise TrainingError(
                 "the validation crops do not make a metric: that takes both real and fake ones, or real ones "
@@ -104,26 +112,13 @@ class Validation:
         return {"metric": float(np.mean(list(found.values())))} | found
 
 
-def _plain_views(records: Sequence[CropRecord], cache: Path, config: TrainConfig) -> Views | None:
-    dataset = _PlainViews(records, cache, config)
-    images = [view for (view,) in loader(dataset, range(len(records)), workers=config.workers)]
-    if not images:
+def _gather(images: Iterable[tuple[str, int, UInt8Array]]) -> Views | None:
+    """(video, label, view) of each; None if there are none."""
+    rows = list(images)
+    if not rows:
         return None
-    labels = np.array([record.label for record in records])
-    return Views(np.stack(images), labels, tuple(record.item for record in records))
-
-
-def _blend_views(records: Sequence[CropRecord], cache: Path, config: TrainConfig) -> Views | None:
-    images, labels, videos = [], [], []
-    dataset = _BlendViews(records, cache, config)
-    for record, pair in zip(
-        records, loader(dataset, range(len(records)), workers=config.workers), strict=True
-    ):
-        for view, label in zip(pair, (FAKE, REAL), strict=False):  # none, if it could not be blended
-            images.append(view)
-            labels.append(label)
-            videos.append(f"{record.item}#blend" if label == FAKE else record.item)
-    return Views(np.stack(images), np.array(labels), tuple(videos)) if images else None
+    videos, labels, views = zip(*rows, strict=True)
+    return Views(np.stack(views), np.array(labels), videos)
 
 
 def spread(records: Sequence[CropRecord], most: int) -> list[CropRecord]:

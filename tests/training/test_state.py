@@ -1,0 +1,132 @@
+"""What changes in a run: averages, schedules' ends, parameter groups, where it starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy import toy_config
+
+from streamer.errors import TrainingError
+
+pytestmark = pytest.mark.needs_torch
+torch = pytest.importorskip("torch")
+
+
+def make_state(**changes: Any) -> Any:
+    from streamer.training.state import State
+
+    return State.start(toy_config(**changes), "data", torch.device("cpu"))
+
+
+def save(path: Path, **changes: Any) -> Any:
+    from streamer.training.checkpoint import save_checkpoint
+
+    state = make_state(**changes)
+    save_checkpoint(path, state.checkpoint())
+    return state
+
+
+def test_average_follows_by_its_decay() -> None:
+    state = make_state(optimiser={"ema_decay": 0.9})
+    weight = state.objective.student.network.classifier.weight
+    average = state.average.network.classifier.weight
+    with torch.no_grad():
+        weight.fill_(1.0)
+        average.fill_(0.0)
+    state.step = 0
+    state.update_average()  # decay 1/10 at first
+    assert average[0, 0].item() == pytest.approx(0.9)
+    state.step = 1000
+    state.update_average()
+    assert average[0, 0].item() == pytest.approx(0.9 * 0.9 + 0.1)
+
+
+def test_average_counts_batches_and_averages_statistics() -> None:
+    state = make_state()
+    norm = state.objective.student.network.features[0][1]
+    norm.running_mean.fill_(1.0)
+    norm.num_batches_tracked.fill_(5)
+    state.update_average()
+    mine = state.average.network.features[0][1]
+    assert mine.running_mean[0].item() == pytest.approx(0.9)
+    assert mine.num_batches_tracked.item() == 5
+
+
+def test_decay_spares_biases_and_normalisations() -> None:
+    state = make_state(optimiser={"weight_decay": 0.3})
+    decayed, spared = state.optimiser.param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0.0)
+    assert {p.ndim for p in decayed["params"]} == {2, 4}
+    assert {p.ndim for p in spared["params"]} == {1}
+    both = len(decayed["params"]) + len(spared["params"])
+    assert both == len(list(state.objective.parameters()))
+    frozen = make_state(model={"frozen_stages": 5})
+    assert sum(len(group["params"]) for group in frozen.optimiser.param_groups) < 10  # mask head, last layer
+
+
+def test_the_schedule_ends_by_steps_or_by_the_clock() -> None:
+    state = make_state(steps=8, max_minutes=2)
+    state.step, state.seconds = 2, 12.0
+    assert state.done == 0.25
+    state.seconds = 90.0
+    assert state.done == 0.75
+    assert not state.ended
+    state.seconds = 121.0
+    assert state.done == 1
+    assert state.ended
+    by_steps = make_state(steps=8)
+    by_steps.step, by_steps.seconds = 8, 1e9
+    assert by_steps.done == 1
+
+
+def test_judging() -> None:
+    state = make_state(validation={"patience": 2})
+    assert [state.judge(metric) for metric in (0.5, 0.6, 0.6, 0.55)] == [True, True, False, False]
+    assert state.best == 0.6
+    assert state.ended
+    assert state.judge(0.7)
+    assert not state.ended
+
+
+def test_fine_tuning_starts_from_the_average(tmp_path: Path) -> None:
+    from streamer.training.checkpoint import save_checkpoint
+
+    other = make_state(model={"mask_head": False}, seed=9)
+    with torch.no_grad():
+        other.average.network.classifier.weight.fill_(0.5)
+    save_checkpoint(tmp_path / "a.pt", other.checkpoint())
+    state = make_state(model={"start": tmp_path / "a.pt"})  # with a new mask head
+    student = state.objective.student
+    for key, value in other.average.state_dict().items():
+        assert torch.equal(student.state_dict()[key], value)
+    with pytest.raises(TrainingError, match="a mobilenet_v2, but model.architecture is densenet121"):
+        make_state(model={"start": tmp_path / "a.pt", "architecture": "densenet121"})
+
+
+def test_teacher(tmp_path: Path) -> None:
+    save(tmp_path / "t.pt", model={"architecture": "efficientnet_lite0"}, input={"size": 96})
+    teaching = {"teacher": tmp_path / "t.pt", "feature_weight": 1.0}
+    state = make_state(distillation=teaching)
+    assert state.objective.projection.weight.shape == (1280, 1280, 1, 1)
+    assert state.checkpoint().projection
+    with pytest.raises(TrainingError, match=r"teacher sees faces with margin 0.3, not 0.2"):
+        make_state(distillation=teaching, input={"margin": 0.2})
+
+
+def test_restoring_needs_the_same_configuration_and_data(tmp_path: Path) -> None:
+    save(tmp_path / "a.pt")
+    make_state(workers=3).restore(tmp_path / "a.pt")
+    with pytest.raises(TrainingError, match=r"another configuration: batch: 8 -> 16; seed: 1 -> 2"):
+        make_state(batch=16, seed=2).restore(tmp_path / "a.pt")
+    other = make_state()
+    other.data = "other"
+    with pytest.raises(TrainingError, match="training crops are not those"):
+        other.restore(tmp_path / "a.pt")
+
+
+def test_the_start_follows_from_the_seed() -> None:
+    one, same, other = (make_state(seed=seed).average.state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[key], same[key]) for key in one)
+    assert not torch.equal(one["network.classifier.weight"], other["network.classifier.weight"])
