@@ -19,7 +19,14 @@ from aiokafka.errors import KafkaError
 
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError
-from streamer.kafka.client import CONNECT_SECONDS, client_arguments, describe, start_client
+from streamer.kafka.client import (
+    CONNECT_SECONDS,
+    client_arguments,
+    describe,
+    isolation,
+    start_client,
+    stop_consumer,
+)
 from streamer.kafka.publish import OutRecord
 
 POSITION_KEY = b"\xffposition"
@@ -68,13 +75,7 @@ class Changelog:
     def __init__(self, kafka: KafkaConfig, *, connect_seconds: float = CONNECT_SECONDS) -> None:
         self._kafka = kafka
         self._connect_seconds = connect_seconds
-        self._consumer = AIOKafkaConsumer(
-            **client_arguments(kafka),
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed" if kafka.delivery == "exactly_once" else "read_uncommitted",
-            max_partition_fetch_bytes=FETCH_BYTES,
-        )
+        self._consumer = self._make_consumer()
 
     async def __aenter__(self) -> Self:
         """Connect. Raises BrokerError."""
@@ -84,7 +85,7 @@ class Changelog:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._consumer.stop()
+        await stop_consumer(self._consumer)
 
     async def ends(self, partitions: Iterable[int]) -> dict[int, int]:
         """Offset after the newest record of each; unchanged: nobody has written. Raises BrokerError."""
@@ -105,18 +106,32 @@ class Changelog:
             return restored
         ends = await self.ends(restored)
         left = {TopicPartition(self._kafka.state_topic, p): end for p, end in ends.items()}
+        # One of its own, lest it go on fetching what we write ourselves.
+        consumer = self._make_consumer()
         try:
-            self._consumer.assign(list(left))
-            while left:
-                for each, records in (await self._consumer.getmany(timeout_ms=100)).items():
+            await start_client(consumer, self._kafka, connect_seconds=self._connect_seconds)
+            consumer.assign(list(left))
+            while True:
+                # The position also moves over transaction markers, which are no records.
+                left = {p: end for p, end in left.items() if await consumer.position(p) < end}
+                if not left:
+                    return restored
+                for each, records in (await consumer.getmany(timeout_ms=100)).items():
                     for record in records:
                         restored[each.partition].read(record.key, record.value)
-                # The position also moves over transaction markers, which are no records.
-                left = {p: end for p, end in left.items() if await self._consumer.position(p) < end}
-            self._consumer.unsubscribe()
         except KafkaError as error:
             raise self._error(error) from error
-        return restored
+        finally:
+            await stop_consumer(consumer)
+
+    def _make_consumer(self) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(
+            **client_arguments(self._kafka),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level=isolation(self._kafka),
+            max_partition_fetch_bytes=FETCH_BYTES,
+        )
 
     def _error(self, error: KafkaError) -> BrokerError:
         return BrokerError(

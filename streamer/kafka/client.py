@@ -6,9 +6,11 @@ import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
+import structlog
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 
@@ -20,6 +22,11 @@ CONNECT_SECONDS = 15.0
 """How long a broker that cannot be reached is tried at the start."""
 
 RETRY_SECONDS = 0.3
+
+STOP_SECONDS = 5.0
+"""For a consumer to stop by itself."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class StartableClient(Protocol):
@@ -37,6 +44,11 @@ def client_arguments(kafka: KafkaConfig) -> dict[str, Any]:
     }
 
 
+def isolation(kafka: KafkaConfig) -> str:
+    """What readers see of transactions: what is committed, where the broker has any."""
+    return "read_committed" if kafka.delivery == "exactly_once" else "read_uncommitted"
+
+
 async def start_client(
     client: StartableClient, kafka: KafkaConfig, *, connect_seconds: float = CONNECT_SECONDS
 ) -> None:
@@ -47,8 +59,8 @@ async def start_client(
     """
     reason = _BootstrapFailure()
     # aiokafka's exception says only "unable to bootstrap"; the cause is in what it logs.
-    log = logging.getLogger("aiokafka")
-    log.addFilter(reason)
+    clients_log = logging.getLogger("aiokafka")
+    clients_log.addFilter(reason)
     try:
         async with asyncio.timeout(connect_seconds):
             while True:
@@ -68,7 +80,24 @@ async def start_client(
     except KafkaError as error:
         raise BrokerError(f"Kafka at {kafka.bootstrap_servers}: {describe(error)}") from error
     finally:
-        log.removeFilter(reason)
+        clients_log.removeFilter(reason)
+
+
+async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
+    """Stop a consumer, whatever state its connections are in.
+
+    Two things of aiokafka are mended here. While the broker is away, the fetcher cancels its own requests and
+    lets their CancelledError out of `stop`, which then leaves the connections open; it looks as if we were
+    cancelled. And a fetcher that has just lost its assignment swallows the cancellation that is to end it, so
+    that `stop` waits for ever; a second one gets through.
+    """
+    outcomes: list[object] = []
+    with suppress(TimeoutError):
+        async with asyncio.timeout(STOP_SECONDS):
+            outcomes = await asyncio.gather(consumer.stop(), return_exceptions=True)
+    if not outcomes or isinstance(outcomes[0], BaseException):
+        log.debug("the consumer did not stop well", outcomes=outcomes)
+        await consumer._client.close()
 
 
 class _BootstrapFailure(logging.Filter):

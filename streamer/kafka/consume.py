@@ -26,7 +26,14 @@ from aiokafka.errors import CorruptRecordException as CorruptRecordError
 
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError, MessageError
-from streamer.kafka.client import CONNECT_SECONDS, client_arguments, describe, start_client
+from streamer.kafka.client import (
+    CONNECT_SECONDS,
+    client_arguments,
+    describe,
+    isolation,
+    start_client,
+    stop_consumer,
+)
 from streamer.kafka.intake import Switches
 from streamer.kafka.topics import describe_broker
 from streamer.messages import Headers, ScoreUpdate, decode_score
@@ -88,7 +95,7 @@ class ChunkConsumer:
             **client_arguments(kafka),
             group_id=kafka.group_id,
             enable_auto_commit=False,
-            isolation_level="read_committed" if kafka.delivery == "exactly_once" else "read_uncommitted",
+            isolation_level=isolation(kafka),
             auto_offset_reset=kafka.auto_offset_reset,
             session_timeout_ms=kafka.session_timeout_ms,
             heartbeat_interval_ms=kafka.heartbeat_interval_ms,
@@ -113,7 +120,7 @@ class ChunkConsumer:
 
     async def stop(self) -> None:
         """Leave the group and disconnect. Does not commit."""
-        await _stop(self._consumer)
+        await stop_consumer(self._consumer)
 
     async def take(self, partitions: Iterable[int]) -> list[Record]:
         """At most one record of each partition, out of what was fetched ahead; never waits.
@@ -235,18 +242,6 @@ def _record(raw: ConsumerRecord) -> Record:
     )
 
 
-async def _stop(consumer: AIOKafkaConsumer) -> None:
-    """Stop a consumer, whatever state its connections are in.
-
-    While the broker is away, aiokafka's fetcher cancels its own requests and lets their CancelledError out of
-    `stop`, which then leaves the connections open; it looks as if we were cancelled.
-    """
-    outcomes = await asyncio.gather(consumer.stop(), return_exceptions=True)
-    if isinstance(outcome := outcomes[0], BaseException):
-        log.debug("the consumer stopped with an error", error=describe(outcome))
-        await consumer._client.close()
-
-
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
     """Sets `rebalancing` for exactly as long as the partitions are not ours to read."""
 
@@ -302,7 +297,7 @@ async def read_scores(
     consumer = AIOKafkaConsumer(
         **client_arguments(kafka),
         auto_offset_reset="earliest" if from_beginning else "latest",
-        isolation_level="read_committed" if kafka.delivery == "exactly_once" else "read_uncommitted",
+        isolation_level=isolation(kafka),
         max_partition_fetch_bytes=kafka.max_message_bytes,
     )
     try:
@@ -330,4 +325,4 @@ async def read_scores(
                 f"cannot read topic {kafka.scores_topic} at {kafka.bootstrap_servers}: {describe(error)}"
             ) from error
     finally:
-        await _stop(consumer)
+        await stop_consumer(consumer)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import NewTopic
 from conftest import fresh_names
 from fakes import committed, dead_letters, until, watching
@@ -154,16 +153,19 @@ async def test_broker_without_transactions_is_recognised(embedded_broker: str) -
         await ExactlyOnce(kafka).__aenter__()
 
 
-async def test_results_are_safe_before_the_changelog_says_so(kafka: KafkaConfig) -> None:
+@pytest.mark.needs_kafka
+async def test_results_are_safe_before_the_changelog_says_so(apache_kafka: str) -> None:
     """At-least-once: without the scores no state, so that a replay publishes them."""
-    broken = kafka.model_copy(update={"scores_topic": "x" * 300})  # no topic may be called that
-    async with AtLeastOnce(broken) as delivery:
-        with pytest.raises(BrokerError):
+    kafka = fresh_names(apache_kafka, "at_least_once")
+    async with admin_client(kafka) as admin:
+        nothing_fits = {"max.message.bytes": "10"}
+        await admin.create_topics(
+            [
+                NewTopic(kafka.scores_topic, 1, 1, topic_configs=nothing_fits),
+                NewTopic(kafka.state_topic, 1, 1),
+            ]
+        )
+    async with AtLeastOnce(kafka) as delivery, Changelog(kafka) as changelog:
+        with pytest.raises(BrokerError, match=kafka.scores_topic):
             await delivery.deliver(Batch(0, updates=[update(0)], states={"v": b"state"}, next_offset=1))
-    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap_servers)
-    await consumer.start()
-    try:
-        ends = await consumer.end_offsets([TopicPartition(kafka.state_topic, 0)])
-    finally:
-        await consumer.stop()
-    assert set(ends.values()) == {0}
+        assert await changelog.ends([0]) == {0: 0}
