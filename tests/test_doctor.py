@@ -67,7 +67,8 @@ async def test_no_broker(engines: Path, capsys: pytest.CaptureFixture[str]) -> N
 async def test_missing_topics(engines: Path, embedded_broker: str) -> None:
     kafka = fresh_names(embedded_broker)
     found = failures(await checks_of(config_with(engines, kafka=kafka)))
-    needed = {f"topic {name}" for name in (kafka.chunks_topic, kafka.scores_topic, kafka.dead_letters_topic)}
+    names = (kafka.chunks_topic, kafka.scores_topic, kafka.dead_letters_topic, kafka.state_topic)
+    needed = {f"topic {name}" for name in names}
     assert set(found) == needed
     assert all("streamer topics create" in check.text and check.exit_code == 3 for check in found.values())
 
