@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
+from typing import BinaryIO
 
 import pytest
 import trustme
@@ -67,6 +68,13 @@ class Kafka:
 
 @contextmanager
 def running_kafka() -> Iterator[Kafka]:
+    """An Apache Kafka for the length of the block."""
+    with restartable_kafka() as broker:
+        yield broker.kafka
+
+
+@contextmanager
+def restartable_kafka() -> Iterator[RunningKafka]:
     """Fetch, format, start, wait until it answers, stop. Fails the test with what Kafka said."""
     classpath = f"{fetch_jars()}/*"
     java = find_java()
@@ -77,12 +85,31 @@ def running_kafka() -> Iterator[Kafka]:
         log = directory / "kafka.log"
         with log.open("wb") as output:
             format_storage(command, properties, output)
-            process = subprocess.Popen([*command, "kafka.Kafka", properties], stdout=output, stderr=output)
+            broker = RunningKafka(kafka, [*command, "kafka.Kafka", str(properties)], log, output)
             try:
-                wait_until_ready(process, kafka, log)
-                yield kafka
+                broker.start()
+                yield broker
             finally:
-                stop(process)
+                broker.stop()
+
+
+class RunningKafka:
+    """A broker that can be stopped and started again with its data and ports."""
+
+    def __init__(self, kafka: Kafka, command: list[str], log: Path, output: BinaryIO) -> None:
+        self.kafka = kafka
+        self._command, self._log, self._output = command, log, output
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        self._process = subprocess.Popen(self._command, stdout=self._output, stderr=self._output)
+        wait_until_ready(self._process, self.kafka, self._log)
+
+    def stop(self) -> None:
+        """Let it end in order."""
+        if self._process is not None:
+            stop(self._process)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -24,10 +24,10 @@ def make_engines(folder: Path, **logits: float) -> Path:
     return folder
 
 
-def make_member(folder: Path, name: str, logit: float, *, trained: bool = True) -> None:
-    """Write `folder/NAME.onnx` and its manifest."""
+def make_member(folder: Path, name: str, logit: float, *, trained: bool = True, weight: float = 0.0) -> None:
+    """Write `folder/NAME.onnx` and its manifest. weight: of the mean of each channel, [0, 1]."""
     network = folder / f"{name}.onnx"
-    onnx.save(_constant_classifier(logit), network)
+    onnx.save(_linear_classifier(logit, weight), network)
     manifest = Manifest(
         name=name,
         kind="classifier",
@@ -44,8 +44,8 @@ def make_member(folder: Path, name: str, logit: float, *, trained: bool = True) 
     (folder / f"{name}.json").write_text(manifest.model_dump_json())
 
 
-def _constant_classifier(logit: float) -> onnx.ModelProto:
-    """mean over channels, height and width, times 0, plus the logit."""
+def _linear_classifier(logit: float, weight: float) -> onnx.ModelProto:
+    """Mean of each channel over height and width, times the weight, plus the logit."""
     nodes = [
         helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["flat"]),
@@ -57,7 +57,7 @@ def _constant_classifier(logit: float) -> onnx.ModelProto:
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 32, 32])],
         [helper.make_tensor_value_info("logit", TensorProto.FLOAT, ["n", 1])],
         [
-            numpy_helper.from_array(np.zeros((3, 1), np.float32), "weight"),
+            numpy_helper.from_array(np.full((3, 1), weight, np.float32), "weight"),
             numpy_helper.from_array(np.array([logit], np.float32), "bias"),
         ],
     )
