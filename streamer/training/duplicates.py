@@ -5,7 +5,7 @@ of the discrete cosine transform, above or below their median (Zauner, Implement
 Perceptual Image Hash Functions, 2010), here 16x16 of them, for 8x8 cannot tell portraits apart.
 
 Items that are related, as a fake and its original, two fakes of one original or of copies of it, or one video
-in several compressions, look alike on purpose and are not judged by their looks; they are in one split anyway.
+in several compressions, look alike on purpose and are not judged by their looks. They share a split anyway.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ MAX_DISTANCE = 40
 """Differing bits of 256 up to which two pictures are one. Of 5,000 photographs of faces at 256 px, copies at
 0.6 of the size, JPEG quality 40 and 1.1 times the contrast differed in 6 bits (median; 99 %: 14, most: 34);
 among the photographs themselves true copies differed in at most 8, a swapped face from its original in 38,
-different pictures of one scene in 56 and more."""
+different pictures of one scene in 56 and more. Of eight videos, copies at half the size and CRF 38 differed
+in 20 at most, strangers in 104 and more."""
 
 FRAMES = 3
 """Compared of a video, spread over it; each must be within MAX_DISTANCE."""

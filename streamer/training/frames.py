@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import struct
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import aclosing, closing
@@ -28,8 +29,20 @@ from streamer.types import Frame, UInt8Array
 
 T = TypeVar("T")
 
-PICTURE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP")
-"""Pillow's names; MPO is what some phones write into .jpg files."""
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+"""Pillow's names; JPEG includes what some phones write, several pictures in a file, of which the first is
+taken."""
+
+_PILLOW_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    IndexError,
+    TypeError,
+    EOFError,
+    struct.error,
+)
+"""What its plugins raise on damaged files."""
 
 _PIECE_SECONDS = 2.0
 """Least length of a piece of video, as of `streamer score`."""
@@ -103,6 +116,7 @@ def read_picture(path: Path, max_pixels: int) -> UInt8Array:
     """(height, width, 3) uint8 RGB, upright. Raises OSError if it cannot be opened, else DecodeError."""
     with path.open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about odd metadata, and about sizes, which are checked below
+        Image.init()  # else Pillow knows no WebP until an open has failed
         try:
             with Image.open(file, formats=PICTURE_FORMATS) as picture:
                 if picture.width * picture.height > max_pixels:
@@ -113,7 +127,9 @@ def read_picture(path: Path, max_pixels: int) -> UInt8Array:
             raise
         except UnidentifiedImageError as error:
             raise DecodeError("not_media", f"no picture ({', '.join(PICTURE_FORMATS)})") from error
-        except Exception as error:  # Pillow's plugins let much through: SyntaxError, ...
+        except Image.DecompressionBombError as error:
+            raise DecodeError("too_large", str(error)) from error
+        except _PILLOW_ERRORS as error:
             raise DecodeError("damaged", f"Pillow: {error}") from error
 
 
