@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import random
 import signal
@@ -246,6 +247,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     arguments.log.write_bytes(b"")
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the broker is away on purpose
     with restartable_kafka() as broker:
         result = uvloop.run(both_runs(arguments, broker))
     if arguments.json:

@@ -62,6 +62,11 @@ class Metrics:
         self.queue_fill = gauge("queue_fill_ratio", "Queued chunks, of the most there may be.", "partition")
         self.lag = gauge("consumer_lag_records", "Records published and not finished.", "partition")
         self.videos = gauge("videos", "Videos with rolling state, by partition.", "partition")
+        self.unusable_states = gauge(
+            "unusable_states",
+            "Videos begun anew since their stored state is of another ensemble or version, or damaged.",
+            "partition",
+        )
         self.assigned_partitions = gauge("assigned_partitions", "Partitions that this process works on.")
         self.paused_partitions = gauge("paused_partitions", "Partitions paused by back-pressure.")
         self.rebalances = counter("rebalances_total", "Times the group's partitions were dealt anew.")
@@ -85,7 +90,7 @@ class Metrics:
 
     def forget_partition(self, partition: int) -> None:
         """Drop the series of a partition that others work on now."""
-        for gauge in (self.queued, self.queue_fill, self.lag, self.videos):
+        for gauge in (self.queued, self.queue_fill, self.lag, self.videos, self.unusable_states):
             with suppress(KeyError):
                 gauge.remove(str(partition))
 

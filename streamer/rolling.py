@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from streamer.config import AlertConfig, FacesConfig, RollingConfig
+from streamer.errors import StateError
 from streamer.faces.track import assign_tracks
 from streamer.messages import Alert, ScoreUpdate, TrackScore
 from streamer.types import ChunkPrediction, FacePrediction, FramePrediction
@@ -56,34 +57,34 @@ class RollingScores:
         self._window_bins = max(1, round(config.window_seconds / BIN_SECONDS))
         self._videos: OrderedDict[str, VideoState] = OrderedDict()
         """Idle longest first."""
+        self._dormant: OrderedDict[str, bytes] = OrderedDict()
+        """Restored and not come again yet; all were touched before those in `_videos`."""
+        self._restored_seconds = 0.0
         self._changed: set[str] = set()
+        self.unusable_states = 0
+        """States from the changelog that were of another ensemble or version, or damaged: their videos have
+        begun anew."""
 
     def __len__(self) -> int:
-        return len(self._videos)
+        return len(self._videos) + len(self._dormant)
 
     def seen(self, video_id: str, seq: int) -> bool:
         """Whether a chunk has been counted."""
-        state = self._videos.get(video_id)
+        state = self._find(video_id)
         return state is not None and seq in state.seqs
 
     def is_replay(self, video_id: str, seq: int, offset: int) -> bool:
         """Whether the very record was counted, not just its seq: it is read again after a crash."""
-        state = self._videos.get(video_id)
+        state = self._find(video_id)
         return state is not None and offset < state.next_offset and seq in state.seqs
 
-    def restore(self, states: Mapping[str, bytes], *, now_seconds: float) -> int:
-        """Go on from the changelog; returns how many states were of another ensemble and left out.
+    def restore(self, states: Mapping[str, bytes], *, now_seconds: float) -> None:
+        """Go on from the changelog, states idle longest first; each is unpacked when its video comes again.
 
-        now_seconds: when all of them count as touched. Raises StateError.
+        now_seconds: when all of them count as touched. To be called before anything else.
         """
-        foreign = 0
-        for video_id, value in states.items():
-            state, model_set = unpack_state(value, touched_seconds=now_seconds)
-            if model_set != self._ensemble.model_set:
-                foreign += 1
-            else:
-                self._videos[video_id] = state
-        return foreign
+        self._dormant = OrderedDict(states)
+        self._restored_seconds = now_seconds
 
     def take_changed(self) -> dict[str, bytes | None]:
         """States that have changed since the last call, for the changelog; None: the video is forgotten."""
@@ -126,9 +127,11 @@ class RollingScores:
         A video that had its `final` update already is forgotten without another.
         """
         deadline = arrival.monotonic_seconds - self._config.idle_seconds
+        while self._dormant and (self._restored_seconds <= deadline or len(self) > self._config.max_videos):
+            self._find(next(iter(self._dormant)))
         while self._videos:
             video_id, state = next(iter(self._videos.items()))
-            if state.touched_seconds > deadline and len(self._videos) <= self._config.max_videos:
+            if state.touched_seconds > deadline and len(self) <= self._config.max_videos:
                 return
             del self._videos[video_id]
             self._changed.add(video_id)
@@ -136,8 +139,23 @@ class RollingScores:
                 state.ended = True
                 yield self._update(video_id, state, state.latest_seq, "final", arrival)
 
+    def _find(self, video_id: str) -> VideoState | None:
+        """The state of a video, unpacked if it was not yet; None if there is none to go on from."""
+        if (packed := self._dormant.pop(video_id, None)) is not None:
+            try:
+                state, model_set = unpack_state(packed, touched_seconds=self._restored_seconds)
+            except StateError:
+                self.unusable_states += 1
+            else:
+                if model_set == self._ensemble.model_set:
+                    self._videos[video_id] = state
+                    self._videos.move_to_end(video_id, last=False)
+                else:
+                    self.unusable_states += 1
+        return self._videos.get(video_id)
+
     def _touch(self, video_id: str, arrival: Arrival) -> VideoState:
-        state = self._videos.get(video_id)
+        state = self._find(video_id)
         if state is None:
             state = self._videos[video_id] = VideoState(
                 arrival.monotonic_seconds, by_member=[0] * self._members

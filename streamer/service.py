@@ -276,15 +276,9 @@ class Service:
         started = time.monotonic()
         for partition, restored in (await self._changelog.restore(partitions - states.keys())).items():
             rolling = self._new_rolling()
-            foreign = rolling.restore(restored.states, now_seconds=time.monotonic())
+            rolling.restore(restored.states, now_seconds=time.monotonic())
             states[partition] = (rolling, restored.next_offset)
             self.metrics.restored_videos.inc(len(rolling))
-            if foreign:
-                log.warning(
-                    "states of another ensemble are left out; these videos begin anew",
-                    partition=partition,
-                    videos=foreign,
-                )
         self.metrics.restore_seconds.set(time.monotonic() - started)
         return states
 
@@ -394,6 +388,7 @@ class Service:
             metrics.queued.labels(label).set(len(worker))
             metrics.queue_fill.labels(label).set(len(worker) / service.max_queued_per_partition)
             metrics.videos.labels(label).set(len(worker.rolling))
+            metrics.unusable_states.labels(label).set(worker.rolling.unusable_states)
 
     async def _shut_down(self) -> None:
         """Finish within the budget (not after a failure), commit, cancel the rest."""

@@ -24,7 +24,7 @@ def test_goes_on_as_if_nothing_had_happened(scores, interrupted_after, rng):
         arrival = Arrival(1.0, 1, offset=number)
         expected = undisturbed.apply(each, last=False, arrival=arrival)
         if number == interrupted_after:
-            assert second.restore(changes, now_seconds=1.0) == 0
+            second.restore(changes, now_seconds=1.0)
         now = second if number >= interrupted_after else first
         assert now.apply(each, last=False, arrival=arrival) == expected
         changes = now.take_changed()
@@ -48,11 +48,31 @@ def test_replayed_record_is_told_from_a_repeated_seq():
     assert not state.is_replay("w", 0, 7)
 
 
-def test_states_of_another_ensemble_are_left_out():
+def test_states_of_another_ensemble_or_damaged_ones_begin_anew():
     old, new = rolling(), rolling(EnsembleInfo(("a", "b"), "other hash", trained=True))
     old.apply(chunk(0, [0.5]), last=False, arrival=Arrival(0.0, 0))
-    assert new.restore(old.take_changed(), now_seconds=0.0) == 1
-    assert len(new) == 0
+    new.restore(old.take_changed() | {"w": b"damaged"}, now_seconds=0.0)
+    for video_id in ("v", "w"):
+        update = new.apply(chunk(1, [0.25], video_id=video_id), last=False, arrival=Arrival(0.0, 0))
+        assert (update.chunks, update.fake_score) == (1, 0.25)
+    assert new.unusable_states == 2
+
+
+def test_restored_videos_expire_before_those_that_came_again():
+    old, new = rolling(), rolling()
+    for name in "abc":
+        old.apply(chunk(0, [0.5], video_id=name), last=False, arrival=Arrival(0.0, 0))
+    new.restore(old.take_changed(), now_seconds=100.0)
+    new.apply(chunk(1, [0.5], video_id="b"), last=False, arrival=Arrival(200.0, 0))
+    assert len(new) == 3
+    assert not list(new.expire(Arrival(399.0, 0)))
+    finals = list(new.expire(Arrival(400.0, 0)))
+    assert sorted((each.video_id, each.status, each.chunks) for each in finals) == [
+        ("a", "final", 1),
+        ("c", "final", 1),
+    ]
+    assert new.take_changed().keys() == {"a", "b", "c"}
+    assert [each.video_id for each in new.expire(Arrival(500.0, 0))] == ["b"]
 
 
 def test_numbers_beyond_64_bits():
