@@ -186,10 +186,13 @@ def test_interrupted_and_resumed(prepared: Prepared, tmp_path: Path) -> None:
     assert contents(cache) == contents(prepared.cache)
 
 
-def test_lost_crops_are_made_again(prepared: Prepared, copied: Callable[[], Path]) -> None:
+def test_what_was_lost_is_made_again(prepared: Prepared, copied: Callable[[], Path]) -> None:
     cache = copied()
-    next(cache.rglob("*two.jpg*.npy")).unlink()
+    next(cache.rglob("*one.png*.npy")).unlink()
     next((cache / "crops" / "set" / "swapped").glob("*.png")).unlink()
+    lines = (cache / INDEX).read_text().splitlines(keepends=True)
+    lost = next(k for k, line in enumerate(lines) if '"set/original/clip.mp4"' in line)
+    (cache / INDEX).write_text("".join(lines[:lost] + lines[lost + 1 :]))
     run(prepared.items, prepared.root, cache)
     assert contents(cache) == contents(prepared.cache)
 
