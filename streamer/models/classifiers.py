@@ -22,6 +22,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from streamer.errors import TrainingError
 from streamer.manifest import sha256_of
 from streamer.models.efficientnet_lite import EfficientNetLite0
+from streamer.models.narrow_groups import replace_narrow
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 """Of RGB in [0, 255], as torchvision's weights expect it; goes into the manifest."""
@@ -171,6 +172,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.architecture = architecture
         setattr(network, architecture.head, nn.Linear(architecture.channels, 1))
+        replace_narrow(network)
         self.network = network
         self.dropout = nn.Dropout(dropout)
         self.mask_head = _mask_head(architecture.map_channels) if mask_head else None

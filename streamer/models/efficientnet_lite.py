@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from streamer.models.narrow_groups import NarrowConv2d
+
 BLOCKS = (
     # repeats, kernel, stride of the first, expansion, channels
     (1, 3, 1, 1, 16),
@@ -27,10 +29,10 @@ _EPSILON = 1e-3
 """Of batch normalisation, as the published weights were trained."""
 
 
-class SamePadConv2d(nn.Conv2d):
+class SamePadConv2d(NarrowConv2d):
     """Convolution with TensorFlow's `SAME` padding: an odd pixel of padding goes to the right and bottom."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def convolve(self, x: torch.Tensor) -> torch.Tensor:
         """(n, c, h, w) -> (n, out, h/stride, w/stride), h and w divisible by the stride."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2

@@ -30,6 +30,7 @@ from streamer.training.checkpoint import save_checkpoint
 from streamer.training.config import OptimiserConfig, TrainConfig
 from streamer.training.crops import to_lines
 from streamer.training.dataset import Batch, TrainBatches, loader
+from streamer.training.memory import keep_freed_memory
 from streamer.training.progress import Logbook, Report
 from streamer.training.state import State
 from streamer.training.types import CropRecord
@@ -192,6 +193,8 @@ def _processes(config: TrainConfig) -> Iterator[Place]:
         raise TrainingError("device is cuda, but torch finds no CUDA device")
     if config.precision == "fp16" and not cuda:
         raise TrainingError("precision fp16 needs a CUDA device; bf16 works on CPUs too")
+    if not cuda:
+        keep_freed_memory()
     if config.threads:
         torch.set_num_threads(config.threads)
     world = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's variables

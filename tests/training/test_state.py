@@ -96,13 +96,13 @@ def test_fine_tuning_starts_from_the_average(tmp_path: Path) -> None:
     other = make_state(model={"mask_head": False}, seed=9)
     with torch.no_grad():
         other.average.network.classifier.weight.fill_(0.5)
-    save_checkpoint(tmp_path / "a.pt", other.checkpoint())
-    state = make_state(model={"start": tmp_path / "a.pt"})  # with a new mask head
+    save_checkpoint(tmp_path / "start.pt", other.checkpoint())
+    state = make_state(model={"start": tmp_path / "start.pt"})  # with a new mask head
     student = state.objective.student
     for key, value in other.average.state_dict().items():
         assert torch.equal(student.state_dict()[key], value)
-    with pytest.raises(TrainingError, match="a mobilenet_v2, but model.architecture is densenet121"):
-        make_state(model={"start": tmp_path / "a.pt", "architecture": "densenet121"})
+    with pytest.raises(TrainingError, match=r"t\.pt: a mobilenet_v2, but model.architecture is densenet121"):
+        make_state(model={"start": tmp_path / "start.pt", "architecture": "densenet121"})
 
 
 def test_teacher(tmp_path: Path) -> None:

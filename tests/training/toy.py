@@ -1,4 +1,4 @@
-"""A crop cache of drawn faces, whose fakes a small network can learn in seconds: a green square on the cheek."""
+"""A crop cache of drawn faces, whose fakes a small network learns in seconds: a green square on the cheek."""
 
 from __future__ import annotations
 
