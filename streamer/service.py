@@ -23,12 +23,12 @@ from streamer.kafka.client import CONNECT_SECONDS
 from streamer.kafka.consume import ChunkConsumer, Record
 from streamer.kafka.deliver import Delivery, make_delivery
 from streamer.kafka.intake import Intake
-from streamer.kafka.state import Parked, ParkedStates
 from streamer.kafka.topics import require_topics
 from streamer.messages import VideoChunk
 from streamer.metrics import BatchCounts, Endpoints, Metrics, PipelineCollector
 from streamer.partition import Outcome, PartitionWorker, Slot, process
 from streamer.rolling import EnsembleInfo, RollingScores
+from streamer.states import PartitionStates
 from streamer.tasks import call_on_signal, cancel_all
 from streamer.types import ChunkPrediction
 
@@ -92,7 +92,6 @@ class Service:
         self._running_chunks = asyncio.Semaphore(config.service.max_chunks_in_flight)
         self._workers: dict[int, PartitionWorker] = {}
         self._worker_tasks: dict[int, asyncio.Task[None]] = {}
-        self._parked: ParkedStates[RollingScores] = ParkedStates()
         self._stop_asked = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._failure: BaseException | None = None
@@ -102,7 +101,7 @@ class Service:
         self._committed: dict[int, int] = {}
         self._pipeline: Predictor
         self._delivery: Delivery
-        self._changelog: Changelog
+        self._states: PartitionStates
         self._consumer: ChunkConsumer
 
     @property
@@ -177,7 +176,8 @@ class Service:
         delivery = make_delivery(kafka, connect_seconds=self._connect_seconds)
         self._delivery = await resources.enter_async_context(delivery)
         changelog = Changelog(kafka, connect_seconds=self._connect_seconds)
-        self._changelog = await resources.enter_async_context(changelog)
+        changelog = await resources.enter_async_context(changelog)
+        self._states = PartitionStates(changelog, self._new_rolling, self.metrics)
 
     async def _load(self, resources: AsyncExitStack) -> None:
         self._starting = "loading networks"
@@ -243,16 +243,18 @@ class Service:
         # 1. keep others from delivering; what they had open is undone
         await self._delivery.open(partitions)
         # 2. state: our own if nobody has written meanwhile, else from the changelog
-        states = await self._states_of(partitions)
+        states = await self._states.take(partitions)
         # 3. read on after the last record that the state holds
-        for partition, (rolling, next_offset) in sorted(states.items()):
+        for partition in sorted(partitions):
+            state = states[partition]
             committed = await self._consumer.committed(partition)
-            start = max((offset for offset in (committed, next_offset) if offset is not None), default=None)
+            known = [offset for offset in (committed, state.next_offset) if offset is not None]
+            start = max(known, default=None)
             if start is not None and start != committed:
                 self._consumer.seek(partition, start)
             worker = PartitionWorker(
                 partition,
-                rolling,
+                state.rolling,
                 self._delivery,
                 self.metrics,
                 self._config.kafka,
@@ -265,22 +267,6 @@ class Service:
         self.metrics.assigned_partitions.set(len(partitions))
         self.metrics.rebalances.inc()
         log.info("partitions assigned", partitions=sorted(partitions))
-
-    async def _states_of(self, partitions: frozenset[int]) -> dict[int, tuple[RollingScores, int | None]]:
-        """State of each partition, and the offset of the first record that it does not hold, if known."""
-        states: dict[int, tuple[RollingScores, int | None]] = {}
-        for partition, end in (await self._changelog.ends(partitions)).items():
-            if (parked := self._parked.take(partition, end)) is not None:
-                states[partition] = (parked.state, parked.next_offset)
-        self._parked.clear()
-        started = time.monotonic()
-        for partition, restored in (await self._changelog.restore(partitions - states.keys())).items():
-            rolling = self._new_rolling()
-            rolling.restore(restored.states, now_seconds=time.monotonic())
-            states[partition] = (rolling, restored.next_offset)
-            self.metrics.restored_videos.inc(len(rolling))
-        self.metrics.restore_seconds.set(time.monotonic() - started)
-        return states
 
     def _new_rolling(self) -> RollingScores:
         config = self._config
@@ -324,17 +310,12 @@ class Service:
             log.warning("chunks given up; they will be done again", by_partition=given_up)
 
     async def _park_states(self) -> None:
-        """Keep the states: mostly the same partitions come back. Without it they are only restored."""
+        """Keep the states; without it they are only restored."""
         try:
             async with asyncio.timeout(FINAL_COMMIT_SECONDS):
-                ends = await self._changelog.ends(self._workers)
+                await self._states.park(self._workers)
         except (TimeoutError, BrokerError) as error:
             log.warning("states not kept; they come from the changelog again", error=str(error))
-            return
-        for partition, worker in self._workers.items():
-            if worker.is_consistent:
-                parked = Parked(worker.rolling, worker.next_offset, ends[partition])
-                self._parked.park(partition, parked)
 
     def _forget_workers(self) -> None:
         for partition in self._workers:

@@ -18,7 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"streamer.config", "streamer.manifest", "streamer.messages"}),
     frozenset(),  # pure stages and backends: whatever is named in no other layer
     frozenset({"streamer.pipeline", "streamer.kafka"}),
-    frozenset({"streamer.partition", "streamer.service"}),
+    frozenset({"streamer.partition", "streamer.service", "streamer.states"}),
     frozenset(
         {
             "streamer.cli",
