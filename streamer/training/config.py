@@ -136,11 +136,12 @@ class ValidationConfig(_Section):
     """Steps."""
     patience: PositiveInt = 10
     """Validations without a better one before training stops."""
-    crops: PositiveInt = 2000
-    """Most that are looked at as serving would see them, spread evenly over the videos."""
+    crops: NonNegativeInt = 2000
+    """Most that are looked at as serving would see them, spread evenly over the videos; 0: only blends count,
+    as for training on real faces alone with validation fakes of another kind."""
     blends: NonNegativeInt = 500
-    """Of the real ones among them, so many are also measured against a self-blend of themselves, both under
-    the default augmentations (whatever training uses) with a fixed seed."""
+    """So many real crops at most are also measured against a self-blend of themselves, both under the default
+    augmentations, whatever training uses, with a fixed seed."""
 
 
 class TrainConfig(_Section):

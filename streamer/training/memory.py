@@ -14,8 +14,8 @@ def keep_freed_memory() -> None:
     """Let glibc keep what is freed for the next request; elsewhere nothing happens.
 
     By default it gives blocks above 32 MiB, as activations are, back to the kernel at once, which then
-    hands out zeroed pages again, 4 KiB at a time: about a tenth of a step on a CPU. The process stays as large
-    as it once was.
+    hands out zeroed pages again, 4 KiB at a time: about a tenth of a step on a CPU. The process stays as
+    large as it once was.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

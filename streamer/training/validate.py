@@ -6,13 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 from torch.utils.data import Dataset
 
 from streamer.errors import TrainingError
+from streamer.manifest import Calibration
 from streamer.models.classifiers import Classifier, normalised
 from streamer.training.augment import make_views, plain_view
 from streamer.training.augment_config import AugmentConfig
@@ -21,7 +22,8 @@ from streamer.training.config import TrainConfig
 from streamer.training.crops import read_crop
 from streamer.training.dataset import face_picture, loader
 from streamer.training.loss import autocast
-from streamer.training.types import FAKE, REAL, CropRecord
+from streamer.training.metrics import auc, by_video, probabilities
+from streamer.training.types import FAKE, REAL, CropRecord, FrameScores
 from streamer.types import Float32Array, UInt8Array
 
 SEED = 20_220_618
@@ -38,6 +40,8 @@ class Views:
     """(n,) int64, REAL or FAKE."""
     videos: tuple[str, ...]
     """(n) name of each one's video; a self-blend's is a video of its own."""
+    generators: tuple[str, ...]
+    """(n) as in `CropRecord`; of self-blends `blend`."""
 
 
 class _Cutter(Dataset[list[UInt8Array]]):
@@ -88,11 +92,15 @@ class Validation:
         cut: list[list[UInt8Array]] = list(
             loader(cutter, range(len(plain) + len(blended)), workers=config.workers)
         )
-        self._plain = _gather((r.item, r.label, view) for r, (view,) in zip(plain, cut, strict=False))
+        self._plain = _gather(
+            (r.item, r.label, r.generator, view) for r, (view,) in zip(plain, cut, strict=False)
+        )
         self._blends = _gather(
-            image
+            (*what, view)
             for r, views in zip(blended, cut[len(plain) :], strict=True)
-            for image in zip((f"{r.item}#blend", r.item), (FAKE, REAL), views, strict=False)
+            for *what, view in zip(
+                (f"{r.item}#blend", r.item), (FAKE, REAL), ("blend", r.generator), views, strict=False
+            )
         )
         if self._blends is None and (self._plain is None or len(set(self._plain.labels.tolist())) < 2):
             raise TrainingError(
@@ -102,23 +110,29 @@ class Validation:
 
     def measure(self, model: Classifier, device: torch.device) -> dict[str, float]:
         """AUC over videos: `videos`, of the validation data as serving sees it; `blends`, of self-blends
-        against untouched faces; `metric`, the mean of those that there are."""
+        against untouched faces; `metric`, the mean of those that there are. For a look, `videos/GENERATOR`:
+        the fakes of one generator against all real ones."""
         found: dict[str, float] = {}
+        parts: dict[str, float] = {}
         for name, views in (("videos", self._plain), ("blends", self._blends)):
-            if views is not None:
-                logits = predict(model, views.images, self._config, device)
-                if (auc := video_auc(views, logits)) is not None:
-                    found[name] = auc
-        return {"metric": float(np.mean(list(found.values())))} | found
+            if views is None:
+                continue
+            logits = predict(model, views.images, self._config, device)
+            aucs = video_aucs(FrameScores(views.videos, views.labels, views.generators, logits))
+            if aucs:
+                found[name] = aucs.pop("")
+            if len(aucs) > 1:
+                parts |= {f"{name}/{generator}": value for generator, value in aucs.items()}
+        return {"metric": float(np.mean(list(found.values())))} | found | parts
 
 
-def _gather(images: Iterable[tuple[str, int, UInt8Array]]) -> Views | None:
-    """(video, label, view) of each; None if there are none."""
+def _gather(images: Iterable[tuple[Any, ...]]) -> Views | None:
+    """(video, label, generator, view) of each; None if there are none."""
     rows = list(images)
     if not rows:
         return None
-    videos, labels, views = zip(*rows, strict=True)
-    return Views(np.stack(views), np.array(labels), videos)
+    videos, labels, generators, views = zip(*rows, strict=True)
+    return Views(np.stack(views), np.array(labels), videos, generators)
 
 
 def spread(records: Sequence[CropRecord], most: int) -> list[CropRecord]:
@@ -142,9 +156,16 @@ def predict(model: Classifier, images: UInt8Array, config: TrainConfig, device: 
     return np.asarray(torch.cat(logits).numpy(), np.float32)
 
 
-def video_auc(views: Views, logits: Float32Array) -> float | None:
-    """AUC over videos, each by the mean logit of its crops; None without both real and fake ones."""
-    _, first, inverse = np.unique(views.videos, return_index=True, return_inverse=True)
-    means = np.bincount(inverse, logits) / np.bincount(inverse)
-    labels = views.labels[first]
-    return float(roc_auc_score(labels, means)) if len(set(labels.tolist())) == 2 else None
+def video_aucs(scores: FrameScores) -> dict[str, float]:
+    """AUC over videos, each by the mean probability of its crops, as serving sees it: by generator of the
+    fakes, against all real ones; under "" of all fakes together. Empty without both real and fake ones."""
+    videos = by_video(scores, probabilities(scores, Calibration()))
+    fake = videos.labels == FAKE
+    if fake.all() or not fake.any():
+        return {}
+    aucs = {"": auc(videos.labels, videos.probabilities)}
+    generators = np.array(videos.generators)
+    for generator in sorted(set(generators[fake].tolist())):
+        chosen = ~fake | (generators == generator)
+        aucs[generator] = auc(videos.labels[chosen], videos.probabilities[chosen])
+    return aucs

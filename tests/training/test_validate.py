@@ -10,24 +10,34 @@ import pytest
 from toy import make_cache, toy_config
 
 from streamer.errors import TrainingError
-from streamer.training.types import FAKE, REAL
+from streamer.training.types import REAL, FrameScores
 from streamer.types import UInt8Array
 
 pytestmark = pytest.mark.needs_torch
 torch = pytest.importorskip("torch")
 
-NO_PIXELS = np.zeros((0, 0, 0, 3), np.uint8)
+
+def make_scores(labels: str, videos: str, generators: str, logits: list[float]) -> FrameScores:
+    """A character for each crop."""
+    return FrameScores(
+        tuple(videos), np.array([int(x) for x in labels]), tuple(generators), np.array(logits, np.float32)
+    )
 
 
 def test_videos_not_frames_are_ranked() -> None:
     """One high frame does not lift a real video above the fake one, whose mean is higher."""
-    from streamer.training.validate import Views, video_auc
+    from streamer.training.validate import video_aucs
 
-    views = Views(NO_PIXELS, np.array([REAL, REAL, REAL, FAKE, FAKE]), ("a", "a", "b", "c", "c"))
-    assert video_auc(views, np.array([5.0, -5.0, -1.0, 1.0, 1.0], np.float32)) == 1.0
-    assert video_auc(views, np.array([5.0, 5.0, -1.0, 1.0, 1.0], np.float32)) == 0.5
-    real = Views(NO_PIXELS, np.array([REAL, REAL]), ("a", "b"))
-    assert video_auc(real, np.zeros(2, np.float32)) is None
+    assert video_aucs(make_scores("00011", "aabcc", "rrrff", [5, -5, -1, 1, 1]))[""] == 1.0
+    assert video_aucs(make_scores("00011", "aabcc", "rrrff", [5, 5, -1, 1, 1]))[""] == 0.5
+    assert video_aucs(make_scores("00", "ab", "rr", [0, 0])) == {}
+
+
+def test_each_generator_against_all_real_ones() -> None:
+    from streamer.training.validate import video_aucs
+
+    aucs = video_aucs(make_scores("00111", "abcde", "rrffg", [0, 1, 2, 3, 0.5]))
+    assert aucs == {"": pytest.approx(5 / 6), "f": 1.0, "g": 0.5}
 
 
 def test_few_crops_spread_over_all_videos(tmp_path: Path) -> None:
