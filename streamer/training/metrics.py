@@ -69,15 +69,10 @@ class Rates:
     threshold: float
     accuracy: float
     """Share judged right."""
-    found: float
-    """Share of the fakes that count as fake (true positive rate)."""
-    false_alarms: float
-    """Share of the real ones that count as fake (false positive rate)."""
-
-    @property
-    def balanced_accuracy(self) -> float:
-        """Mean of the share judged right over the two classes."""
-        return (self.found + 1 - self.false_alarms) / 2
+    found: float | None
+    """Share of the fakes that count as fake (true positive rate); None without fakes."""
+    false_alarms: float | None
+    """Share of the real ones that count as fake (false positive rate); None without real ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +160,14 @@ def log_loss(labels: Labels, probabilities: Scores) -> float:
 
 def rates_at(labels: Labels, scores: Scores, threshold: float) -> Rates:
     """Accuracy, found and false alarms when scores >= threshold count as fake."""
-    _check(labels, scores)
+    _check(labels, scores, both=False)
     called = scores >= threshold
+    fake, real = called[labels == FAKE], called[labels == REAL]
     return Rates(
         threshold,
         accuracy=float(np.mean(called == (labels == FAKE))),
-        found=float(called[labels == FAKE].mean()),
-        false_alarms=float(called[labels == REAL].mean()),
+        found=float(fake.mean()) if len(fake) else None,
+        false_alarms=float(real.mean()) if len(real) else None,
     )
 
 

@@ -87,8 +87,9 @@ def test_rates_at_a_threshold() -> None:
     scores = np.array([0.9, 0.5, 0.4, 0.1, 0.5, 0.2])
     rates = metrics.rates_at(labels, scores, 0.5)
     assert (rates.accuracy, rates.found, rates.false_alarms) == (0.5, 0.5, 0.5)
-    assert rates.balanced_accuracy == 0.5
     assert metrics.rates_at(labels, scores, 0.51).false_alarms == 0
+    assert metrics.rates_at(labels[4:], scores[4:], 0.5) == metrics.Rates(0.5, 0.5, None, 0.5)
+    assert metrics.rates_at(labels[:4], scores[:4], 0.5) == metrics.Rates(0.5, 0.5, 0.5, None)
 
 
 def test_youden_threshold_lies_between_the_classes_and_is_the_best() -> None:
@@ -96,11 +97,15 @@ def test_youden_threshold_lies_between_the_classes_and_is_the_best() -> None:
     assert metrics.youden_threshold(labels, np.array([0.1, 0.3, 0.7, 0.9])) == pytest.approx(0.5)
     for seed in range(5):
         noisy, scores = random_labels(seed)
-        chosen = metrics.rates_at(noisy, scores, metrics.youden_threshold(noisy, scores)).balanced_accuracy
-        every = np.linspace(-0.05, 1.05, 23)
-        assert chosen == pytest.approx(
-            max(metrics.rates_at(noisy, scores, t).balanced_accuracy for t in every)
-        )
+
+        def gained(threshold: float, noisy: Labels = noisy, scores: Scores = scores) -> float:
+            rates = metrics.rates_at(noisy, scores, threshold)
+            assert rates.found is not None
+            assert rates.false_alarms is not None
+            return rates.found - rates.false_alarms
+
+        best = max(gained(threshold) for threshold in np.linspace(-0.05, 1.05, 23).tolist())
+        assert gained(metrics.youden_threshold(noisy, scores)) == pytest.approx(best)
 
 
 def test_youden_threshold_of_useless_scores_calls_nothing_fake() -> None:

@@ -1,0 +1,274 @@
+"""Faces of labelled videos -> logits of one or more networks, each face seen as the service would see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import cv2
+import numpy as np
+
+from streamer.backends.base import Network
+from streamer.backends.images import normalise
+from streamer.engines import IMAGENET
+from streamer.errors import TrainingError
+from streamer.manifest import Calibration
+from streamer.training.augment import plain_view
+from streamer.training.blend import BlendConfig, self_blend
+from streamer.training.crops import read_crop, read_landmarks
+from streamer.training.types import FAKE, REAL, CropRecord, FrameScores
+from streamer.types import Float32Array, UInt8Array
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MARGIN = 0.3
+"""As `faces.margin` of the default configuration."""
+
+BATCH = 32
+
+BLEND_SEED = 20_220_619
+"""First day of CVPR 2022, where self-blended images were presented. The blends of an evaluation are the same
+every time."""
+
+BLEND_SUFFIX = "#self-blend"
+SELF_BLEND = "self-blend"
+
+NEUTRAL = Calibration()
+"""Leaves the logit as it is."""
+
+Degrade = Callable[[UInt8Array, np.random.Generator], UInt8Array]
+"""(height, width, 3) uint8 RGB -> the same picture degraded, of any size with the same aspect ratio."""
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """One face of a labelled video, in its picture."""
+
+    video: str
+    label: int
+    generator: str
+    rgb: UInt8Array
+    """(height, width, 3) uint8 RGB, wider around the face than what serving cuts out."""
+    box: tuple[float, float, float, float]
+    """x_min, y_min, x_max, y_max, pixels."""
+
+
+class FaceSet(Protocol):
+    """Faces that can be asked for one by one, from several threads."""
+
+    def __len__(self) -> int: ...
+
+    def faces(self, index: int) -> list[Face]:
+        """Faces that belong together: they are degraded in the same way. Raises TrainingError."""
+        ...
+
+    def people(self) -> dict[str, str]:
+        """Video -> group of the people in it."""
+        ...
+
+
+class RecordFaces:
+    """Faces of a crop cache as they are."""
+
+    def __init__(self, records: Sequence[CropRecord], cache: Path) -> None:
+        self._records, self._cache = records, cache
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def faces(self, index: int) -> list[Face]:
+        """One face."""
+        record = self._records[index]
+        rgb = read_crop(self._cache, record)
+        return [Face(record.item, record.label, record.generator, rgb, record.box)]
+
+    def people(self) -> dict[str, str]:
+        """See `FaceSet`."""
+        return {record.item: record.group for record in self._records}
+
+
+class SelfBlends:
+    """Untouched faces, and of each a self-blend with a fixed seed.
+
+    Blends and untouched faces differ as in training, except that the untouched face is always the picture as
+    it is: never the changed copy that a blend may have for a background.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[CropRecord],
+        cache: Path,
+        *,
+        config: BlendConfig | None = None,
+        seed: int = BLEND_SEED,
+    ) -> None:
+        """records: real ones are taken, the others left out."""
+        self._records = [record for record in records if record.label == REAL]
+        self._cache, self._config, self._seed = cache, config or BlendConfig(), seed
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def faces(self, index: int) -> list[Face]:
+        """The untouched face and its blend; nothing if it cannot be blended, as part of it is cut off."""
+        record = self._records[index]
+        rgb = read_crop(self._cache, record)
+        landmarks = read_landmarks(self._cache, record) if record.landmarks else None
+        rng = np.random.default_rng((self._seed, index))
+        try:
+            blended = self_blend(rgb, landmarks, np.array(record.keypoints, np.float32), rng, self._config)
+        except TrainingError:
+            return []
+        fake = f"{record.item}{BLEND_SUFFIX}"
+        return [
+            Face(record.item, REAL, record.generator, rgb, record.box),
+            Face(fake, FAKE, SELF_BLEND, blended.fake, record.box),
+        ]
+
+    def people(self) -> dict[str, str]:
+        """See `FaceSet`."""
+        groups = {record.item: record.group for record in self._records}
+        return groups | {f"{item}{BLEND_SUFFIX}": group for item, group in groups.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """A network to be measured."""
+
+    name: str
+    size: int
+    """Of its input, pixels."""
+    predict: Callable[[UInt8Array], Float32Array]
+    """(n, size, size, 3) uint8 RGB -> (n,) float32 logits."""
+    calibration: Calibration = NEUTRAL
+
+
+def network_scorer(network: Network) -> Scorer:
+    """A member as the service runs it, with the calibration of its manifest."""
+
+    def predict(images: UInt8Array) -> Float32Array:
+        (logits,) = network.run(images)
+        return logits[:, 0]
+
+    manifest = network.manifest
+    return Scorer(manifest.name, manifest.input.height, predict, manifest.calibration)
+
+
+def torch_scorer(name: str, model: nn.Module, *, size: int, calibration: Calibration = NEUTRAL) -> Scorer:
+    """A classifier in torch, f32, on the device where its weights are; it is put into evaluation mode."""
+    import torch
+
+    model.eval()
+    device = next(model.parameters()).device
+
+    def predict(images: UInt8Array) -> Float32Array:
+        with torch.inference_mode():
+            logit, _ = model(torch.from_numpy(normalise(images, IMAGENET)).to(device))
+        return np.asarray(logit[:, 0].float().cpu().numpy(), np.float32)
+
+    return Scorer(name, size, predict, calibration)
+
+
+def score_faces(
+    scorers: Sequence[Scorer],
+    faces: FaceSet,
+    *,
+    margin: float = MARGIN,
+    batch: int = BATCH,
+    degrade: Degrade | None = None,
+    seed: int = 0,
+    workers: int = 1,
+) -> list[FrameScores]:
+    """Logits of every face by each network, in the order of the scorers.
+
+    margin: see `crop_faces`. Crops are cut at the largest input size and shrunk for smaller ones, as in
+    serving. degrade: done to the whole picture first, with a generator seeded by (seed, index), so that the
+    faces of one index suffer the same. workers: threads that prepare crops. Raises TrainingError.
+    """
+    size = max(scorer.size for scorer in scorers)
+
+    def prepare(index: int) -> list[tuple[Face, UInt8Array]]:
+        return [
+            (face, _view(face, margin, size, degrade, np.random.default_rng((seed, index))))
+            for face in faces.faces(index)
+        ]
+
+    seen: list[tuple[str, int, str]] = []
+    logits: list[list[Float32Array]] = [[] for _ in scorers]
+    for part in _in_batches(prepare, len(faces), batch, workers):
+        seen += [(face.video, face.label, face.generator) for face, _ in part]
+        views = np.stack([view for _, view in part])
+        for scorer, column in zip(scorers, logits, strict=True):
+            column.append(_predict(scorer, views))
+    if not seen:
+        raise TrainingError("no faces to score")
+    videos, labels, generators = zip(*seen, strict=True)
+    return [
+        FrameScores(videos, np.array(labels, np.int64), generators, np.concatenate(column))
+        for column in logits
+    ]
+
+
+def score_records(
+    scorer: Scorer,
+    records: Sequence[CropRecord],
+    *,
+    cache: Path,
+    margin: float = MARGIN,
+    batch: int = BATCH,
+    degrade: Degrade | None = None,
+    workers: int = 1,
+) -> FrameScores:
+    """Logits of one network on the faces of a crop cache; see `score_faces`."""
+    (scores,) = score_faces(
+        [scorer], RecordFaces(records, cache), margin=margin, batch=batch, degrade=degrade, workers=workers
+    )
+    return scores
+
+
+def _view(
+    face: Face, margin: float, size: int, degrade: Degrade | None, rng: np.random.Generator
+) -> UInt8Array:
+    """(size, size, 3) uint8: the crop that serving would cut out of the degraded picture."""
+    if degrade is None:
+        return plain_view(face.rgb, face.box, margin=margin, size=size)
+    rgb = degrade(face.rgb, rng)
+    scale = rgb.shape[1] / face.rgb.shape[1]
+    return plain_view(rgb, [scale * side for side in face.box], margin=margin, size=size)
+
+
+def _in_batches(
+    prepare: Callable[[int], list[tuple[Face, UInt8Array]]], count: int, batch: int, workers: int
+) -> Iterator[list[tuple[Face, UInt8Array]]]:
+    """What `prepare` gives, in order, in lists of about `batch`; one list is prepared ahead."""
+    parts = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
+    with ThreadPoolExecutor(workers) as pool:
+        ahead = [pool.submit(prepare, index) for index in parts[0]] if parts else []
+        for number in range(len(parts)):
+            current = ahead
+            ahead = [pool.submit(prepare, index) for part in parts[number + 1 : number + 2] for index in part]
+            try:
+                found = [face for future in current for face in future.result()]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+            if found:
+                yield found
+
+
+def _predict(scorer: Scorer, views: UInt8Array) -> Float32Array:
+    """(n,) float32 logits, or TrainingError."""
+    if views.shape[1] != scorer.size:
+        side = (scorer.size, scorer.size)
+        views = np.stack([cv2.resize(view, side, interpolation=cv2.INTER_AREA) for view in views])
+    logits = scorer.predict(views)
+    if logits.shape != (len(views),) or not np.isfinite(logits).all():
+        raise TrainingError(
+            f"{scorer.name}: {len(views)} finite logits expected, got shape {logits.shape} with "
+            f"{int(np.sum(~np.isfinite(logits)))} NaN or infinite"
+        )
+    return logits
