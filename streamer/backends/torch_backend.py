@@ -184,6 +184,23 @@ def _prelu(x: list[Any], a: Attributes) -> Tensor:
     return image.clamp(min=0) + slope * image.clamp(max=0)
 
 
+def _cast(x: list[Any], a: Attributes) -> Tensor:
+    import torch
+
+    kinds = {1: torch.float32, 10: torch.float16}  # onnx.TensorProto.DataType
+    if a["to"] not in kinds:
+        raise ValueError(f"casting to type {a['to']} of TensorProto is not supported")
+    result: Tensor = x[0].to(kinds[a["to"]])
+    return result
+
+
+def _reduce_mean(x: list[Any], a: Attributes) -> Tensor:
+    if "axes" not in a:
+        raise ValueError("only means over axes given as an attribute are supported")
+    mean: Tensor = x[0].mean(dim=a["axes"], keepdim=bool(a.get("keepdims", 1)))
+    return mean
+
+
 def _clip(x: list[Any], a: Attributes) -> Tensor:
     low, high = (x[i] if len(x) > i else None for i in (1, 2))
     return x[0].clamp(min=low, max=high)
@@ -193,6 +210,7 @@ OPERATORS: dict[str, Operator] = {
     "Add": lambda x, a: x[0] + x[1],
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_normalization,
+    "Cast": _cast,
     "Clip": _clip,
     "Concat": _concat,
     "Conv": _conv,
@@ -204,6 +222,7 @@ OPERATORS: dict[str, Operator] = {
     "Mul": lambda x, a: x[0] * x[1],
     "PRelu": _prelu,
     "Pad": _pad,
+    "ReduceMean": _reduce_mean,
     "Relu": lambda x, a: x[0].relu(),
     "Reshape": _reshape,
     "Resize": _resize,

@@ -67,6 +67,7 @@ OPERATORS: dict[str, tuple[str, dict[str, Any], list[np.ndarray]]] = {
         {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1},
         [],
     ),
+    "Cast": ("Cast", {"to": TensorProto.FLOAT}, []),
     "Clip": ("Clip", {}, [np.float32(0), np.float32(1)]),  # type: ignore[list-item]
     "Conv, grouped, uneven padding": (
         "Conv",
@@ -78,6 +79,8 @@ OPERATORS: dict[str, tuple[str, dict[str, Any], list[np.ndarray]]] = {
     "MaxPool": ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}, []),
     "PRelu": ("PRelu", {}, [floats(0.1, 0.2, -0.3).reshape(3, 1, 1)]),
     "Pad": ("Pad", {}, [np.array([0, 1, 2, 0, 0, 2, 0, 1]), np.float32(0.5)]),  # type: ignore[list-item]
+    "ReduceMean": ("ReduceMean", {"axes": [2, 3], "keepdims": 0}, []),
+    "ReduceMean, dimensions kept": ("ReduceMean", {"axes": [1]}, []),
     "Reshape": ("Reshape", {}, [np.array([0, -1, 2])]),
     "Resize": (
         "Resize",
