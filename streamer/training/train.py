@@ -106,8 +106,8 @@ def train(
                 logbook.tell(state, validated=validate)
         if logbook:
             logbook.close()
-        # DDP must not be the last to hold the group of processes: its destructor keeps Python's lock while it
-        # waits for a thread of the group, which may want that lock (torch 2.11 hangs so in one of three runs).
+        # DDP must not be the last to hold the group of processes: its destructor keeps Python's lock while
+        # it waits for a thread of the group, which may want that lock. Torch 2.11 now and then hung so.
         del module
     return run / BEST
 
