@@ -1,0 +1,303 @@
+"""`streamer train ...`: options -> one call each. Heavy libraries load inside the commands.
+
+In a row they make a member out of a data set:
+
+    streamer train prepare DATA --source dfdc --cache CACHE
+    streamer train fit RECIPE --cache CACHE --run RUN
+    streamer train evaluate RUN/best.pt --cache CACHE
+    streamer train export RUN/best.pt --cache CACHE --name NAME
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from streamer.config import Config, load_config
+from streamer.errors import ConfigError
+
+train_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Train members on your own videos, and measure them."
+)
+
+
+class Source(StrEnum):
+    """How a data set is laid out; see `sources`."""
+
+    DFDC = "dfdc"
+    FACEFORENSICS = "faceforensics"
+    FOLDER = "folder"
+
+
+class GroupBy(StrEnum):
+    """See `sources.read_folder`."""
+
+    STEM = "stem"
+    FILE = "file"
+
+
+class SplitName(StrEnum):
+    """Part of the data."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+class StorageName(StrEnum):
+    """Of weights in the exported file."""
+
+    F16 = "f16"
+    F32 = "f32"
+
+
+Cache = Annotated[Path, typer.Option(help="Folder of face crops.", show_default=False)]
+Split = Annotated[SplitName, typer.Option(help="Which part of the data to measure on.")]
+Engines = Annotated[
+    Path | None, typer.Option(help="Folder of members.  [default: classify.engines]", show_default=False)
+]
+Workers = Annotated[int, typer.Option(min=1, help="Worker processes.")]
+
+
+@train_app.command()
+def prepare(
+    ctx: typer.Context,
+    data: Annotated[list[Path], typer.Argument(help="Folders of data sets.", show_default=False)],
+    source: Annotated[
+        list[Source],
+        typer.Option(help="Layout of the folders: once for all, or once for each.", show_default=False),
+    ],
+    cache: Cache,
+    group_by: Annotated[
+        GroupBy,
+        typer.Option(
+            help="For --source folder: stem: files of the same name show the same people; file: each stands "
+            "for itself, as in collections of numbered pictures."
+        ),
+    ] = GroupBy.STEM,
+    frames_per_real: Annotated[int, typer.Option(min=1, help="Of a real video.")] = 10,
+    frames_per_fake: Annotated[int, typer.Option(min=1, help="Of a fake one.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and the choice of frames.")] = 1,
+    workers: Workers = 1,
+) -> None:
+    """Find the faces: videos and pictures -> a cache of face crops, split by people. Goes on where it was."""
+    config = _start(ctx)
+    from streamer.terminal import count
+    from streamer.training.commands import read_data
+    from streamer.training.duplicates import remove_duplicates
+    from streamer.training.prepare import prepare as fill_cache
+    from streamer.training.split import assign_splits, check_no_leak
+
+    if len(source) not in (1, len(data)):
+        raise ConfigError(f"--source is given once for all folders or once for each, not {len(source)} times")
+    layouts = [each.value for each in (source * len(data) if len(source) == 1 else source)]
+    items, roots = read_data(data, layouts, group_by=group_by.value)
+    items = assign_splits(items, seed=seed)
+    with _bar("looking for duplicates") as progress:
+        store = cache / "fingerprints.jsonl"
+        items, duplicates = remove_duplicates(
+            items, roots=roots, store=store, config=config.decode, workers=workers, progress=progress
+        )
+    (cache / "duplicates.json").write_text(duplicates.to_json())
+    check_no_leak(items)
+    with _bar("finding faces") as progress:
+        report = fill_cache(
+            items,
+            roots=roots,
+            cache=cache,
+            config=config,
+            seed=seed,
+            frames_per_real=frames_per_real,
+            frames_per_fake=frames_per_fake,
+            workers=workers,
+            progress=progress,
+        )
+    (cache / "prepared.json").write_text(report.to_json())
+    for split, generators in report.by_split.items():
+        typer.echo(f"{split}: " + ", ".join(f"{count(n, 'crop')} {name}" for name, n in generators.items()))
+    typer.echo(
+        f"{len(duplicates.removed)} duplicates and {len(duplicates.undecodable)} undecodable files left out, "
+        f"{len(report.problems)} gave no face: see {cache / 'duplicates.json'}, {cache / 'prepared.json'}"
+    )
+
+
+@train_app.command()
+def fit(
+    ctx: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="TOML file.", show_default=False)],
+    cache: Cache,
+    run: Annotated[Path, typer.Option(help="Folder for checkpoints and TensorBoard.", show_default=False)],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override the recipe, e.g. model.dropout=0.3."),
+    ] = None,
+) -> None:
+    """Train one network; torchrun starts several processes of it, for several GPUs."""
+    _start(ctx)
+    from rich.console import Console
+
+    from streamer.training.config import load_recipe
+    from streamer.training.crops import read_index
+    from streamer.training.progress import shown
+    from streamer.training.split import check_no_leak_in_records
+    from streamer.training.train import train
+
+    config = load_recipe(recipe, recipe_overrides(set_ or ()))
+    records = read_index(cache)
+    check_no_leak_in_records(records)
+    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
+    with shown(console) as report:
+        best = train(config, records, cache=cache, run=run, resume=resume, report=report)
+    typer.echo(best)
+
+
+@train_app.command()
+def evaluate(
+    ctx: typer.Context,
+    cache: Cache,
+    members: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MEMBER|CHECKPOINT]...",
+            help="Names of members, or .pt files.  [default: classify.members]",
+            show_default=False,
+        ),
+    ] = None,
+    split: Split = SplitName.VALIDATION,
+    report: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("evaluation"),
+    engines: Engines = None,
+    curves: Annotated[bool, typer.Option(help="Measure degraded pictures too.")] = True,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that cut crops.")] = 1,
+) -> None:
+    """Measure members, and their ensemble, on one part of a cache: figures, and a report to read."""
+    config = _start(ctx)
+    from streamer.training.commands import in_lines, measure, write_evaluation
+
+    evaluation = measure(
+        list(members or config.classify.members),
+        cache=cache,
+        split=split.value,
+        config=_with_engines(config, engines),
+        curves=curves,
+        workers=workers,
+        report=lambda text: typer.echo(text, err=True),
+    )
+    path = write_evaluation(report, evaluation)
+    for line in in_lines(evaluation):
+        typer.echo(line)
+    typer.echo(path)
+
+
+@train_app.command()
+def export(
+    ctx: typer.Context,
+    checkpoint: Annotated[Path, typer.Argument(help="RUN/best.pt", show_default=False)],
+    name: Annotated[str, typer.Option(help="Of the member.", show_default=False)],
+    cache: Cache,
+    split: Split = SplitName.VALIDATION,
+    engines: Engines = None,
+    data: Annotated[
+        str | None, typer.Option(help="What it was trained on, in words.  [default: counts of the cache]")
+    ] = None,
+    licence: Annotated[str, typer.Option(help="Of the weights.")] = "Apache-2.0",
+    storage: Annotated[StorageName, typer.Option(help="Of the weights; f16 is half the size.")] = (
+        StorageName.F16
+    ),
+    heat_map: Annotated[bool, typer.Option(help="A second output: which cells were altered.")] = True,
+) -> None:
+    """Make a member of a checkpoint: calibrated on one part of a cache, checked, with its manifest."""
+    config = _with_engines(_start(ctx), engines)
+    from streamer.training.commands import export_calibrated
+
+    exported = export_calibrated(
+        checkpoint,
+        name=name,
+        cache=cache,
+        split=split.value,
+        config=config,
+        data=data,
+        licence=licence,
+        storage=storage.value,
+        heat_map=heat_map,
+    )
+    typer.echo(f"{exported.path}: {exported.file_bytes / 1e6:.1f} MB; {exported.manifest.measured}")
+
+
+@train_app.command()
+def sheet(
+    ctx: typer.Context,
+    cache: Cache,
+    output: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("sheet.png"),
+    recipe: Annotated[Path | None, typer.Option(help="Whose augmentations.  [default: built-in]")] = None,
+    faces: Annotated[int, typer.Option(min=2, help="So many.")] = 3,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+) -> None:
+    """Draw what augmentation and blending do to some faces of the training data."""
+    _start(ctx)
+    from streamer.training.commands import write_sheet
+
+    write_sheet(output, cache=cache, recipe=recipe, faces=faces, seed=seed)
+    typer.echo(output)
+
+
+def recipe_overrides(texts: list[str] | tuple[str, ...]) -> dict[str, Any]:
+    """`section.key=value` texts, nested like a recipe; values are TOML, other text stays as it is.
+
+    Raises ConfigError.
+    """
+    tree: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not all(key.split(".")):
+            raise ConfigError(f"--set takes key=value, e.g. model.dropout=0.3; got {text!r}")
+        *sections, last = key.split(".")
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"--set {key}: {section} has a value, it is no section")
+        try:
+            place[last] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            place[last] = value
+    return tree
+
+
+def _start(ctx: typer.Context) -> Config:
+    """The configuration of `streamer`'s global options, if there are any; logging set up."""
+    config: Config = load_config() if ctx.obj is None else ctx.obj.load()
+    from streamer.log import set_up_logging
+
+    set_up_logging(config.log)
+    return config
+
+
+def _with_engines(config: Config, engines: Path | None) -> Config:
+    if engines is None:
+        return config
+    return config.model_copy(update={"classify": config.classify.model_copy(update={"engines": engines})})
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr; gives what is called with the number done and of all."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
