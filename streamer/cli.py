@@ -21,6 +21,7 @@ import streamer
 from streamer.config import Config, load_config
 from streamer.errors import BrokerError, ConfigError, ModelError, StreamerError
 from streamer.terminal import CONNECT_SECONDS
+from streamer.training.cli import train_app
 
 OK, SOME_FAILED, USAGE, BROKER, MODELS, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -85,6 +86,7 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Kafka topics.")
 app.add_typer(topics_app, name="topics")
+app.add_typer(train_app, name="train")
 
 
 @dataclass

@@ -122,7 +122,7 @@ def test_heavy_libraries_are_imported_late(file: str) -> None:
 @pytest.mark.parametrize("file", ROOMS)
 def test_serving_never_imports_training(file: str) -> None:
     module = module_of(file)
-    if within(module, "streamer.training") or module == "streamer.cli":  # it does on `streamer train`
+    if within(module, "streamer.training") or module == "streamer.cli":  # of its commands
         return
     for name in imports(ast.parse((PACKAGE.parent / file).read_text()), module):
         assert not within(name, "streamer.training"), f"{module} imports {name}"
