@@ -121,7 +121,9 @@ def prepare(
         )
     (cache / "prepared.json").write_text(report.to_json())
     for split, generators in report.by_split.items():
-        typer.echo(f"{split}: " + ", ".join(f"{count(n, 'crop')} {name}" for name, n in generators.items()))
+        typer.echo(
+            f"{split}: " + ", ".join(f"{count(n, 'crop')} {name}" for name, n in sorted(generators.items()))
+        )
     typer.echo(
         f"{len(duplicates.removed)} duplicates and {len(duplicates.undecodable)} undecodable files left out, "
         f"{len(report.problems)} gave no face: see {cache / 'duplicates.json'}, {cache / 'prepared.json'}"

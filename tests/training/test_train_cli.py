@@ -1,0 +1,209 @@
+"""`streamer train ...` on a small copy of DFDC's layout, from videos to a member that the service loads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+from moving import write_clip
+from typer.testing import CliRunner, Result
+
+from streamer.classify import Ensemble
+from streamer.config import ClassifyConfig
+from streamer.errors import ConfigError, StreamerError, TrainingError
+from streamer.manifest import read_manifest
+from streamer.training.augment import plain_view
+from streamer.training.augment_config import AUGMENTATIONS
+from streamer.training.cli import recipe_overrides, train_app
+from streamer.training.crops import read_crop, read_index
+from streamer.training.figures import read_evaluation
+from streamer.training.types import FAKE
+from streamer.types import UInt8Array
+
+ROOT = Path(__file__).parents[2]
+SIZE = 64
+GREEN = np.array([20, 220, 40])
+RECIPE = f"""
+steps = 64
+batch = 8
+precision = "f32"
+workers = 0
+[model]
+architecture = "mobilenet_v2"
+pretrained = false
+[input]
+size = {SIZE}
+[mixture]
+self_blended = 0
+dataset_fake = 1
+[optimiser]
+learning_rate = 2e-3
+warm_up_steps = 2
+ema_decay = 0.8
+[validation]
+every = 64
+blends = 0
+"""
+RECIPE += "".join(f"[augment.{name}]\nprobability = 0\n" for name in AUGMENTATIONS)
+
+
+def run(*words: str | Path) -> Result:
+    """Errors of ours pass through, as they do to `streamer`, which shows them."""
+    return CliRunner().invoke(train_app, list(map(str, words)), catch_exceptions=False)
+
+
+def people() -> list[UInt8Array]:
+    """(256, 256, 3): one face made to look like three people, none a copy of another."""
+    picture = skimage.data.astronaut()
+    tilted = cv2.warpAffine(picture, cv2.getRotationMatrix2D((225, 128), 14, 1.0), (512, 512))
+    wide = cv2.resize(np.roll(picture, 60, axis=0)[:360, 60:420], (256, 256), interpolation=cv2.INTER_AREA)
+    return [picture[:256, 96:352], picture[:256, 96:352, :][:, ::-1], wide, tilted[:256, 110:366]]
+
+
+def make_dfdc(root: Path) -> Path:
+    """Four folders, in each a real video, two fakes of it that are green in the face, and a broken file."""
+    for number, real in enumerate(people()):
+        part = root / f"dfdc_train_part_{number}"
+        part.mkdir(parents=True)
+        metadata: dict[str, dict[str, str]] = {"real.mp4": {"label": "REAL", "split": "train"}}
+        write_clip(part / "real.mp4", real)
+        for name, strength in (("first.mp4", 0.25), ("second.mp4", 0.35)):
+            fake = real.copy()
+            fake[60:200, 60:200] = (1 - strength) * fake[60:200, 60:200] + strength * GREEN
+            write_clip(part / name, fake)
+            metadata[name] = {"label": "FAKE", "split": "train", "original": "real.mp4"}
+        (part / "broken.mp4").write_bytes(b"no video")
+        metadata["broken.mp4"] = {"label": "REAL", "split": "train"}
+        (part / "metadata.json").write_text(json.dumps(metadata))
+    return root
+
+
+@dataclass(frozen=True)
+class Prepared:
+    cache: Path
+    result: Result
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    folder = tmp_path_factory.mktemp("train")
+    data = make_dfdc(folder / "dfdc")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        result = run("prepare", data, "--source", "dfdc", "--cache", folder / "cache")
+    return Prepared(folder / "cache", result)
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def test_prepare(prepared: Prepared) -> None:
+    assert prepared.result.exit_code == 0
+    assert "0 duplicates and 4 undecodable files left out, 0 gave no face" in prepared.result.stdout
+    assert "validation: 4 crops DFDC, 10 crops real\n" in prepared.result.stdout
+    records = read_index(prepared.cache)
+    assert len(records) == 4 * (10 + 2 * 2)
+    assert {record.source for record in records} == {"dfdc"}
+    report = json.loads((prepared.cache / "duplicates.json").read_text())
+    assert len(report["undecodable"]) == 4
+    assert json.loads((prepared.cache / "prepared.json").read_text())["crops"] == len(records)
+
+
+def test_a_contact_sheet(prepared: Prepared, tmp_path: Path) -> None:
+    path = tmp_path / "sheet.png"
+    assert run("sheet", "--cache", prepared.cache, "--output", path, "--faces", "2").exit_code == 0
+    drawn = cv2.imread(str(path))
+    assert drawn is not None
+    assert drawn.std() > 20
+
+
+@pytest.mark.needs_torch
+def test_from_videos_to_a_member(prepared: Prepared, tmp_path: Path) -> None:
+    pytest.importorskip("torch").set_num_threads(1)
+    recipe, cache, runs, engines = tmp_path / "r.toml", prepared.cache, tmp_path / "run", tmp_path / "engines"
+    recipe.write_text(RECIPE)
+    # 1. fit; a second time it goes on, and is at its end already
+    fit = ("fit", recipe, "--cache", cache, "--run", runs, "--set", "seed=3")
+    result = run(*fit)
+    assert result.stdout == f"{runs / 'best.pt'}\n"
+    with pytest.raises(TrainingError, match="holds a run already"):
+        run(*fit)
+    assert run(*fit, "--resume").exit_code == 0
+    # 2. export
+    result = run("export", runs / "best.pt", "--name", "toy", "--cache", cache, "--engines", engines)
+    assert result.exit_code == 0
+    manifest = read_manifest(engines / "toy.json")
+    assert (manifest.trained, manifest.input.height) == (True, SIZE)
+    assert "MobileNetV2 from random weights; seed 3;" in manifest.origin
+    assert "data: dfdc: 12 DFDC, 30 real crops" in manifest.origin
+    assert "over 1 real and 2 fake held-out videos" in manifest.measured
+    # 3. evaluate both
+    report = tmp_path / "report"
+    words = ("evaluate", runs / "best.pt", "toy", "--cache", cache, "--engines", engines, "--no-curves")
+    result = run(*words, "--report", report)
+    assert "validation: 1 real video, 2 fake ones, 14 faces\n" in result.stdout
+    figures = read_evaluation(report / "report.json")
+    assert [part.name for part in figures.sets] == ["validation", "self-blends"]
+    assert {scorer.name for scorer in figures.sets[0].scorers} >= {"run", "toy", "ensemble"}
+    # 4. the service loads it, and it has learned something
+    ensemble = Ensemble(ClassifyConfig(engines=engines, members=("toy",), threads=1))
+    records = [record for record in read_index(cache) if record.split == "validation"]
+    views = [plain_view(read_crop(cache, r), r.box, margin=0.3, size=SIZE) for r in records]
+    scores = ensemble.classify(np.stack(views))[:, 0]
+    ensemble.close()
+    fake = np.array([record.label == FAKE for record in records])
+    assert scores[fake].mean() > scores[~fake].mean() + 0.1
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ([], {}),
+        (["steps=5"], {"steps": 5}),
+        (
+            ["model.dropout=0.3", "model.architecture=densenet121"],
+            {"model": {"dropout": 0.3, "architecture": "densenet121"}},
+        ),
+        (["a.b=[1, 2]", "a.c = 'x=y'"], {"a": {"b": [1, 2], "c": "x=y"}}),
+    ],
+)
+def test_overrides(texts: list[str], expected: dict[str, object]) -> None:
+    assert recipe_overrides(texts) == expected
+
+
+@pytest.mark.parametrize("texts", [["steps"], ["=5"], ["a..b=1"], ["model=1", "model.dropout=0"]])
+def test_wrong_overrides(texts: list[str]) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        recipe_overrides(texts)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("prepare", "nowhere", "--source", "dfdc", "--cache", "CACHE"), "cannot read the folder"),
+        (("prepare", "a", *("--source", "dfdc") * 2, "--cache", "CACHE"), "--source is given once"),
+        (
+            ("prepare", "x/a", "y/a", "--source", "dfdc", "--cache", "CACHE"),
+            "(would both be called dfdc|cannot read)",
+        ),
+        (("evaluate", "some", "--cache", "CACHE"), "prepare first"),
+        (("sheet", "--cache", "CACHE"), "prepare first"),
+    ],
+)
+def test_errors_say_what_to_do(words: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    with pytest.raises(StreamerError, match=says):
+        run(*(str(tmp_path / "cache") if word == "CACHE" else word for word in words))
+
+
+@pytest.mark.parametrize("command", ["prepare", "fit", "evaluate", "export", "sheet"])
+def test_help(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "--cache" in result.stdout
