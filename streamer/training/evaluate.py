@@ -164,10 +164,12 @@ def set_figures(scored: _Scored, thresholds: Mapping[str, float], options: Optio
     both = len(set(videos.labels.tolist())) == 2
     several = len(scored.members) > 1
     rng = np.random.default_rng(options.seed)
-    baselines = {
-        RANDOM: metrics.random_baseline(scored.labels, rng),
-        CONSTANT: metrics.constant_baseline(scored.labels),
-    }
+    baselines = {}
+    if both:
+        baselines = {
+            RANDOM: metrics.random_baseline(scored.labels, rng),
+            CONSTANT: metrics.constant_baseline(scored.labels),
+        }
     frames_gain: list[GainPoint] = []
     if both and videos.faces.max() > 1:
         frames_gain = metrics.gain_by_frames(

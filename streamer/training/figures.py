@@ -85,7 +85,7 @@ class SetFigures(_Part):
     """Groups of people that are told apart."""
     frames: int
     scorers: tuple[ScorerFigures, ...]
-    """Members, then the ensemble if there are several, then the baselines."""
+    """Members, then the ensemble if there are several, then, on sets of both classes, the baselines."""
     generators: tuple[GeneratorRates, ...]
     """Of the ensemble (or only member), over videos."""
     generators_threshold: float
