@@ -4,8 +4,9 @@ In a row they make a member out of a data set:
 
     streamer train prepare DATA --source dfdc --cache CACHE
     streamer train fit RECIPE --cache CACHE --run RUN
-    streamer train evaluate RUN/best.pt --cache CACHE
     streamer train export RUN/best.pt --cache CACHE --name NAME
+    streamer train evaluate NAME --cache CACHE
+    streamer train card RUN/best.pt --name NAME ...
 """
 
 from __future__ import annotations
@@ -181,7 +182,8 @@ def evaluate(
 ) -> None:
     """Measure members, and their ensemble, on one part of a cache: figures, and a report to read."""
     config = _start(ctx)
-    from streamer.training.commands import in_lines, measure, write_evaluation
+    from streamer.training.commands import in_lines, measure
+    from streamer.training.report import write_report
 
     evaluation = measure(
         list(members or config.classify.members),
@@ -192,7 +194,7 @@ def evaluate(
         workers=workers,
         report=lambda text: typer.echo(text, err=True),
     )
-    path = write_evaluation(report, evaluation)
+    path = write_report(evaluation, report)
     for line in in_lines(evaluation):
         typer.echo(line)
     typer.echo(path)
@@ -231,6 +233,34 @@ def export(
         heat_map=heat_map,
     )
     typer.echo(f"{exported.path}: {exported.file_bytes / 1e6:.1f} MB; {exported.manifest.measured}")
+
+
+@train_app.command()
+def card(
+    ctx: typer.Context,
+    checkpoint: Annotated[Path, typer.Argument(help="That the member was made of.", show_default=False)],
+    name: Annotated[str, typer.Option(help="Of the member.", show_default=False)],
+    data: Annotated[str, typer.Option(help="What it was trained on, a sentence.", show_default=False)],
+    licence_of_data: Annotated[str, typer.Option(help="A sentence on its terms.", show_default=False)],
+    command: Annotated[str, typer.Option(help="That trained it.", show_default=False)],
+    device: Annotated[str, typer.Option(help="That it ran on, in words.", show_default=False)],
+    report: Annotated[Path, typer.Option(help="Folder of an `evaluate` of the member.")] = Path("evaluation"),
+    engines: Engines = None,
+) -> None:
+    """Write a member's model card: what it is, what was measured, what it is good for and what not."""
+    config = _with_engines(_start(ctx), engines)
+    from streamer.training.commands import write_card
+
+    path = write_card(
+        config.classify.engines / f"{name}.json",
+        checkpoint,
+        report / "report.json",
+        data=data,
+        licence_of_data=licence_of_data,
+        command=command,
+        device=device,
+    )
+    typer.echo(path)
 
 
 @train_app.command()

@@ -12,8 +12,8 @@ import numpy as np
 
 from streamer.backends.load import load_network
 from streamer.config import Config
-from streamer.engines import write_whole
 from streamer.errors import TrainingError
+from streamer.manifest import read_manifest
 from streamer.terminal import count, duration
 from streamer.training.augment import plain_view
 from streamer.training.augment_config import AugmentConfig
@@ -24,8 +24,9 @@ from streamer.training.contact_sheet import read_sheet_faces, write_contact_shee
 from streamer.training.crops import read_crop, read_index
 from streamer.training.evaluate import EvaluationSet, Options, originals_of
 from streamer.training.evaluate import evaluate as evaluate_members
-from streamer.training.figures import ENSEMBLE, RANDOM, Evaluation, MemberFacts
+from streamer.training.figures import ENSEMBLE, RANDOM, Evaluation, MemberFacts, read_evaluation
 from streamer.training.metrics import auc, by_video, probabilities
+from streamer.training.model_card import FineTuning, TrainingFacts, model_card, write_model_card
 from streamer.training.scoring import (
     FaceSet,
     RecordFaces,
@@ -104,17 +105,6 @@ def measure(
             ),
             report=report,
         )
-
-
-def write_evaluation(folder: Path, evaluation: Evaluation) -> Path:
-    """Write report.json; returns its path. Raises TrainingError."""
-    path = folder / "report.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, evaluation.model_dump_json(indent=1).encode())
-    except OSError as error:
-        raise TrainingError(f"{folder}: cannot write the report: {error.strerror}") from error
-    return path
 
 
 def in_lines(evaluation: Evaluation) -> Iterator[str]:
@@ -202,6 +192,62 @@ def data_in_words(records: Sequence[CropRecord]) -> str:
         counts = Counter(record.generator for record in training if record.source == source)
         parts.append(f"{source}: {', '.join(f'{n:,} {name}' for name, n in sorted(counts.items()))} crops")
     return "; ".join(parts) or "nothing"
+
+
+def write_card(
+    manifest_path: Path,
+    checkpoint: Path,
+    report: Path,
+    *,
+    data: str,
+    licence_of_data: str,
+    command: str,
+    device: str,
+) -> Path:
+    """Write a member's model card beside its manifest.
+
+    checkpoint: that it was exported from. report: report.json of an evaluation of the member under its name.
+    The others: see `TrainingFacts`. Raises TrainingError, ManifestError.
+    """
+    from streamer.training.checkpoint import load_checkpoint
+
+    manifest = read_manifest(manifest_path)
+    loaded = load_checkpoint(checkpoint)
+    size = manifest.path(manifest_path.parent).stat().st_size
+    facts = TrainingFacts(
+        data=(data,),
+        licence_of_data=licence_of_data,
+        command=command,
+        config=loaded.config,
+        steps=loaded.step,
+        seconds=loaded.seconds,
+        device=device,
+        validation=", ".join(f"{name} {value:.3f}" for name, value in loaded.metrics.items()),
+        file=f"{size / 1e6:.1f} MB; {manifest.measured}",
+    )
+    card = model_card(manifest, read_evaluation(report), facts, fine_tuning(loaded.config.model.architecture))
+    return write_model_card(card, manifest_path)
+
+
+def fine_tuning(architecture: str) -> tuple[FineTuning, ...]:
+    """The commands that train the architecture on each of the two public data sets."""
+
+    def commands(folder: str, source: str) -> str:
+        cache, run = f"cache-{source}", f"runs/{architecture}-{source}"
+        return (
+            f"streamer train prepare {folder} --source {source} --cache {cache} --workers 8\n"
+            f"streamer train fit recipes/{architecture}.toml --cache {cache} --run {run} "
+            f"--set mixture.dataset_fake=1\n"
+            f"streamer train export {run}/best.pt --cache {cache} --name {architecture}"
+        )
+
+    return (
+        FineTuning("On DFDC, folders as they are published:", commands("DFDC", "dfdc")),
+        FineTuning(
+            "On FaceForensics++, as its download script leaves it:",
+            commands("FACEFORENSICS", "faceforensics"),
+        ),
+    )
 
 
 def write_sheet(path: Path, *, cache: Path, recipe: Path | None, faces: int, seed: int) -> None:

@@ -152,7 +152,15 @@ def test_from_videos_to_a_member(prepared: Prepared, tmp_path: Path) -> None:
     figures = read_evaluation(report / "report.json")
     assert [part.name for part in figures.sets] == ["validation", "self-blends"]
     assert {scorer.name for scorer in figures.sets[0].scorers} >= {"run", "toy", "ensemble"}
-    # 4. the service loads it, and it has learned something
+    assert "<svg" in (report / "report.html").read_text()
+    # 4. its card
+    facts = ("--data", "Toys.", "--licence-of-data", "Free.", "--command", "a test", "--device", "one core")
+    result = run("card", runs / "best.pt", "--name", "toy", "--engines", engines, "--report", report, *facts)
+    text = (engines / "toy.md").read_text()
+    assert result.stdout == f"{engines / 'toy.md'}\n"
+    for said in ("# toy", "- Toys.", "Seed 3, 64 steps", "| validation | 1 + 2 |", "--source faceforensics"):
+        assert said in text
+    # 5. the service loads it, and it has learned something
     ensemble = Ensemble(ClassifyConfig(engines=engines, members=("toy",), threads=1))
     records = [record for record in read_index(cache) if record.split == "validation"]
     views = [plain_view(read_crop(cache, r), r.box, margin=0.3, size=SIZE) for r in records]
