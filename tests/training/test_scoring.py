@@ -66,7 +66,10 @@ def test_smaller_members_get_shrunk_crops_as_in_the_ensemble(tmp_path: Path) -> 
     records = make_cache(tmp_path, people=1)
     large, small = Watching(64), Watching(32, "small")
     score_faces([small.scorer, large.scorer], RecordFaces(records, tmp_path))
-    for seen, whole in zip(small.shown, large.shown, strict=True):
+    for record, seen, whole in zip(records, small.shown, large.shown, strict=True):
+        boxes = np.array([record.box], np.float32)
+        served = crop_faces(read_crop(tmp_path, record), boxes, margin=0.3, size=64)[0]
+        np.testing.assert_array_equal(whole, served)
         np.testing.assert_array_equal(seen, cv2.resize(whole, (32, 32), interpolation=cv2.INTER_AREA))
 
 
