@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
@@ -30,6 +31,20 @@ FRAME_COUNTS = (1, 2, 3, 5, 10, 20, 50, 100)
 
 ROC_POINTS = 200
 """Corners of a ROC curve that are kept; it is drawn, not computed with."""
+
+_QUICK_LEVELS: Mapping[str, tuple[float, ...]] = {
+    "H.264": (23, 35, 40),
+    "resolution": (0.5,),
+    "blur": (1.0,),
+    "noise": (5.0,),
+}
+
+QUICK_DEGRADATIONS = tuple(
+    replace(degradation, levels=_QUICK_LEVELS[degradation.name])
+    for degradation in DEGRADATIONS
+    if degradation.name in _QUICK_LEVELS
+)
+"""What a video site does to uploads, in a quarter of the time that all levels take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +170,38 @@ def originals_of(records: Sequence[CropRecord]) -> dict[str, str]:
         for record in records
         if record.original is not None and record.original in present
     }
+
+
+def thinned(
+    records: Sequence[CropRecord], *, crops_per_video: int, pictures: int, seed: int
+) -> list[CropRecord]:
+    """Fewer records, in their order, for a measurement on a slow machine.
+
+    Every video stays, with at most `crops_per_video` of its crops, evenly over its frames. Of the items with
+    a single crop at most `pictures` stay, as many of each generator as of the others as far as it has them,
+    drawn with the seed. Both counts at least 1.
+    """
+    by_item: dict[str, list[int]] = defaultdict(list)
+    for index, record in enumerate(records):
+        by_item[record.item].append(index)
+    kept: list[int] = []
+    singles: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for indices in by_item.values():
+        if len(indices) == 1:
+            only = records[indices[0]]
+            singles[only.source, only.generator].append(indices[0])
+        else:
+            indices.sort(key=lambda index: records[index].frame)
+            places = np.linspace(0, len(indices) - 1, min(len(indices), crops_per_video)).round().astype(int)
+            kept += [indices[place] for place in places]
+    rng = np.random.default_rng(seed)
+    turns = [
+        (turn, generator, index)
+        for generator, indices in sorted(singles.items())
+        for turn, index in enumerate(rng.permutation(indices).tolist())
+    ]
+    kept += [index for _, _, index in sorted(turns)[:pictures]]
+    return [records[index] for index in sorted(kept)]
 
 
 def set_figures(scored: _Scored, thresholds: Mapping[str, float], options: Options) -> SetFigures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,18 @@ from toy import make_cache
 from streamer.errors import TrainingError
 from streamer.manifest import Calibration
 from streamer.training import metrics
-from streamer.training.evaluate import EvaluationSet, Options, evaluate, originals_of
+from streamer.training.evaluate import (
+    QUICK_DEGRADATIONS,
+    EvaluationSet,
+    Options,
+    evaluate,
+    originals_of,
+    thinned,
+)
 from streamer.training.figures import Evaluation, MemberFacts, SetFigures, read_evaluation
 from streamer.training.robustness import DEGRADATIONS, Degradation
 from streamer.training.scoring import RecordFaces, Scorer, SelfBlends, score_records
-from streamer.training.types import FAKE, REAL
+from streamer.training.types import FAKE, REAL, CropRecord
 
 DARKER = Degradation("darker", "share", (0.5, 0.05), lambda rgb, level, rng: (rgb * level).astype(np.uint8))
 OPTIONS = Options(title="a trial", made_with="a test", bootstrap=50, repeats=5, degradations=(DARKER,))
@@ -183,6 +191,49 @@ def test_originals_are_those_among_the_records(tmp_path: Path) -> None:
     fake = next(r for r in records if r.label == FAKE)
     assert originals_of(records)[fake.item] == fake.original
     assert originals_of([r for r in records if r.label == FAKE]) == {}
+
+
+def record_of(item: str, frame: int, generator: str) -> CropRecord:
+    return CropRecord(
+        file=f"{item}.{frame}.png",
+        item=item,
+        frame=frame,
+        time_seconds=float(frame),
+        label=REAL if generator == "real" else FAKE,
+        generator=generator,
+        source="folder",
+        group=item,
+        split="validation",
+        box=(0.0, 0.0, 1.0, 1.0),
+        keypoints=(),
+        landmarks=False,
+    )
+
+
+def test_thinned_keeps_every_video_and_a_fair_choice_of_pictures() -> None:
+    frames = [record_of("v", frame, "swap") for frame in (4, 3, 2, 1, 0)]
+    few = [record_of("w", 0, "swap"), record_of("w", 7, "swap")]
+    pictures = [record_of(f"r{k}", 0, "real") for k in range(40)]
+    rare = [record_of(f"g{k}", 0, "gan") for k in range(3)]
+    records = frames + pictures + few + rare
+
+    kept = thinned(records, crops_per_video=3, pictures=10, seed=1)
+    assert [r.frame for r in kept if r.item == "v"] == [4, 2, 0], "evenly, in the records' order"
+    assert [r.frame for r in kept if r.item == "w"] == [0, 7]
+    assert Counter(r.generator for r in kept if r.item not in ("v", "w")) == {"real": 7, "gan": 3}
+    assert [records.index(r) for r in kept] == sorted(records.index(r) for r in kept)
+
+    assert kept == thinned(records, crops_per_video=3, pictures=10, seed=1)
+    assert kept != thinned(records, crops_per_video=3, pictures=10, seed=2)
+    assert thinned(records, crops_per_video=5, pictures=43, seed=1) == records, "no more than there are"
+
+
+def test_quick_degradations_are_levels_of_the_full_ones_where_they_have_them() -> None:
+    full = {degradation.name: degradation for degradation in DEGRADATIONS}
+    for quick in QUICK_DEGRADATIONS:
+        assert set(quick.levels) <= set(full[quick.name].levels)
+        assert quick.apply is full[quick.name].apply
+    assert {quick.name for quick in QUICK_DEGRADATIONS} == {"H.264", "resolution", "blur", "noise"}
 
 
 @pytest.mark.parametrize("degradation", DEGRADATIONS, ids=lambda d: d.name)
