@@ -11,6 +11,7 @@ import copy
 import io
 import tempfile
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +38,7 @@ OPSET = 17
 """As of the other networks in `engines/`; every backend knows it."""
 
 MAX_DIFFERENCE = 1e-4
-"""Of a logit between torch and the inference libraries."""
+"""Of an output between torch and the inference libraries."""
 
 MIN_CROPS = 8
 """Below it the comparison says little."""
@@ -59,7 +60,7 @@ class Exported:
     crops: int
     """That the comparisons were made on."""
     largest_difference: float
-    """Of a logit, between the inference libraries and torch with the same (rounded) weights."""
+    """Of an output, between the inference libraries and torch with the same (rounded) weights."""
     largest_change: float
     """Of a probability, from rounding the weights; 0 if they were not rounded."""
     mean_change: float
@@ -73,7 +74,7 @@ class Exported:
             else ""
         )
         return (
-            f"{rounding}ONNX Runtime and OpenVINO give torch's logit within {self.largest_difference:.1e} "
+            f"{rounding}ONNX Runtime and OpenVINO give torch's outputs within {self.largest_difference:.1e} "
             f"(on {self.crops} face crops)"
         )
 
@@ -132,57 +133,35 @@ def export_member(
     16, size / 16), share altered of each cell in [0, 1]; serving does not ask for it. Raises ModelError if
     the outputs differ, TrainingError for unusable crops.
     """
-    if crops.shape[1:] != (size, size, 3) or crops.dtype != np.uint8 or len(crops) < MIN_CROPS:
-        raise TrainingError(
-            f"{name}: at least {MIN_CROPS} crops ({size}, {size}, 3) uint8 needed to check the export, "
-            f"got {crops.shape} {crops.dtype}"
-        )
-    # 1. the network as it will be stored
-    model = copy.deepcopy(model).eval()
-    exact = _in_torch(model, crops)
+    _check_crops(crops, size, name)
+    # 1. the network as it will be stored, and its graph
+    network = _Outputs(copy.deepcopy(model), heat_map).eval()
+    exact = _in_torch(network, crops)
     if storage == "f16":
-        _round_weights(model, name)
-    rounded = _in_torch(model, crops)
-    # 2. its graph
-    graph = _to_onnx(model, size, heat_map)
-    if storage == "f16":
-        store_as_f16(graph)
-    onnx.checker.check_model(graph)
-    # 3. compared in a folder of its own
+        _round_weights(network, name)
+    rounded = _in_torch(network, crops)
+    changes = np.abs(probability(rounded[0], calibration) - probability(exact[0], calibration))
+    graph = _to_onnx(network, size, storage)
+    # 2. compared in a folder of its own
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".exporting-") as temporary:
         file = Path(temporary) / f"{name}.onnx"
         file.write_bytes(graph.SerializeToString(deterministic=True))
-        manifest = Manifest(
-            name=name,
-            kind="classifier",
-            architecture=architecture,
-            file=file.name,
-            sha256=sha256_of(file),
-            input=IMAGENET.model_copy(update={"height": size, "width": size}),
-            outputs=(LOGIT,),
-            trained=True,
-            calibration=calibration,
-            licence=licence,
-            origin=origin,
-            measured=measured,
-        )
-        path = write_manifest(file.with_suffix(".json"), manifest)
-        changes = np.abs(probability(rounded, calibration) - probability(exact, calibration))
+        texts = {"architecture": architecture, "licence": licence, "origin": origin, "measured": measured}
+        manifest = _describe(file, size, calibration, **texts)
+        expected = dict(zip(network.names, rounded, strict=True))
         exported = Exported(
-            path=folder / path.name,
+            path=folder / f"{name}.json",
             manifest=manifest,
             file_bytes=file.stat().st_size,
             crops=len(crops),
-            largest_difference=_compare(path, crops, rounded),
+            largest_difference=_compare(file, manifest, crops, expected),
             largest_change=float(changes.max()),
             mean_change=float(changes.mean()),
         )
-        # 4. installed, the manifest last: none may describe a file that is not there
+        # 3. installed
         manifest = manifest.model_copy(update={"measured": f"{measured}; {exported.in_words()}"})
-        exported.path.unlink(missing_ok=True)
-        file.replace(folder / file.name)
-        write_manifest(exported.path, manifest)
+        _install(file, exported.path, manifest)
     return replace(exported, manifest=manifest)
 
 
@@ -211,72 +190,111 @@ class _Outputs(nn.Module):
 
     def __init__(self, model: nn.Module, heat_map: bool) -> None:
         super().__init__()
-        self.model, self.heat_map = model, heat_map
+        self.model = model
+        self.names = (LOGIT, MASK) if heat_map else (LOGIT,)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(n, 3, s, s) -> logit (n, 1) and, if wanted, mask (n, 1, s/16, s/16) in [0, 1]."""
         logit, mask = self.model(x)
-        return (logit, mask.sigmoid()) if self.heat_map else (logit,)
+        if MASK not in self.names:
+            return (logit,)
+        if mask is None:
+            raise TrainingError("the network has no mask head, so it cannot export a heat map")
+        return logit, mask.sigmoid()
 
 
-def _to_onnx(model: nn.Module, size: int, heat_map: bool) -> onnx.ModelProto:
-    """The graph, batch normalisations left as nodes so that every tensor is one of the state dict."""
-    outputs = [LOGIT, MASK] if heat_map else [LOGIT]
-    example = torch.zeros(2, 3, size, size)
-    if heat_map and model(example)[1] is None:
-        raise TrainingError("the network has no mask head, so it cannot export a heat map")
-    buffer: Any = io.BytesIO()  # the stubs know files by name alone
-    with warnings.catch_warnings():
-        # The TorchScript exporter is deprecated; the newer one needs two more packages (onnxscript, onnx-ir),
-        # and PRESERVE warns of what concerns networks in training mode.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            _Outputs(model, heat_map).eval(),
-            (example,),
-            buffer,
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=["image"],
-            output_names=outputs,
-            dynamic_axes={tensor: {0: "n"} for tensor in ("image", *outputs)},
-            training=torch.onnx.TrainingMode.PRESERVE,
+def _describe(file: Path, size: int, calibration: Calibration, **texts: str) -> Manifest:
+    """The manifest of a network, called after its file."""
+    return Manifest(
+        name=file.stem,
+        kind="classifier",
+        file=file.name,
+        sha256=sha256_of(file),
+        input=IMAGENET.model_copy(update={"height": size, "width": size}),
+        outputs=(LOGIT,),
+        trained=True,
+        calibration=calibration,
+        **texts,
+    )
+
+
+def _check_crops(crops: UInt8Array, size: int, name: str) -> None:
+    if crops.shape[1:] != (size, size, 3) or crops.dtype != np.uint8 or len(crops) < MIN_CROPS:
+        raise TrainingError(
+            f"{name}: at least {MIN_CROPS} crops ({size}, {size}, 3) uint8 needed to check the export, "
+            f"got {crops.shape} {crops.dtype}"
         )
-    graph = onnx.load_from_string(buffer.getvalue())
-    fold_constants(graph)
-    return graph
 
 
-def _round_weights(model: nn.Module, name: str) -> None:
+def _round_weights(network: nn.Module, name: str) -> None:
     """To what float16 can hold, those of two dimensions and more, in place."""
     with torch.no_grad():
-        for key, weight in model.named_parameters():
+        for key, weight in network.named_parameters():
             if weight.ndim >= 2:
                 weight.copy_(weight.half().float())
                 if not torch.isfinite(weight).all():
                     raise ModelError(f"{name}: {key} is beyond float16; export it with storage f32")
 
 
-def _in_torch(model: nn.Module, crops: UInt8Array) -> Float32Array:
-    """(n,) float32 logits."""
+def _in_torch(network: _Outputs, crops: UInt8Array) -> list[Float32Array]:
+    """The outputs, each (n, ...) float32."""
     with torch.inference_mode():
-        parts = [model(torch.from_numpy(normalise(crop[None], IMAGENET)))[0] for crop in crops]
-    return np.asarray(torch.cat(parts)[:, 0].numpy(), np.float32)
+        rows = [network(torch.from_numpy(normalise(crop[None], IMAGENET))) for crop in crops]
+    return [np.asarray(torch.cat(parts).numpy(), np.float32) for parts in zip(*rows, strict=True)]
 
 
-def _compare(path: Path, crops: UInt8Array, expected: Float32Array) -> float:
-    """Largest difference of a logit over the inference libraries. Raises ModelError beyond MAX_DIFFERENCE."""
+def _to_onnx(network: _Outputs, size: int, storage: Storage) -> onnx.ModelProto:
+    """The graph, batch normalisations left as nodes so that every tensor is one of the state dict."""
+    buffer: Any = io.BytesIO()  # the stubs know files by name alone
+    with warnings.catch_warnings():
+        # The TorchScript exporter is deprecated; the newer one needs two more packages (onnxscript, onnx-ir),
+        # and PRESERVE warns of what concerns networks in training mode.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network,
+            (torch.zeros(2, 3, size, size),),
+            buffer,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=list(network.names),
+            dynamic_axes={tensor: {0: "n"} for tensor in ("image", *network.names)},
+            training=torch.onnx.TrainingMode.PRESERVE,
+        )
+    graph = onnx.load_from_string(buffer.getvalue())
+    fold_constants(graph)
+    if storage == "f16":
+        store_as_f16(graph)
+    onnx.checker.check_model(graph)
+    return graph
+
+
+def _compare(
+    file: Path, manifest: Manifest, crops: UInt8Array, expected: Mapping[str, Float32Array]
+) -> float:
+    """Largest difference over libraries and outputs. Raises ModelError beyond MAX_DIFFERENCE."""
+    # The manifest that serving reads names the logit alone; this one, for a moment, all outputs.
+    path = write_manifest(file.with_suffix(".json"), manifest.model_copy(update={"outputs": tuple(expected)}))
     largest = 0.0
     for backend in ("onnxruntime", "openvino"):
         network = load_network(path, backend=backend, precision="f32")
         try:
-            (logits,) = network.run(crops)
+            outputs = network.run(crops)
         finally:
             network.close()
-        difference = float(np.abs(logits[:, 0] - expected).max())
-        if not difference <= MAX_DIFFERENCE:
-            raise ModelError(
-                f"{path.stem}: not exported: its logit in {network.device} differs from torch's by "
-                f"{difference:.2g} (allowed {MAX_DIFFERENCE:g})"
-            )
-        largest = max(largest, difference)
+        for (name, wanted), output in zip(expected.items(), outputs, strict=True):
+            difference = float(np.abs(output - wanted).max())
+            if not difference <= MAX_DIFFERENCE:
+                raise ModelError(
+                    f"{manifest.name}: not exported: its {name} in {network.device} differs from torch's by "
+                    f"{difference:.2g} (allowed {MAX_DIFFERENCE:g})"
+                )
+            largest = max(largest, difference)
     return largest
+
+
+def _install(file: Path, path: Path, manifest: Manifest) -> None:
+    """Move a network into place, its manifest last: none may describe what is not there."""
+    path.unlink(missing_ok=True)
+    file.replace(path.with_name(file.name))
+    write_manifest(path, manifest)

@@ -172,27 +172,29 @@ def test_a_heat_map_needs_a_mask_head(tmp_path: Path) -> None:
         exported(tmp_path, headless, heat_map=True)
 
 
+@pytest.mark.parametrize(
+    ("output", "bias", "change"), [("logit", "classifier.bias", 3e-4), ("mask", "mask_head.3.bias", 0.01)]
+)
 def test_a_difference_is_refused_and_the_member_before_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, bias: str, change: float
 ) -> None:
     model = network("mobilenet_v2")
     exported(tmp_path, model)
     before = (tmp_path / "member.json").read_text()
     to_onnx = export._to_onnx
 
-    def wrong(model: Any, size: int, heat_map: bool) -> onnx.ModelProto:
-        graph = to_onnx(model, size, heat_map)
+    def wrong(*arguments: Any) -> onnx.ModelProto:
+        graph = to_onnx(*arguments)
         for tensor in graph.graph.initializer:
-            if tensor.name.endswith("classifier.bias"):
-                value = onnx.numpy_helper.to_array(tensor) + np.float32(3e-4)
+            if tensor.name.endswith(bias):
+                value = onnx.numpy_helper.to_array(tensor) + np.float32(change)
                 tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
         return graph
 
     monkeypatch.setattr(export, "_to_onnx", wrong)
-    with pytest.raises(
-        ModelError, match=r"member: not exported: .*onnxruntime.* by 0\.000\d+ \(allowed 0\.0001\)"
-    ):
-        exported(tmp_path, model)
+    said = rf"member: not exported: its {output} in onnxruntime.* by 0\.00\d+ \(allowed 0\.0001\)"
+    with pytest.raises(ModelError, match=said):
+        exported(tmp_path, model, heat_map=True)
     assert (tmp_path / "member.json").read_text() == before
     read_manifest(tmp_path / "member.json")
     assert len(list(tmp_path.iterdir())) == 2
