@@ -225,20 +225,22 @@ def write_card(
         validation=", ".join(f"{name} {value:.3f}" for name, value in loaded.metrics.items()),
         file=f"{size / 1e6:.1f} MB; {manifest.measured}",
     )
-    card = model_card(manifest, read_evaluation(report), facts, fine_tuning(loaded.config.model.architecture))
+    card = model_card(
+        manifest, read_evaluation(report), facts, fine_tuning(manifest.name, loaded.config.model.architecture)
+    )
     return write_model_card(card, manifest_path)
 
 
-def fine_tuning(architecture: str) -> tuple[FineTuning, ...]:
-    """The commands that train the architecture on each of the two public data sets."""
+def fine_tuning(name: str, architecture: str) -> tuple[FineTuning, ...]:
+    """The commands that go on training a member on each of the two public data sets."""
 
     def commands(folder: str, source: str) -> str:
-        cache, run = f"cache-{source}", f"runs/{architecture}-{source}"
+        cache, run = f"cache-{source}", f"runs/{name}-{source}"
         return (
             f"streamer train prepare {folder} --source {source} --cache {cache} --workers 8\n"
             f"streamer train fit recipes/{architecture}.toml --cache {cache} --run {run} "
-            f"--set mixture.dataset_fake=1\n"
-            f"streamer train export {run}/best.pt --cache {cache} --name {architecture}"
+            f"--set model.start=engines/{name}.json --set mixture.dataset_fake=1\n"
+            f"streamer train export {run}/best.pt --cache {cache} --name {name}-{source}"
         )
 
     return (

@@ -158,7 +158,13 @@ def test_from_videos_to_a_member(prepared: Prepared, tmp_path: Path) -> None:
     result = run("card", runs / "best.pt", "--name", "toy", "--engines", engines, "--report", report, *facts)
     text = (engines / "toy.md").read_text()
     assert result.stdout == f"{engines / 'toy.md'}\n"
-    for said in ("# toy", "- Toys.", "Seed 3, 64 steps", "| validation | 1 + 2 |", "--source faceforensics"):
+    for said in (
+        "# toy",
+        "- Toys.",
+        "Seed 3, 64 steps",
+        "| validation | 1 + 2 |",
+        "model.start=engines/toy.json",
+    ):
         assert said in text
     # 5. the service loads it, and it has learned something
     ensemble = Ensemble(ClassifyConfig(engines=engines, members=("toy",), threads=1))
