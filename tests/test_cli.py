@@ -63,6 +63,7 @@ def options_of(kafka: KafkaConfig) -> list[str]:
     """Global options that point to a test's own topics."""
     names = (
         "bootstrap_servers",
+        "delivery",
         "group_id",
         "chunks_topic",
         "scores_topic",

@@ -381,7 +381,7 @@ def test_h264_mpegts_cut_between_packets() -> None:
             passed += 1
             assert all(np.array_equal(image, whole[media.index_of(image)]) for image in images)
     assert reasons <= {"damaged", "no_frames", "no_video", "no_keyframe"}
-    assert 0 < passed < len(data) // 188 - 20
+    assert 0 < passed < len(data) // 188 - 10  # the encoder's threads make it a few more or less
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc", "vp9", "av1"])

@@ -208,7 +208,7 @@ async def test_compressed_records(apache_kafka: str, compression: str) -> None:
     """In a topic that keeps what producers send, unlike those of `create_topics`."""
     kafka = fresh_names(apache_kafka)
     async with admin_client(kafka) as admin:
-        names = (kafka.chunks_topic, kafka.scores_topic, kafka.dead_letters_topic)
+        names = (kafka.chunks_topic, kafka.scores_topic, kafka.dead_letters_topic, kafka.state_topic)
         await admin.create_topics([NewTopic(name, 1, 1) for name in names])
     client = AIOKafkaProducer(bootstrap_servers=apache_kafka, compression_type=compression)
     await client.start()

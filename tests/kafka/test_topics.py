@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import MessageSizeTooLargeError
 from conftest import fresh_names
@@ -12,12 +13,13 @@ from streamer.kafka.client import admin_client
 from streamer.kafka.topics import create_topics, describe_broker, missing_topics, require_topics
 
 
-async def test_missing_ones_are_made(broker: str) -> None:
-    kafka = fresh_names(broker)
+async def test_missing_ones_are_made(names: KafkaConfig) -> None:
+    kafka = names
     assert missing_topics(kafka, await describe_broker(kafka)) == [
         kafka.chunks_topic,
         kafka.scores_topic,
         kafka.dead_letters_topic,
+        kafka.state_topic,
     ]
     with pytest.raises(BrokerError, match=rf"has no topic {kafka.chunks_topic}, .*`streamer topics create`"):
         await require_topics(kafka)
@@ -66,3 +68,12 @@ async def test_impossible_wish_says_why(apache_kafka: str) -> None:
         BrokerError, match=r"topic \S+ could not be created: InvalidReplicationFactorError: .+"
     ):
         await create_topics(fresh_names(apache_kafka), replication=3)
+
+
+@pytest.mark.needs_kafka
+async def test_state_topic_with_too_few_partitions(real_kafka: KafkaConfig) -> None:
+    fewer = real_kafka.model_copy(update={"state_topic": f"{real_kafka.state_topic}-small"})
+    async with admin_client(fewer) as admin:
+        await admin.create_topics([NewTopic(fewer.state_topic, 1, 1)])
+    with pytest.raises(BrokerError, match=r"1 partitions and .* has 2: .*give the state topic as many"):
+        await require_topics(fewer)
