@@ -249,7 +249,7 @@ def card(
 ) -> None:
     """Write a member's model card: what it is, what was measured, what it is good for and what not."""
     config = _with_engines(_start(ctx), engines)
-    from streamer.training.commands import write_card
+    from streamer.training.cards import write_card
 
     path = write_card(
         config.classify.engines / f"{name}.json",

@@ -13,7 +13,6 @@ import numpy as np
 from streamer.backends.load import load_network
 from streamer.config import Config
 from streamer.errors import TrainingError
-from streamer.manifest import read_manifest
 from streamer.terminal import count, duration
 from streamer.training.augment import plain_view
 from streamer.training.augment_config import AugmentConfig
@@ -24,9 +23,8 @@ from streamer.training.contact_sheet import read_sheet_faces, write_contact_shee
 from streamer.training.crops import read_crop, read_index
 from streamer.training.evaluate import EvaluationSet, Options, originals_of
 from streamer.training.evaluate import evaluate as evaluate_members
-from streamer.training.figures import ENSEMBLE, RANDOM, Evaluation, MemberFacts, read_evaluation
+from streamer.training.figures import ENSEMBLE, RANDOM, Evaluation, MemberFacts
 from streamer.training.metrics import auc, by_video, probabilities
-from streamer.training.model_card import FineTuning, TrainingFacts, model_card, write_model_card
 from streamer.training.scoring import (
     FaceSet,
     RecordFaces,
@@ -52,6 +50,11 @@ EXPORT_CROPS = 32
 
 BLENDS = "self-blends"
 """Name of the set in which every real face meets a self-blend of itself."""
+
+CHOSEN_ON_VALIDATION = (
+    "Validation data chose the checkpoints, calibrations are fitted on it unless another split was named: "
+    "on other data, expect less."
+)
 
 
 def read_data(
@@ -89,8 +92,7 @@ def measure(
 ) -> Evaluation:
     """Evaluate members (names below `classify.engines`, or .pt files) on a split of a cache, and on
     self-blends of its real faces. Raises TrainingError, ModelError."""
-    records = _records_of(cache, split)
-    sets = _sets(records, cache, split, curves=curves)
+    sets = _sets(_records_of(cache, split), read_index(cache), cache, split, curves=curves)
     with _opened(members, config) as (scorers, facts):
         return evaluate_members(
             scorers,
@@ -103,6 +105,7 @@ def measure(
                 workers=workers,
                 raise_at=config.alert.raise_at,
             ),
+            notes=(CHOSEN_ON_VALIDATION,) if split == "validation" else (),
             report=report,
         )
 
@@ -194,64 +197,6 @@ def data_in_words(records: Sequence[CropRecord]) -> str:
     return "; ".join(parts) or "nothing"
 
 
-def write_card(
-    manifest_path: Path,
-    checkpoint: Path,
-    report: Path,
-    *,
-    data: str,
-    licence_of_data: str,
-    command: str,
-    device: str,
-) -> Path:
-    """Write a member's model card beside its manifest.
-
-    checkpoint: that it was exported from. report: report.json of an evaluation of the member under its name.
-    The others: see `TrainingFacts`. Raises TrainingError, ManifestError.
-    """
-    from streamer.training.checkpoint import load_checkpoint
-
-    manifest = read_manifest(manifest_path)
-    loaded = load_checkpoint(checkpoint)
-    size = manifest.path(manifest_path.parent).stat().st_size
-    facts = TrainingFacts(
-        data=(data,),
-        licence_of_data=licence_of_data,
-        command=command,
-        config=loaded.config,
-        steps=loaded.step,
-        seconds=loaded.seconds,
-        device=device,
-        validation=", ".join(f"{name} {value:.3f}" for name, value in loaded.metrics.items()),
-        file=f"{size / 1e6:.1f} MB; {manifest.measured}",
-    )
-    card = model_card(
-        manifest, read_evaluation(report), facts, fine_tuning(manifest.name, loaded.config.model.architecture)
-    )
-    return write_model_card(card, manifest_path)
-
-
-def fine_tuning(name: str, architecture: str) -> tuple[FineTuning, ...]:
-    """The commands that go on training a member on each of the two public data sets."""
-
-    def commands(folder: str, source: str) -> str:
-        cache, run = f"cache-{source}", f"runs/{name}-{source}"
-        return (
-            f"streamer train prepare {folder} --source {source} --cache {cache} --workers 8\n"
-            f"streamer train fit recipes/{architecture}.toml --cache {cache} --run {run} "
-            f"--set model.start=engines/{name}.json --set mixture.dataset_fake=1\n"
-            f"streamer train export {run}/best.pt --cache {cache} --name {name}-{source}"
-        )
-
-    return (
-        FineTuning("On DFDC, folders as they are published:", commands("DFDC", "dfdc")),
-        FineTuning(
-            "On FaceForensics++, as its download script leaves it:",
-            commands("FACEFORENSICS", "faceforensics"),
-        ),
-    )
-
-
 def write_sheet(path: Path, *, cache: Path, recipe: Path | None, faces: int, seed: int) -> None:
     """Write a contact sheet of real faces for training, each of another video. Raises TrainingError."""
     real = [record for record in _records_of(cache, "train") if record.label == REAL]
@@ -278,14 +223,24 @@ def _records_of(cache: Path, split: Split) -> list[CropRecord]:
     return records
 
 
-def _sets(records: Sequence[CropRecord], cache: Path, split: Split, *, curves: bool) -> list[EvaluationSet]:
+def _sets(
+    records: Sequence[CropRecord],
+    everything: Sequence[CropRecord],
+    cache: Path,
+    split: Split,
+    *,
+    curves: bool,
+) -> list[EvaluationSet]:
     labels = {record.label for record in records}
-    seen = "yes, trained on" if split == "train" else "no: other people"
+    known = {record.generator for record in everything if record.split == "train" and record.label == FAKE}
+    shared = sorted(known & {record.generator for record in records})
+    people = "people yes" if split == "train" else "people no"
+    generators = f"generators yes, where data-set fakes are trained on: {', '.join(shared)}"
     sets = [
         EvaluationSet(
             name=split,
-            description=f"the {split} part of {cache}: {data_sources(records)}",
-            seen_in_training=seen,
+            description=f"The {split} part of the crop cache: {data_sources(records)}.",
+            seen_in_training=f"{people}, {generators if shared else 'generators no'}",
             faces=RecordFaces(records, cache),
             originals=originals_of(records),
             curves=curves and len(labels) == 2,
@@ -295,8 +250,8 @@ def _sets(records: Sequence[CropRecord], cache: Path, split: Split, *, curves: b
         sets.append(
             EvaluationSet(
                 name=BLENDS,
-                description=f"real faces of the {split} part, and of each a self-blend with a fixed seed",
-                seen_in_training=f"people: {seen}; the kind of fake: yes, where training blends",
+                description=f"Real faces of the {split} part, and of each a self-blend with a fixed seed.",
+                seen_in_training=f"{people}, the kind of fake yes, where self-blends are trained on",
                 faces=SelfBlends(records, cache),
                 curves=curves and len(labels) == 1,
             )

@@ -151,6 +151,8 @@ def test_from_videos_to_a_member(prepared: Prepared, tmp_path: Path) -> None:
     assert "validation: 1 real video, 2 fake ones, 14 faces\n" in result.stdout
     figures = read_evaluation(report / "report.json")
     assert [part.name for part in figures.sets] == ["validation", "self-blends"]
+    assert figures.sets[0].seen_in_training.startswith("people no, generators yes")
+    assert "expect less" in figures.notes[0]
     assert {scorer.name for scorer in figures.sets[0].scorers} >= {"run", "toy", "ensemble"}
     assert "<svg" in (report / "report.html").read_text()
     # 4. its card
