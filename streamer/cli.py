@@ -60,12 +60,12 @@ class _Group(TyperGroup):
 
 
 def _global_options_first(args: list[str]) -> list[str]:
-    """`run --set a.b=c` -> `--set a.b=c run`, up to a `--`."""
+    """`run --set a.b=c` -> `--set a.b=c run`, up to a `--`, or to `train`, whose --set is for recipes."""
     first: list[str] = []
     rest: list[str] = []
     words = iter(args)
     for word in words:
-        if word == "--":
+        if word in ("--", "train"):
             rest += [word, *words]
         elif word in GLOBAL_OPTIONS:
             first += [word, *(value for value in (next(words, None),) if value is not None)]

@@ -40,7 +40,8 @@ class ModelConfig(_Section):
     pretrained: bool = True
     """Start from ImageNet weights; false: from random ones."""
     start: Path | None = None
-    """Start from the weights of this checkpoint of the same architecture instead: fine-tuning."""
+    """Start from the weights of this checkpoint, or of the member with this manifest (NAME.json), of the same
+    architecture instead: fine-tuning."""
     dropout: Fraction = 0.2
     """Before the last layer."""
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 0

@@ -39,7 +39,7 @@ def write_report(evaluation: Evaluation, folder: Path) -> Path:
 def render_html(evaluation: Evaluation) -> str:
     """The whole page; the same evaluation gives the same bytes."""
     template = templates().get_template("report.html.j2")
-    return template.render(
+    page: str = template.render(
         evaluation=evaluation,
         summary=summary(evaluation),
         parts=[_SetPart(found, _plots_of(found)) for found in evaluation.sets],
@@ -50,6 +50,7 @@ def render_html(evaluation: Evaluation) -> str:
         interval=interval,
         size_of=size_of,
     )
+    return page
 
 
 def templates() -> Environment:

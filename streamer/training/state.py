@@ -15,6 +15,7 @@ from streamer.models.classifiers import Classifier, build_classifier
 from streamer.training.checkpoint import Checkpoint, load_checkpoint, load_model
 from streamer.training.config import TrainConfig, differences
 from streamer.training.loss import Objective
+from streamer.training.member_start import load_member
 
 BETAS = (0.9, 0.999)
 """AdamW's, as in its paper."""
@@ -132,7 +133,9 @@ def _start_model(config: TrainConfig) -> Classifier:
         dropout=wanted.dropout,
         mask_head=wanted.mask_head,
     )
-    if wanted.start is not None:
+    if wanted.start is not None and wanted.start.suffix == ".json":
+        load_member(model, wanted.start)
+    elif wanted.start is not None:
         other = load_checkpoint(wanted.start)
         if other.config.model.architecture != wanted.architecture:
             raise TrainingError(
