@@ -54,6 +54,10 @@ bench: $(VENV)/.bench-ready
 	$(BIN)/python bench/throughput.py
 	$(BIN)/python bench/latency.py
 	$(BIN)/python bench/memory.py
+	$(BIN)/python bench/delivery.py
+	$(BIN)/python bench/restore.py
+	$(BIN)/python bench/chaos.py
+	$(BIN)/python bench/chaos.py --delivery at_least_once --seed 2
 
 EXPORT := uv export --quiet --no-emit-project --no-annotate --no-header
 lock:
