@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Literal
 
+import hypothesis
 import pytest
 import structlog
 from kafka_broker import Kafka, running_kafka
@@ -17,6 +18,10 @@ from streamer.config import KafkaConfig
 from streamer.kafka.embedded import EmbeddedBroker
 from streamer.kafka.topics import create_topics
 from streamer.log import LOUD_LIBRARIES
+
+# How long an example takes says something of the machine, not of the code.
+hypothesis.settings.register_profile("streamer", deadline=None)
+hypothesis.settings.load_profile("streamer")
 
 
 @pytest.fixture(scope="session")
