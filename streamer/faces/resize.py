@@ -53,7 +53,9 @@ class Pyramid:
         factor = 2**number
         image = self.level(number)
         # The window in whole pixels of that level; what is returned is where it really lies.
-        left, top = x_min // factor, y_min // factor
+        # Halving leaves an odd last row or column out, and a window may lie in just that.
+        left = min(x_min // factor, image.shape[1] - 1)
+        top = min(y_min // factor, image.shape[0] - 1)
         right = min(max(round(x_max / factor), left + 1), image.shape[1])
         bottom = min(max(round(y_max / factor), top + 1), image.shape[0])
         part = image[top:bottom, left:right]

@@ -209,7 +209,9 @@ def test_wrong_overrides(texts: list[str]) -> None:
             ("prepare", "x/a", "y/a", "--source", "dfdc", "--cache", "CACHE"),
             "(would both be called dfdc|cannot read)",
         ),
-        (("evaluate", "some", "--cache", "CACHE"), "prepare first"),
+        pytest.param(
+            ("evaluate", "some", "--cache", "CACHE"), "prepare first", marks=pytest.mark.needs_torch
+        ),
         (("sheet", "--cache", "CACHE"), "prepare first"),
     ],
 )
