@@ -105,9 +105,17 @@ async def _wait_for_leaders(admin: AIOKafkaAdminClient, names: list[str]) -> Non
 
 
 async def describe_broker(kafka: KafkaConfig, *, connect_seconds: float = CONNECT_SECONDS) -> BrokerInfo:
-    """Ask the cluster who it is. Raises BrokerError if it cannot be reached or refuses us."""
+    """Ask the cluster who it is.
+
+    Raises BrokerError if it cannot be reached, refuses us, or answers that no broker is in service: one that
+    starts, or that has missed its heartbeats, is out of service for a while, and is waited for.
+    """
     async with admin_client(kafka, connect_seconds=connect_seconds) as admin:
-        cluster = await admin.describe_cluster()
+        deadline = time.monotonic() + connect_seconds
+        while not (cluster := await admin.describe_cluster())["brokers"]:
+            if time.monotonic() > deadline:
+                raise BrokerError(f"Kafka at {kafka.bootstrap_servers} has no broker in service")
+            await asyncio.sleep(0.2)
         # All topics, never one by name: a broker with auto-creation would make it on being asked.
         topics = await admin.describe_topics()
     return BrokerInfo(

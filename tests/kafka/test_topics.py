@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import MessageSizeTooLargeError
 from conftest import fresh_names
@@ -77,3 +79,19 @@ async def test_state_topic_with_too_few_partitions(real_kafka: KafkaConfig) -> N
         await admin.create_topics([NewTopic(fewer.state_topic, 1, 1)])
     with pytest.raises(BrokerError, match=r"1 partitions and .* has 2: .*give the state topic as many"):
         await require_topics(fewer)
+
+
+async def test_cluster_without_a_broker_in_service_is_waited_for_then_an_error(
+    names: KafkaConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Apache Kafka answers while its only broker is fenced, for instance for late heartbeats."""
+    describe, fenced = AIOKafkaAdminClient.describe_cluster, iter([True, True, False])
+
+    async def describe_fenced(admin: AIOKafkaAdminClient) -> dict[str, Any]:
+        answer = await describe(admin)
+        return answer | {"brokers": []} if next(fenced, True) else answer
+
+    monkeypatch.setattr(AIOKafkaAdminClient, "describe_cluster", describe_fenced)
+    assert (await describe_broker(names)).brokers == 1
+    with pytest.raises(BrokerError, match="has no broker in service"):
+        await describe_broker(names, connect_seconds=0.5)
