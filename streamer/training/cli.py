@@ -178,6 +178,9 @@ def evaluate(
     report: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("evaluation"),
     engines: Engines = None,
     curves: Annotated[bool, typer.Option(help="Measure degraded pictures too.")] = True,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few crops of each video, 300 pictures, some degradations.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads that cut crops.")] = 1,
 ) -> None:
     """Measure members, and their ensemble, on one part of a cache: figures, and a report to read."""
@@ -191,6 +194,7 @@ def evaluate(
         split=split.value,
         config=_with_engines(config, engines),
         curves=curves,
+        quick=quick,
         workers=workers,
         report=lambda text: typer.echo(text, err=True),
     )

@@ -21,10 +21,17 @@ from streamer.training.calibrate import fit_calibration
 from streamer.training.config import TrainConfig, load_recipe
 from streamer.training.contact_sheet import read_sheet_faces, write_contact_sheet
 from streamer.training.crops import read_crop, read_index
-from streamer.training.evaluate import EvaluationSet, Options, originals_of
+from streamer.training.evaluate import (
+    QUICK_DEGRADATIONS,
+    EvaluationSet,
+    Options,
+    originals_of,
+    thinned,
+)
 from streamer.training.evaluate import evaluate as evaluate_members
 from streamer.training.figures import ENSEMBLE, RANDOM, Evaluation, MemberFacts
 from streamer.training.metrics import auc, by_video, probabilities
+from streamer.training.robustness import DEGRADATIONS
 from streamer.training.scoring import (
     FaceSet,
     RecordFaces,
@@ -47,6 +54,9 @@ CHECKPOINT_SUFFIX = ".pt"
 
 EXPORT_CROPS = 32
 """On which an exported network is compared with torch."""
+
+QUICK = {"crops_per_video": 8, "pictures": 300}
+"""What is left of a cache for a look on a slow machine; see `thinned`."""
 
 BLENDS = "self-blends"
 """Name of the set in which every real face meets a self-blend of itself."""
@@ -87,12 +97,16 @@ def measure(
     split: Split,
     config: Config,
     curves: bool,
+    quick: bool,
     workers: int,
     report: Callable[[str], None],
 ) -> Evaluation:
     """Evaluate members (names below `classify.engines`, or .pt files) on a split of a cache, and on
-    self-blends of its real faces. Raises TrainingError, ModelError."""
-    sets = _sets(_records_of(cache, split), read_index(cache), cache, split, curves=curves)
+    self-blends of its real faces. quick: on a part of it. Raises TrainingError, ModelError."""
+    records = _records_of(cache, split)
+    if quick:
+        records = thinned(records, **QUICK, seed=1)
+    sets = _sets(records, read_index(cache), cache, split, curves=curves)
     with _opened(members, config) as (scorers, facts):
         return evaluate_members(
             scorers,
@@ -100,10 +114,12 @@ def measure(
             sets,
             Options(
                 title=f"{', '.join(scorer.name for scorer in scorers)} on {split}",
-                made_with=f"streamer train evaluate {' '.join(members)} --cache {cache} --split {split}",
+                made_with=f"streamer train evaluate {' '.join(members)} --cache {cache} --split {split}"
+                + " --quick" * quick,
                 margin=config.faces.margin,
                 workers=workers,
                 raise_at=config.alert.raise_at,
+                degradations=QUICK_DEGRADATIONS if quick else DEGRADATIONS,
             ),
             notes=(CHOSEN_ON_VALIDATION,) if split == "validation" else (),
             report=report,
@@ -253,7 +269,7 @@ def _sets(
                 description=f"Real faces of the {split} part, and of each a self-blend with a fixed seed.",
                 seen_in_training=f"{people}, the kind of fake yes, where self-blends are trained on",
                 faces=SelfBlends(records, cache),
-                curves=curves and len(labels) == 1,
+                curves=curves,
             )
         )
     return sets

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+from zlib import crc32
 
 import cv2
 import numpy as np
@@ -92,7 +93,7 @@ class RecordFaces:
 
 
 class SelfBlends:
-    """Untouched faces, and of each a self-blend with a fixed seed.
+    """Untouched faces, and of each a self-blend, the same in every set that it is part of.
 
     Blends and untouched faces differ as in training, except that the untouched face is always the picture as
     it is: never the changed copy that a blend may have for a background.
@@ -118,7 +119,7 @@ class SelfBlends:
         record = self._records[index]
         rgb = read_crop(self._cache, record)
         landmarks = read_landmarks(self._cache, record) if record.landmarks else None
-        rng = np.random.default_rng((self._seed, index))
+        rng = np.random.default_rng((self._seed, crc32(record.file.encode())))
         try:
             blended = self_blend(rgb, landmarks, np.array(record.keypoints, np.float32), rng, self._config)
         except TrainingError:

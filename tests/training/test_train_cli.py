@@ -155,6 +155,12 @@ def test_from_videos_to_a_member(prepared: Prepared, tmp_path: Path) -> None:
     assert "expect less" in figures.notes[0]
     assert {scorer.name for scorer in figures.sets[0].scorers} >= {"run", "toy", "ensemble"}
     assert "<svg" in (report / "report.html").read_text()
+    quick = run(
+        "evaluate", "toy", "--cache", cache, "--engines", engines, "--quick", "--report", tmp_path / "q"
+    )
+    assert "validation: 1 real video, 2 fake ones, 12 faces\n" in quick.stdout
+    curves = read_evaluation(tmp_path / "q" / "report.json").curves
+    assert [curve.on for curve in curves] == ["validation"] * 4 + ["self-blends"] * 4
     # 4. its card
     facts = ("--data", "Toys.", "--licence-of-data", "Free.", "--command", "a test", "--device", "one core")
     result = run("card", runs / "best.pt", "--name", "toy", "--engines", engines, "--report", report, *facts)
