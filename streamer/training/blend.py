@@ -28,7 +28,14 @@ from streamer.training.alignment import FacePicture, align
 from streamer.training.face_regions import REGIONS, Region, face_size_px, region_outline
 from streamer.training.image_ops import Window, warp
 from streamer.training.ranges import NotNegative, Range, Section, ShareRange, UpToOne
-from streamer.training.source_changes import SourceChanges, change, change_frequency, draw_warp, match_colours
+from streamer.training.source_changes import (
+    FrequencyWeights,
+    SourceChanges,
+    change,
+    change_frequency,
+    draw_warp,
+    match_colours,
+)
 from streamer.types import Float32Array, UInt8Array
 
 Ratios = Annotated[tuple[UpToOne, ...], Field(min_length=1)]
@@ -84,6 +91,25 @@ class BlendConfig(Section):
     changes: SourceChanges = SourceChanges()
     colour_match: ShareRange = (0.6, 1.0)
     """`cross_blend`: how far the source takes on the colours of the target."""
+
+
+PUBLISHED = BlendConfig(
+    regions=RegionWeights(
+        face=0.5, jaw_to_brows=0.5, inner_face=0, lower_half=0, mouth_and_chin=0, mouth=0, eyes=0, nose=0
+    ),
+    poisson=0,
+    changes=SourceChanges(
+        colour=1,
+        shading=0,
+        frequencies=FrequencyWeights(none=0, downscale=0.5, sharpen=0.5, blur=0, jpeg=0, noise=0, repaint=0),
+        downscale=(0.25, 0.5),
+        warp_strength=(1, 1),
+        translation=(0.03, 0.015),
+        rotation_degrees=0,
+    ),
+)
+"""As near to the paper's own as these terms come: whole faces, always a change of sharpness. Far easier to
+see than the default, which is meant for training."""
 
 
 @dataclass(frozen=True, slots=True)

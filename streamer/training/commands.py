@@ -16,7 +16,7 @@ from streamer.errors import TrainingError
 from streamer.terminal import count, duration
 from streamer.training.augment import plain_view
 from streamer.training.augment_config import AugmentConfig
-from streamer.training.blend import BlendConfig
+from streamer.training.blend import PUBLISHED, BlendConfig
 from streamer.training.calibrate import fit_calibration
 from streamer.training.config import TrainConfig, load_recipe
 from streamer.training.contact_sheet import read_sheet_faces, write_contact_sheet
@@ -59,7 +59,10 @@ QUICK = {"crops_per_video": 8, "pictures": 300}
 """What is left of a cache for a look on a slow machine; see `thinned`."""
 
 BLENDS = "self-blends"
-"""Name of the set in which every real face meets a self-blend of itself."""
+"""Name of the set in which every real face meets a self-blend of itself, made as in the paper."""
+
+HARD_BLENDS = "hard self-blends"
+"""The same with blends as training makes them by default."""
 
 CHOSEN_ON_VALIDATION = (
     "Validation data chose the checkpoints, calibrations are fitted on it unless another split was named: "
@@ -266,10 +269,19 @@ def _sets(
         sets.append(
             EvaluationSet(
                 name=BLENDS,
-                description=f"Real faces of the {split} part, and of each a self-blend with a fixed seed.",
+                description=f"Real faces of the {split} part, and of each a self-blend made as in the paper.",
+                seen_in_training=f"{people}, the kind of fake yes, where self-blends are trained on",
+                faces=SelfBlends(records, cache, config=PUBLISHED),
+                curves=curves,
+            )
+        )
+        sets.append(
+            EvaluationSet(
+                name=HARD_BLENDS,
+                description="The same with self-blends as training makes them: fainter, often of a part of "
+                "the face alone.",
                 seen_in_training=f"{people}, the kind of fake yes, where self-blends are trained on",
                 faces=SelfBlends(records, cache),
-                curves=curves,
             )
         )
     return sets

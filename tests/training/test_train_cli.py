@@ -150,7 +150,7 @@ def test_from_videos_to_a_member(prepared: Prepared, tmp_path: Path) -> None:
     result = run(*words, "--report", report)
     assert "validation: 1 real video, 2 fake ones, 14 faces\n" in result.stdout
     figures = read_evaluation(report / "report.json")
-    assert [part.name for part in figures.sets] == ["validation", "self-blends"]
+    assert [part.name for part in figures.sets] == ["validation", "self-blends", "hard self-blends"]
     assert figures.sets[0].seen_in_training.startswith("people no, generators yes")
     assert "expect less" in figures.notes[0]
     assert {scorer.name for scorer in figures.sets[0].scorers} >= {"run", "toy", "ensemble"}
