@@ -1,8 +1,8 @@
 """The service: chunks from Kafka in, rolling scores out, until told to stop.
 
-How results and offsets become durable is `streamer.kafka.deliver`'s work: in one transaction, or one before
-the other; over contiguous runs of finished chunks in either case. `Service.run` is the page to read; its
-numbered steps are the methods below it.
+What is done with the partitions is `streamer.assignment`'s work. How results and offsets become durable is
+`streamer.kafka.deliver`'s: in one transaction, or one before the other; over contiguous runs of finished
+chunks in either case. `Service.run` is the page to read; its numbered steps are the methods below it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from typing import Any, Protocol, Self
 import structlog
 from prometheus_client import CollectorRegistry
 
+from streamer.assignment import Assignment
 from streamer.config import Config
-from streamer.errors import BrokerError, StreamerError
+from streamer.errors import StreamerError
 from streamer.kafka.changelog import Changelog
 from streamer.kafka.client import CONNECT_SECONDS
-from streamer.kafka.consume import ChunkConsumer, Record
+from streamer.kafka.consume import ChunkConsumer
 from streamer.kafka.deliver import Delivery, make_delivery
-from streamer.kafka.intake import Intake
 from streamer.kafka.topics import require_topics
 from streamer.messages import VideoChunk
 from streamer.metrics import BatchCounts, Endpoints, Metrics, PipelineCollector
-from streamer.partition import Outcome, PartitionWorker, Slot, process
 from streamer.rolling import EnsembleInfo, RollingScores
 from streamer.states import PartitionStates
 from streamer.tasks import call_on_signal, cancel_all
@@ -46,9 +45,6 @@ IDLE_SECONDS = 0.01
 
 STALLED_SECONDS = 30.0
 """/healthz calls the loop dead when it has not come round for so long."""
-
-FINAL_COMMIT_SECONDS = 5.0
-"""For the last commit, on top of the drain budget."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -88,21 +84,17 @@ class Service:
         self._open_pipeline = open_pipeline
         self._connect_seconds = connect_seconds
         self.metrics = Metrics(registry or CollectorRegistry())
-        self._intake = Intake(config.service.max_queued_per_partition, config.service.max_bytes_in_flight)
-        self._running_chunks = asyncio.Semaphore(config.service.max_chunks_in_flight)
-        self._workers: dict[int, PartitionWorker] = {}
-        self._worker_tasks: dict[int, asyncio.Task[None]] = {}
         self._stop_asked = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._failure: BaseException | None = None
         self._starting = "starting"
         self._last_round = time.monotonic()
         self._endpoints: Endpoints | None = None
-        self._committed: dict[int, int] = {}
         self._pipeline: Predictor
         self._delivery: Delivery
         self._states: PartitionStates
         self._consumer: ChunkConsumer
+        self._assignment: Assignment
 
     @property
     def http_port(self) -> int | None:
@@ -193,10 +185,20 @@ class Service:
         self._consumer = ChunkConsumer(
             kafka,
             drain_seconds=self._config.service.drain_seconds,
-            on_revoked=self._on_revoked,
-            on_assigned=self._on_assigned,
+            on_revoked=lambda partitions: self._assignment.hand_over(partitions),
+            on_assigned=lambda partitions: self._assignment.take_over(partitions),
             on_error=self._fail,
             connect_seconds=self._connect_seconds,
+        )
+        self._assignment = Assignment(
+            self._config,
+            self.metrics,
+            predict=self._pipeline.predict,
+            consumer=self._consumer,
+            delivery=self._delivery,
+            states=self._states,
+            own=self._own,
+            stop_now=self._stop_now.wait,
         )
         resources.push_async_callback(self._consumer.stop)
         await self._consumer.start()
@@ -204,10 +206,11 @@ class Service:
 
     async def _work(self) -> None:
         """Take records while there is room, until told to stop."""
+        assignment = self._assignment
         side_tasks = [
-            self._own(self._every(COMMIT_SECONDS, self._commit), "commit"),
-            self._own(self._every(LAG_SECONDS, self._measure_lag), "lag"),
-            self._own(self._every(LOAD_SECONDS, self._show_load), "load"),
+            self._own(self._every(COMMIT_SECONDS, assignment.commit), "commit"),
+            self._own(self._every(LAG_SECONDS, assignment.measure_lag), "lag"),
+            self._own(self._every(LOAD_SECONDS, assignment.show_load), "load"),
         ]
         try:
             while not self._stop_asked.is_set():
@@ -216,174 +219,29 @@ class Service:
                     await self._until_stopped(self._consumer.wait_through_rebalance())
                     continue
                 self._starting = ""
-                self._consumer.switch(self._intake.switches())
-                records = await self._consumer.take(self._intake.open())
+                self._consumer.switch(assignment.intake.switches())
+                records = await self._consumer.take(assignment.intake.open())
                 for record in records:
-                    self._begin(record)
+                    assignment.begin(record)
                 await asyncio.sleep(0 if records else IDLE_SECONDS)
         finally:
             await cancel_all(side_tasks)
-
-    def _begin(self, record: Record) -> None:
-        """Start work on a record at the end of its partition's queue."""
-        self._intake.taken(record.partition, record.size)
-        self.metrics.chunk_bytes.inc(record.size)
-        self._workers[record.partition].put(record, lambda slot: self._own(self._process(slot), "chunk"))
-
-    async def _process(self, slot: Slot) -> Outcome:
-        async with self._running_chunks:
-            slot.begun = True
-            with self.metrics.chunks_in_flight.track_inprogress():
-                return await process(
-                    slot.record, self._pipeline.predict, self._config.kafka.max_message_bytes
-                )
-
-    async def _on_assigned(self, partitions: frozenset[int]) -> None:
-        """Begin with these partitions where the last owner has left off."""
-        # 1. keep others from delivering; what they had open is undone
-        await self._delivery.open(partitions)
-        # 2. state: our own if nobody has written meanwhile, else from the changelog
-        states = await self._states.take(partitions)
-        # 3. read on after the last record that the state holds
-        for partition in sorted(partitions):
-            state = states[partition]
-            committed = await self._consumer.committed(partition)
-            known = [offset for offset in (committed, state.next_offset) if offset is not None]
-            start = max(known, default=None)
-            if start is not None and start != committed:
-                self._consumer.seek(partition, start)
-            worker = PartitionWorker(
-                partition,
-                state.rolling,
-                self._delivery,
-                self.metrics,
-                self._config.kafka,
-                start_offset=start,
-                on_finished=lambda record: self._intake.finished(record.partition, record.size),
-            )
-            self._workers[partition] = worker
-            self._worker_tasks[partition] = self._own(worker.run(), f"partition {partition}")
-        self._intake.assign(partitions)
-        self.metrics.assigned_partitions.set(len(partitions))
-        self.metrics.rebalances.inc()
-        log.info("partitions assigned", partitions=sorted(partitions))
 
     def _new_rolling(self) -> RollingScores:
         config = self._config
         return RollingScores(config.rolling, config.alert, config.faces, self._pipeline.ensemble)
 
-    async def _on_revoked(self, partitions: frozenset[int]) -> None:
-        """Finish what is under way within the budget, commit, give up the rest, hand over."""
-        if not self._workers:
-            return
-        log.info("partitions revoked", partitions=sorted(partitions))
-        self._intake.revoke(self._intake.partitions)
-        await self._drain(self._config.service.drain_seconds)
-        await self._halt_workers()
-        await self._commit_at_last()
-        await self._park_states()
-        await self._delivery.close()
-        self._forget_workers()
-        self.metrics.assigned_partitions.set(0)
-
-    async def _drain(self, seconds: float) -> None:
-        """Finish what has begun: for `seconds`, or until something fails or must end at once."""
-        for worker in self._workers.values():
-            await worker.give_up_waiting()
-
-        async def drained() -> None:
-            for worker in self._workers.values():
-                await worker.drained()
-
-        waiting = {asyncio.create_task(drained()), asyncio.create_task(self._stop_now.wait())}
-        try:
-            await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await cancel_all(waiting)
-
-    async def _halt_workers(self) -> None:
-        """Cancel what is left, with a count; after this nothing of these partitions is published."""
-        counts = await asyncio.gather(*(w.halt(self._worker_tasks[p]) for p, w in self._workers.items()))
-        given_up = {p: count for p, count in zip(self._workers, counts, strict=True) if count}
-        if given_up:
-            self.metrics.cancelled_chunks.inc(sum(given_up.values()))
-            log.warning("chunks given up; they will be done again", by_partition=given_up)
-
-    async def _park_states(self) -> None:
-        """Keep the states; without it they are only restored."""
-        try:
-            async with asyncio.timeout(FINAL_COMMIT_SECONDS):
-                await self._states.park(self._workers)
-        except (TimeoutError, BrokerError) as error:
-            log.warning("states not kept; they come from the changelog again", error=str(error))
-
-    def _forget_workers(self) -> None:
-        for partition in self._workers:
-            self.metrics.forget_partition(partition)
-        self._workers.clear()
-        self._worker_tasks.clear()
-        self._committed.clear()
-
-    async def _commit(self) -> None:
-        """Commit what has moved since the last commit, unless that was part of the deliveries."""
-        if self._delivery.commits_offsets:
-            return
-        sent: dict[int, int] = {}
-
-        def positions() -> dict[int, int]:
-            for partition, worker in self._workers.items():
-                offset = worker.committable
-                if offset is not None and offset > self._committed.get(partition, -1):
-                    sent[partition] = offset
-            return sent
-
-        if await self._consumer.commit(positions):
-            self._committed.update({p: offset for p, offset in sent.items() if p in self._workers})
-
-    async def _commit_at_last(self) -> None:
-        """Commit before the partitions go; without it only work is lost."""
-        try:
-            async with asyncio.timeout(FINAL_COMMIT_SECONDS):
-                await self._commit()
-        except (TimeoutError, BrokerError) as error:
-            log.warning(
-                "offsets not committed; chunks since the last commit are done again", error=str(error)
-            )
-
-    async def _measure_lag(self) -> None:
-        if self._workers and not self._consumer.rebalancing:
-            ends = await self._consumer.end_offsets(self._workers)
-            for partition, end in ends.items():
-                if (worker := self._workers.get(partition)) is not None:
-                    done = worker.next_offset
-                    lag = end - done if done is not None else end
-                    self.metrics.lag.labels(str(partition)).set(max(0, lag))
-
-    async def _show_load(self) -> None:
-        metrics, intake, service = self.metrics, self._intake, self._config.service
-        metrics.bytes_in_flight.set(intake.bytes_in_flight)
-        metrics.bytes_fill.set(intake.bytes_in_flight / service.max_bytes_in_flight)
-        metrics.paused_partitions.set(len(intake.paused))
-        for partition, worker in self._workers.items():
-            label = str(partition)
-            metrics.queued.labels(label).set(len(worker))
-            metrics.queue_fill.labels(label).set(len(worker) / service.max_queued_per_partition)
-            metrics.videos.labels(label).set(len(worker.rolling))
-            metrics.unusable_states.labels(label).set(worker.rolling.unusable_states)
-
     async def _shut_down(self) -> None:
         """Finish within the budget (not after a failure), commit, cancel the rest."""
-        self._intake.revoke(self._intake.partitions)
+        self._assignment.stop_intake()
         if self._failure is None:
             log.info("stopping", drain_seconds=self._config.service.drain_seconds)
             polling = asyncio.create_task(self._keep_polling())
             try:
-                await self._drain(self._config.service.drain_seconds)
+                await self._assignment.drain()
             finally:
                 await cancel_all([polling])
-        await self._halt_workers()
-        await self._commit_at_last()
-        self._forget_workers()
+        await self._assignment.finish()
 
     async def _keep_polling(self) -> None:
         """Stay a member of the group while the last chunks are finished."""

@@ -18,12 +18,13 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"streamer.config", "streamer.manifest", "streamer.messages"}),
     frozenset(),  # pure stages and backends: whatever is named in no other layer
     frozenset({"streamer.pipeline", "streamer.kafka"}),
-    frozenset({"streamer.partition", "streamer.service", "streamer.states"}),
+    frozenset({"streamer.assignment", "streamer.partition", "streamer.service", "streamer.states"}),
     frozenset(
         {
             "streamer.cli",
             "streamer.demo",
             "streamer.doctor",
+            "streamer.evidence",
             "streamer.files",
             "streamer.publish",
             "streamer.score",
@@ -38,6 +39,7 @@ ONLY_IN = {
     "av": ("streamer.decode", "streamer.segment", "streamer.training.compress"),
     "aiokafka": ("streamer.kafka", "streamer.service"),
     "typer": ("streamer.cli", "streamer.training.cli"),
+    "matplotlib": ("streamer.svg", "streamer.evidence", "streamer.training"),
     "rich": (*LAYERS[PEOPLE], "streamer.training.progress", "streamer.training.cli"),
 }
 """Library -> modules that may import it at all."""

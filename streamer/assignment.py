@@ -1,0 +1,214 @@
+"""The partitions that this process has: taken over, worked on, handed over. The group deals them.
+
+All of them come and go together, as the group protocol has it: `take_over` after every rebalance, `hand_over`
+before it, `finish` at the end of the service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from streamer.config import Config
+from streamer.errors import BrokerError
+from streamer.kafka.consume import ChunkConsumer, Record
+from streamer.kafka.deliver import Delivery
+from streamer.kafka.intake import Intake
+from streamer.metrics import Metrics
+from streamer.partition import Outcome, PartitionWorker, Predict, Slot, process
+from streamer.states import PartitionStates
+from streamer.tasks import cancel_all
+from streamer.turns import Turns
+
+FINAL_COMMIT_SECONDS = 5.0
+"""For the last commit, on top of the drain budget."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+class Assignment:
+    """A worker for each partition, and what they share."""
+
+    def __init__(
+        self,
+        config: Config,
+        metrics: Metrics,
+        *,
+        predict: Predict,
+        consumer: ChunkConsumer,
+        delivery: Delivery,
+        states: PartitionStates,
+        own: Callable[[Coroutine[Any, Any, Any], str], asyncio.Task[Any]],
+        stop_now: Callable[[], Awaitable[object]],
+    ) -> None:
+        """own: makes a task whose failure stops the service. stop_now: returns when draining must end."""
+        self.intake = Intake(config.service.max_queued_per_partition, config.service.max_bytes_in_flight)
+        self._config = config
+        self._metrics = metrics
+        self._predict = predict
+        self._consumer = consumer
+        self._delivery = delivery
+        self._states = states
+        self._own = own
+        self._stop_now = stop_now
+        self._turns = Turns(config.service.max_chunks_in_flight)
+        self._workers: dict[int, PartitionWorker] = {}
+        self._worker_tasks: dict[int, asyncio.Task[None]] = {}
+        self._committed: dict[int, int] = {}
+
+    def begin(self, record: Record) -> None:
+        """Start work on a record at the end of its partition's queue."""
+        self.intake.taken(record.partition, record.size)
+        self._metrics.chunk_bytes.inc(record.size)
+        self._workers[record.partition].put(record, lambda slot: self._own(self._process(slot), "chunk"))
+
+    async def _process(self, slot: Slot) -> Outcome:
+        async with self._turns.turn((slot.record.partition, slot.record.key)):
+            slot.begun = True
+            with self._metrics.chunks_in_flight.track_inprogress():
+                return await process(slot.record, self._predict, self._config.kafka.max_message_bytes)
+
+    async def take_over(self, partitions: frozenset[int]) -> None:
+        """Begin with these partitions where the last owner has left off. Raises BrokerError."""
+        # 1. keep others from delivering; what they had open is undone
+        await self._delivery.open(partitions)
+        # 2. state: our own if nobody has written meanwhile, else from the changelog
+        states = await self._states.take(partitions)
+        # 3. read on after the last record that the state holds
+        for partition in sorted(partitions):
+            state = states[partition]
+            committed = await self._consumer.committed(partition)
+            known = [offset for offset in (committed, state.next_offset) if offset is not None]
+            start = max(known, default=None)
+            if start is not None and start != committed:
+                self._consumer.seek(partition, start)
+            worker = PartitionWorker(
+                partition,
+                state.rolling,
+                self._delivery,
+                self._metrics,
+                self._config.kafka,
+                start_offset=start,
+                on_finished=lambda record: self.intake.finished(record.partition, record.size),
+            )
+            self._workers[partition] = worker
+            self._worker_tasks[partition] = self._own(worker.run(), f"partition {partition}")
+        self.intake.assign(partitions)
+        self._metrics.assigned_partitions.set(len(partitions))
+        self._metrics.rebalances.inc()
+        log.info("partitions assigned", partitions=sorted(partitions))
+
+    async def hand_over(self, partitions: frozenset[int]) -> None:
+        """Finish what is under way within the budget, commit, give up the rest, let others have them."""
+        if not self._workers:
+            return
+        log.info("partitions revoked", partitions=sorted(partitions))
+        self.stop_intake()
+        await self.drain()
+        await self._halt_workers()
+        await self._commit_at_last()
+        await self._park_states()
+        await self._delivery.close()
+        self._forget_workers()
+        self._metrics.assigned_partitions.set(0)
+
+    def stop_intake(self) -> None:
+        """Take no more records of any partition."""
+        self.intake.revoke(self.intake.partitions)
+
+    async def finish(self) -> None:
+        """Commit what is finished and give up the rest, at the end of the service."""
+        await self._halt_workers()
+        await self._commit_at_last()
+        self._forget_workers()
+
+    async def drain(self) -> None:
+        """Finish what has begun: within the budget, or until something fails or must end at once."""
+        for worker in self._workers.values():
+            await worker.give_up_waiting()
+
+        async def drained() -> None:
+            for worker in self._workers.values():
+                await worker.drained()
+
+        waiting = {asyncio.ensure_future(work) for work in (drained(), self._stop_now())}
+        budget_seconds = self._config.service.drain_seconds
+        try:
+            await asyncio.wait(waiting, timeout=budget_seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await cancel_all(waiting)
+
+    async def _halt_workers(self) -> None:
+        """Cancel what is left, with a count; after this nothing of these partitions is published."""
+        counts = await asyncio.gather(*(w.halt(self._worker_tasks[p]) for p, w in self._workers.items()))
+        given_up = {p: count for p, count in zip(self._workers, counts, strict=True) if count}
+        if given_up:
+            self._metrics.cancelled_chunks.inc(sum(given_up.values()))
+            log.warning("chunks given up; they will be done again", by_partition=given_up)
+
+    async def _park_states(self) -> None:
+        """Keep the states; without it they are only restored."""
+        try:
+            async with asyncio.timeout(FINAL_COMMIT_SECONDS):
+                await self._states.park(self._workers)
+        except (TimeoutError, BrokerError) as error:
+            log.warning("states not kept; they come from the changelog again", error=str(error))
+
+    def _forget_workers(self) -> None:
+        for partition in self._workers:
+            self._metrics.forget_partition(partition)
+        self._workers.clear()
+        self._worker_tasks.clear()
+        self._committed.clear()
+
+    async def commit(self) -> None:
+        """Commit what has moved since the last commit, unless that was part of the deliveries."""
+        if self._delivery.commits_offsets:
+            return
+        sent: dict[int, int] = {}
+
+        def positions() -> dict[int, int]:
+            for partition, worker in self._workers.items():
+                offset = worker.committable
+                if offset is not None and offset > self._committed.get(partition, -1):
+                    sent[partition] = offset
+            return sent
+
+        if await self._consumer.commit(positions):
+            self._committed.update({p: offset for p, offset in sent.items() if p in self._workers})
+
+    async def _commit_at_last(self) -> None:
+        """Commit before the partitions go; without it only work is lost."""
+        try:
+            async with asyncio.timeout(FINAL_COMMIT_SECONDS):
+                await self.commit()
+        except (TimeoutError, BrokerError) as error:
+            log.warning(
+                "offsets not committed; chunks since the last commit are done again", error=str(error)
+            )
+
+    async def measure_lag(self) -> None:
+        """Update the gauges of what is published and not finished. Raises BrokerError."""
+        if self._workers and not self._consumer.rebalancing:
+            ends = await self._consumer.end_offsets(self._workers)
+            for partition, end in ends.items():
+                if (worker := self._workers.get(partition)) is not None:
+                    done = worker.next_offset
+                    lag = end - done if done is not None else end
+                    self._metrics.lag.labels(str(partition)).set(max(0, lag))
+
+    async def show_load(self) -> None:
+        """Update the gauges of queues and bytes."""
+        metrics, intake, service = self._metrics, self.intake, self._config.service
+        metrics.bytes_in_flight.set(intake.bytes_in_flight)
+        metrics.bytes_fill.set(intake.bytes_in_flight / service.max_bytes_in_flight)
+        metrics.paused_partitions.set(len(intake.paused))
+        for partition, worker in self._workers.items():
+            label = str(partition)
+            metrics.queued.labels(label).set(len(worker))
+            metrics.queue_fill.labels(label).set(len(worker) / service.max_queued_per_partition)
+            metrics.videos.labels(label).set(len(worker.rolling))
+            metrics.unusable_states.labels(label).set(worker.rolling.unusable_states)
