@@ -105,6 +105,8 @@ class DecodeConfig(_Section):
     max_chunk_bytes: PositiveInt = 64 * 1024 * 1024
     skip_nonreference: bool = True
     """Let the decoder skip frames that no other frame refers to, where sampling takes at most half of all."""
+    seccomp: Literal["auto", "required", "off"] = "auto"
+    """Filter of the workers' system calls; `auto`: if libseccomp is installed. See `streamer.syscalls`."""
 
 
 class SampleConfig(_Section):

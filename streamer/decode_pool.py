@@ -50,6 +50,11 @@ class DecodePool:
         return [worker.pid for worker in self._workers if worker.pid is not None]
 
     @property
+    def unfiltered(self) -> str | None:
+        """Why the workers' system calls are not filtered; None: they are."""
+        return next((worker.unfiltered for worker in self._workers if worker.unfiltered), None)
+
+    @property
     def size(self) -> int:
         """Chunks that are decoded at the same time."""
         return self._size
@@ -62,6 +67,8 @@ class DecodePool:
         except BaseException:
             await self.close()
             raise
+        if self.unfiltered is not None and self._config.seccomp == "auto":
+            log.warning("system calls of the decode workers are not filtered", why=self.unfiltered)
         for worker in self._workers:
             self._idle.put_nowait(worker)
 

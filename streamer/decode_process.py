@@ -77,6 +77,8 @@ class Worker:
         self.is_replaced = False
         self.is_asked = False
         """A batch has been asked for and not been answered."""
+        self.unfiltered: str | None = None
+        """Why its system calls are not filtered; None: they are."""
         self._config = config
         self._half_bytes = max(_BATCH_BYTES, 3 * config.max_pixels)
         self._half = 0
@@ -107,8 +109,8 @@ class Worker:
             raise StreamerError(f"a decoder process did not start: {error!r}") from error
         if "error" in answer:
             await self.stop()
-            why, memory_mib = answer["error"][1], self._config.memory_mib
-            raise StreamerError(f"a decoder process did not start: {why} (decode.memory_mib = {memory_mib})")
+            raise StreamerError(f"a decoder process did not start: {answer['error'][1]}")
+        self.unfiltered = answer["unfiltered"]
         self.is_asked = False
 
     def _popen(self, link: int) -> subprocess.Popen[bytes]:
@@ -120,6 +122,7 @@ class Worker:
             "parent": os.getpid(),
             "memory_mib": config.memory_mib,
             "cpu_seconds": config.cpu_seconds,
+            "seccomp": config.seccomp,
             "limits": {
                 "max_pixels": config.max_pixels,
                 "max_seconds": config.max_chunk_seconds,

@@ -4,9 +4,11 @@ Started by `decode_pool` as `python -m streamer.decode_worker`. It handles hosti
 not trust it: what it says is JSON that the parent checks, pixels go through shared memory of fixed size, and
 its limits are set before the first byte of media arrives.
 
+Beside resource limits there is a filter of system calls where libseccomp is installed (`syscalls`).
+
 Messages, each a 4-byte big-endian length and a JSON object. The parent asks, the worker answers:
 
-    (start)                                   -> {"ready": true}
+    (start)                                   -> {"ready": true, "unfiltered": why or null}
     {"open": {"data": bytes, "init": bytes, "rate", "seed", "at_least_one"}}, then data and init, raw
     {"next": [offset, capacity, max_frames]}  -> {"frames": [[offset, height, width, seconds], ...],
                                                   "end": seconds or null}
@@ -31,6 +33,8 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from streamer import syscalls
+
 if TYPE_CHECKING:
     from streamer.decode import SampledFrame
 
@@ -49,16 +53,19 @@ def main() -> None:
     link = socket.socket(fileno=settings["socket"])
     try:
         server = _Server(link, settings)
-        _shut_in(settings)
+        unfiltered = _shut_in(settings)
     except Exception as error:  # noqa: BLE001 - the parent reports it; nobody reads our stderr
         _send(link, {"error": ["start", f"{type(error).__name__}: {error}"]})
         return
-    _send(link, {"ready": True})
+    _send(link, {"ready": True, "unfiltered": unfiltered})
     server.serve()
 
 
-def _shut_in(settings: dict[str, Any]) -> None:
-    """Set limits that hold for the rest of the process. All that needs new files must be done before."""
+def _shut_in(settings: dict[str, Any]) -> str | None:
+    """Set limits that hold for the rest of the process. All that needs new files must be done before.
+
+    Returns why system calls are not filtered; None: they are.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -67,7 +74,9 @@ def _shut_in(settings: dict[str, Any]) -> None:
     address_space = settings["memory_mib"] * _MIB + settings["shared_bytes"]
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     if in_use + _LEAST_MIB * _MIB > address_space:
-        raise RuntimeError(f"too little memory, {-(-in_use // _MIB)} MiB are taken before any media arrives")
+        taken = f"{-(-in_use // _MIB)} MiB are taken before any media arrives"
+        raise RuntimeError(f"too little memory, {taken} (decode.memory_mib = {settings['memory_mib']})")
+    unfiltered = _filter_system_calls(settings["seccomp"])
     for limit, value in (
         (resource.RLIMIT_AS, address_space),
         (resource.RLIMIT_CORE, 0),
@@ -75,6 +84,19 @@ def _shut_in(settings: dict[str, Any]) -> None:
         (resource.RLIMIT_NOFILE, 0),
     ):
         resource.setrlimit(limit, (value, value))
+    return unfiltered
+
+
+def _filter_system_calls(wanted: str) -> str | None:
+    if wanted == "off":
+        return 'decode.seccomp is "off"'
+    try:
+        syscalls.restrict()
+    except syscalls.FilterUnavailableError as error:
+        if wanted == "required":
+            raise RuntimeError(f'decode.seccomp is "required", but {error}') from error
+        return str(error)
+    return None
 
 
 class _Server:

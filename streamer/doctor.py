@@ -96,7 +96,8 @@ async def all_checks(config: Config, file: Path | None) -> AsyncIterator[Check]:
         yield check
     yield await asyncio.to_thread(_ensemble, config)
     yield _consensus(config)
-    yield await _decoder(config)
+    async for check in _decoder(config):
+        yield check
     yield _http_port(config)
     async for check in _kafka(config):
         yield check
@@ -230,7 +231,7 @@ def _consensus(config: Config) -> Check:
     return Check(area, name, "fail" if wanted else "note", text, 4 if wanted else 0)
 
 
-async def _decoder(config: Config) -> Check:
+async def _decoder(config: Config) -> AsyncIterator[Check]:
     """Decode the first chunk of a bundled clip in a worker process, under all limits."""
     area, name = "Decoding", "worker processes"
     pool = DecodePool(config.decode)
@@ -241,9 +242,13 @@ async def _decoder(config: Config) -> Check:
             piece = await anext(pieces)
         async for batch in pool.decode(piece.chunk, config.sample):
             frames += len(batch.frames)
-        return Check(area, name, "ok", f"decoded {count(frames, 'frame')} of a bundled clip")
+        yield Check(area, name, "ok", f"decoded {count(frames, 'frame')} of a bundled clip")
+        if pool.unfiltered is None:
+            yield Check(area, "seccomp", "ok", "their system calls are filtered")
+        else:
+            yield Check(area, "seccomp", "note", f"their system calls are not filtered: {pool.unfiltered}")
     except StreamerError as error:
-        return Check(area, name, "fail", str(error), 1)
+        yield Check(area, name, "fail", str(error), 1)
     finally:
         await pool.close()
 

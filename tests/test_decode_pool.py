@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import gc
+import json
 import os
 import resource
 import signal
@@ -321,6 +323,94 @@ async def test_workers_are_shut_in(monkeypatch: pytest.MonkeyPatch) -> None:
             assert "geheim" not in str(process.environ())
             assert os.getsid(pid) != os.getsid(0)
             assert "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text()  # noqa: ASYNC240
+
+
+ATTACKS = {
+    "socket": "socket.socket()",
+    "connected pair": "socket.socketpair()",
+    "read a file": "os.open('/etc/passwd', os.O_RDONLY)",
+    "write a file": "os.open(target, os.O_WRONLY)",
+    "create a file": "os.open(target + '2', os.O_WRONLY | os.O_CREAT)",
+    "delete a file": "os.unlink(target)",
+    "change a file's mode": "os.chmod(target, 0o777)",
+    "run a program": "os.execv(sys.executable, ['python'])",
+    "fork": "os.fork()",
+    "signal its parent": "os.kill(os.getppid(), 0)",
+    "trace its parent": "call(libc.ptrace, 16, os.getppid(), 0, 0)",  # PTRACE_ATTACH
+    "read its parent's memory": "call(libc.process_vm_readv, os.getppid(), 0, 0, 0, 0, 0)",
+    "its parent's limits": "resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE)",
+    "io_uring": "call(libc.syscall, 425, 1, 0)",
+    "executable memory": "mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC)",
+}
+"""What code that has taken a worker over might try."""
+
+
+@pytest.fixture(scope="module")
+def attacks_made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int | None]]:
+    """A file to attack, and the errno that each attack ended with, made in one process shut in as workers
+    are; None: it succeeded. Resource limits are left wide, so that it is the filter that answers."""
+    code = (
+        "import ctypes, json, mmap, os, resource, socket, sys\n"
+        "from streamer import syscalls\n"
+        "target, attacks = sys.argv[1], json.loads(sys.argv[2])\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "def call(function, *arguments):\n"
+        "    if function(*arguments) < 0:\n"
+        "        raise OSError(ctypes.get_errno(), '')\n"
+        "syscalls.restrict()\n"
+        "ended = {}\n"
+        "for name, attack in attacks.items():\n"
+        "    try:\n"
+        "        eval(attack)\n"
+        "        ended[name] = None\n"
+        "    except OSError as error:\n"
+        "        ended[name] = error.errno\n"
+        "print(json.dumps(ended))\n"
+    )
+    target = tmp_path_factory.mktemp("attacked") / "file"
+    target.write_bytes(b"x")
+    done = subprocess.run(
+        [sys.executable, "-c", code, target, json.dumps(ATTACKS)], stdout=subprocess.PIPE, check=True
+    )
+    return target, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_system_calls_that_the_filter_denies(
+    attack: str, attacks_made: tuple[Path, dict[str, int | None]]
+) -> None:
+    target, ended = attacks_made
+    assert ended[attack] == errno.EPERM
+    assert target.read_bytes() == b"x"
+
+
+async def test_workers_are_under_the_filter_or_say_why_not() -> None:
+    def filters(pool: DecodePool) -> set[str]:
+        return {
+            line.split()[1]
+            for pid in pool.pids
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+            if line.startswith("Seccomp_filters:")
+        }
+
+    async with running(seccomp="required") as pool:
+        (filtered,) = filters(pool)
+        assert pool.unfiltered is None
+    async with running(seccomp="off") as pool:
+        (unfiltered,) = filters(pool)
+        assert pool.unfiltered == 'decode.seccomp is "off"'
+    assert int(filtered) == int(unfiltered) + 1
+
+
+async def test_without_libseccomp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "pyseccomp.py").write_text("raise RuntimeError('Unable to find libseccomp')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    async with running() as pool:
+        assert "Unable to find libseccomp" in str(pool.unfiltered)
+        assert len(await indices(pool, encode("mp4"))) == 60
+    with pytest.raises(StreamerError, match=r'decode.seccomp is "required", but Unable to find libseccomp'):
+        async with running(seccomp="required"):
+            pass
 
 
 async def test_ctrl_c_does_not_reach_workers() -> None:

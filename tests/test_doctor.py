@@ -31,7 +31,8 @@ def config_with(
 ) -> Config:
     broker = kafka.model_dump() if kafka else {"bootstrap_servers": NOWHERE}
     classify = {"engines": str(engines), "members": members} | sections.pop("classify", {})
-    base = {"kafka": broker, "classify": classify, "service": {"http_port": 0}, "decode": {"workers": 1}}
+    decode = {"workers": 1} | sections.pop("decode", {})
+    base = {"kafka": broker, "classify": classify, "service": {"http_port": 0}, "decode": decode}
     return load_config(None, base | sections)
 
 
@@ -54,7 +55,14 @@ async def test_all_well(engines: Path, kafka: KafkaConfig, capsys: pytest.Captur
     assert by_name["ensemble"]["state"] == "ok"
     assert by_name["one"]["text"].startswith("classifier, constant")
     assert by_name["worker processes"]["text"].startswith("decoded ")
+    assert by_name["seccomp"]["text"] == "their system calls are filtered"
     assert by_name[f"topic {kafka.chunks_topic}"]["text"] == "2 partitions"
+
+
+async def test_system_calls_not_filtered(engines: Path) -> None:
+    checks = {check.name: check for check in await checks_of(config_with(engines, decode={"seccomp": "off"}))}
+    assert checks["seccomp"].state == "note"
+    assert checks["seccomp"].text.endswith('not filtered: decode.seccomp is "off"')
 
 
 async def test_no_broker(engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
