@@ -17,6 +17,9 @@ from streamer.errors import InferenceError, ManifestError, UntrainedError
 from streamer.manifest import Calibration, Manifest, read_manifest
 from streamer.types import Float32Array, UInt8Array
 
+MASK = "mask"
+"""Name of a member's second output; see `Manifest.outputs`."""
+
 
 class Ensemble:
     """All members, loaded. Safe to use from several threads at once."""
@@ -72,7 +75,7 @@ class Ensemble:
         if not len(crops):
             return probabilities
         for column, network in enumerate(self._networks):
-            (logits,) = network.run(_shrink(crops, network.manifest.input.height))
+            logits, *_ = network.run(_shrink(crops, network.manifest.input.height))
             probabilities[:, column] = _probabilities(logits, len(crops), network.manifest)
         return probabilities
 
@@ -82,6 +85,19 @@ class Ensemble:
             return []
         scored = self.classify(np.concatenate(batch))
         return np.split(scored, np.cumsum([len(crops) for crops in batch])[:-1])
+
+    def heat_maps(self, crops: UInt8Array) -> Float32Array | None:
+        """Where members see alteration: mean over those that can tell, None if no member can.
+
+        crops: (n, crop_size, crop_size, 3) uint8 RGB, n >= 1. Returns (n, crop_size, crop_size) float32 in
+        [0, 1], enlarged from a sixteenth of that. Blocks, releases the GIL. Raises InferenceError.
+        """
+        maps = []
+        for network in self._networks:
+            if MASK in network.manifest.outputs:
+                _, masks = network.run(_shrink(crops, network.manifest.input.height))
+                maps.append([cv2.resize(mask[0], (self.crop_size, self.crop_size)) for mask in masks])
+        return np.mean(maps, axis=0, dtype=np.float32) if maps else None
 
     def close(self) -> None:
         """Free the networks; idempotent."""
@@ -123,8 +139,11 @@ def _shrink(crops: UInt8Array, size: int) -> UInt8Array:
 def _check_members(manifests: list[Manifest], paths: list[Path], *, allow_untrained: bool) -> None:
     names: set[str] = set()
     for manifest, path in zip(manifests, paths, strict=True):
-        if manifest.kind != "classifier" or len(manifest.outputs) != 1:
-            raise ManifestError(f"{path}: a classifier with one output is needed, this is a {manifest.kind}")
+        if manifest.kind != "classifier" or manifest.outputs[1:] not in ((), (MASK,)):
+            raise ManifestError(
+                f"{path}: a classifier that gives a logit, and perhaps a {MASK}, is needed; this is a "
+                f"{manifest.kind} with {', '.join(manifest.outputs)}"
+            )
         if manifest.input.height != manifest.input.width:
             raise ManifestError(f"{path}: members take square crops")
         if manifest.name in names:

@@ -157,7 +157,13 @@ def options(
     if config is None and DEFAULT_CONFIG.is_file():
         settings.file = DEFAULT_CONFIG
     for text in set_ or ():
-        put(settings.overrides, *parse_override(text))
+        key, value = parse_override(text)
+        if key == "dashboard.token":
+            raise ConfigError(
+                "--set dashboard.token: every user of a machine can read its command lines; "
+                "use STREAMER_DASHBOARD__TOKEN or dashboard.token_file"
+            )
+        put(settings.overrides, key, value)
     if log_level is not None:
         put(settings.overrides, "log.level", log_level)
     ctx.obj = settings
@@ -237,10 +243,34 @@ def watch(
 
 
 @app.command()
+def dashboard(
+    ctx: typer.Context,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; overrides dashboard.host.")] = None,
+    port: Annotated[int | None, typer.Option(help="0: any free one; overrides dashboard.port.")] = None,
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Show scores and dead letters on a live page in the browser; Ctrl-C ends it."""
+    config = ctx.obj.load(
+        ("kafka.bootstrap_servers", bootstrap), ("dashboard.host", host), ("dashboard.port", port)
+    )
+    _start_log(config)
+    try:
+        from streamer.dashboard.serve import run_dashboard
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} is missing: pip install 'streamer[dashboard]'") from error
+
+    _run(run_dashboard(config, lambda address: typer.echo(f"{address}  (Ctrl-C ends it)")))
+
+
+@app.command()
 def score(
     ctx: typer.Context,
     files: Files,
     json: Annotated[bool, typer.Option("--json", help="One object per file on a line.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="HTML page to write: what the score of the only file rests on.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Table to write: every face of the only file.")] = None,
     allow_untrained: Untrained = None,
 ) -> None:
     """Score video files without Kafka. Exit status 1 if one of them cannot be read."""
@@ -248,7 +278,7 @@ def score(
     _start_log(config)
     from streamer.score import score_files
 
-    _exit(_run(score_files(config, files, json=json)))
+    _exit(_run(score_files(config, files, json=json, report=report, csv=csv)))
 
 
 @topics_app.command("create")

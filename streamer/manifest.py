@@ -52,7 +52,8 @@ class Manifest(BaseModel):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     input: InputSpec
     outputs: tuple[str, ...]
-    """Names of the outputs. Classifier: one, (n, 1) logit of `fake`. Detector: regressors, classificators.
+    """Names of the outputs. Classifier: `logit`, (n, 1), of `fake`; it may have a second one, `mask`,
+    (n, 1, h, w), share of each cell that was altered, in [0, 1]. Detector: regressors, classificators.
     Landmarks: landmarks (n, 468, 3), pixels of the input; presence, (n, 1) logit that there is a face."""
     trained: bool
     """False for a network with random weights: it is refused unless explicitly allowed."""

@@ -133,8 +133,11 @@ class Pipeline:
     ) -> None:
         await self._open.aclose()
 
-    async def predict(self, chunk: VideoChunk) -> ChunkPrediction:
-        """Look at a chunk. Raises ChunkError if it cannot be processed, ModelError if a network fails."""
+    async def predict(self, chunk: VideoChunk, *, keep_crops: bool = False) -> ChunkPrediction:
+        """Look at a chunk. keep_crops: see `FacePrediction.crop`.
+
+        Raises ChunkError if it cannot be processed, ModelError if a network fails.
+        """
         times = StageTimes()
         frames: list[FramePrediction] = []
         waiting: deque[asyncio.Task[FramePrediction]] = deque()
@@ -149,7 +152,7 @@ class Pipeline:
                     found = await times.measure("detect", self.detect_batcher.submit(batch.frames))
                     # 2. classify while the next frames are decoded
                     waiting.extend(
-                        asyncio.create_task(self._classify(frame.time_seconds, faces))
+                        asyncio.create_task(self._classify(frame.time_seconds, faces, keep_crops=keep_crops))
                         for frame, faces in zip(batch.frames, found, strict=True)
                     )
                     while len(waiting) > FRAMES_AHEAD:
@@ -164,6 +167,10 @@ class Pipeline:
             chunk.video_id, chunk.seq, chunk.start_seconds, duration_seconds, tuple(frames), times.spent_ms
         )
 
+    async def heat_maps(self, crops: UInt8Array) -> Float32Array | None:
+        """See `Ensemble.heat_maps`."""
+        return await asyncio.to_thread(self._ensemble.heat_maps, crops)
+
     def _find_and_crop(self, sequences: list[list[Frame]]) -> list[list[FoundFaces]]:
         """Consecutive frames of several videos at once."""
         images = [[frame.rgb for frame in sequence] for sequence in sequences]
@@ -176,14 +183,16 @@ class Pipeline:
             for sequence, found in zip(images, self._detector.detect_sequences(images), strict=True)
         ]
 
-    async def _classify(self, time_seconds: float, found: FoundFaces) -> FramePrediction:
+    async def _classify(self, time_seconds: float, found: FoundFaces, *, keep_crops: bool) -> FramePrediction:
         if not len(found.faces):
             return FramePrediction(time_seconds, ())
         probabilities = await self.classify_batcher.submit(found.crops)
         return FramePrediction(
             time_seconds,
             tuple(
-                FacePrediction((box[0], box[1], box[2], box[3]), tuple(row))
-                for box, row in zip(found.faces.boxes.tolist(), probabilities.tolist(), strict=True)
+                FacePrediction((box[0], box[1], box[2], box[3]), tuple(row), crop if keep_crops else None)
+                for box, row, crop in zip(
+                    found.faces.boxes.tolist(), probabilities.tolist(), found.crops, strict=True
+                )
             ),
         )

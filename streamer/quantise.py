@@ -207,7 +207,7 @@ def _quantise_one(core: Any, nncf: Any, member: Member, images: UInt8Array, fold
 def _run(network: Any, images: UInt8Array) -> Float32Array:
     """(n,) probabilities; closes the network."""
     try:
-        (logits,) = network.run(images)
+        logits, *_ = network.run(images)
     finally:
         network.close()
     if not np.isfinite(logits).all():

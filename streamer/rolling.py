@@ -7,8 +7,9 @@ chunks arrive cannot change a video's score by even one bit; a seq that was coun
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
@@ -21,6 +22,10 @@ from streamer.video_state import UNIT, MeanScore, Track, VideoState, pack_state,
 
 BIN_SECONDS = 0.5
 """Step by which the window score forgets."""
+
+
+Witness: TypeAlias = Callable[[int, float, FacePrediction], None]
+"""Called with the number of a face's track, its time in the video in seconds, and the face."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +52,21 @@ class RollingScores:
     """State of every video of one partition."""
 
     def __init__(
-        self, config: RollingConfig, alert: AlertConfig, faces: FacesConfig, ensemble: EnsembleInfo
+        self,
+        config: RollingConfig,
+        alert: AlertConfig,
+        faces: FacesConfig,
+        ensemble: EnsembleInfo,
+        *,
+        witness: Witness | None = None,
     ) -> None:
+        """witness: told of every face that is counted."""
         self._config = config
         self._alert = alert
         self._faces = faces
         self._ensemble = ensemble
         self._members = len(ensemble.names)
+        self._witness = witness
         self._window_bins = max(1, round(config.window_seconds / BIN_SECONDS))
         self._videos: OrderedDict[str, VideoState] = OrderedDict()
         """Idle longest first."""
@@ -121,17 +134,23 @@ class RollingScores:
         state.ended |= last
         return self._update(video_id, state, seq, "undecodable", arrival, error=reason)
 
-    def expire(self, arrival: Arrival) -> Iterator[ScoreUpdate]:
+    def expire(self, arrival: Arrival, *, keep: Collection[str] = ()) -> Iterator[ScoreUpdate]:
         """Forget videos that are idle too long or too many; yields the `final` update of each.
 
-        A video that had its `final` update already is forgotten without another.
+        A video that had its `final` update already is forgotten without another. keep: videos that count as
+        touched just now, and are forgotten in no case.
         """
+        for video_id in keep:
+            if (state := self._find(video_id)) is not None:
+                state.touched_seconds = arrival.monotonic_seconds
+                self._videos.move_to_end(video_id)
         deadline = arrival.monotonic_seconds - self._config.idle_seconds
         while self._dormant and (self._restored_seconds <= deadline or len(self) > self._config.max_videos):
             self._find(next(iter(self._dormant)))
         while self._videos:
             video_id, state = next(iter(self._videos.items()))
-            if state.touched_seconds > deadline and len(self) <= self._config.max_videos:
+            in_time = state.touched_seconds > deadline and len(self) <= self._config.max_videos
+            if in_time or video_id in keep:
                 return
             del self._videos[video_id]
             self._changed.add(video_id)
@@ -214,6 +233,8 @@ class RollingScores:
                 state.tracks.append(track)
             track.box, track.seen_seconds = face.box, at
             track.score.add(sum(_units(face)), 1)
+            if self._witness is not None:
+                self._witness(track.track, at, face)
         while len(state.tracks) > self._config.max_tracks:
             state.tracks.remove(min(state.tracks, key=lambda t: (t.seen_seconds, t.track)))
 

@@ -12,17 +12,20 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from streamer.config import Config
-from streamer.errors import ChunkError
+from streamer.engines import write_whole
+from streamer.errors import ChunkError, ConfigError, UntrainedError
 from streamer.files import FileError, pieces_of, unicode_of
 from streamer.log import printable
+from streamer.manifest import read_manifest, sha256_of
 from streamer.members import prepare_members
 from streamer.messages import ScoreUpdate, VideoChunk
 from streamer.pipeline import Pipeline
-from streamer.rolling import Arrival, RollingScores
+from streamer.rolling import Arrival, RollingScores, Witness
 from streamer.terminal import count
 from streamer.types import ChunkPrediction
 from streamer.watch import UNTRAINED, UNTRAINED_BANNER, people_in
@@ -33,11 +36,21 @@ FILES_AT_ONCE = 2
 """While the last chunks of one file are classified, the next one is decoded."""
 
 
-async def score_files(config: Config, files: Sequence[Path], *, json: bool) -> int:
+async def score_files(
+    config: Config,
+    files: Sequence[Path],
+    *,
+    json: bool,
+    report: Path | None = None,
+    csv: Path | None = None,
+) -> int:
     """Print the score of every file, in the order given; returns the exit status, 1 if a file failed.
 
-    Raises ModelError if the ensemble cannot be used.
+    report, csv: where to write the evidence page and a table of all faces of the only file. Raises ModelError
+    if the ensemble cannot be used, ConfigError if there is no evidence to give.
     """
+    if report or csv:
+        return await _score_with_evidence(config, files, json=json, report=report, csv=csv)
     await asyncio.to_thread(prepare_members, config.classify)
     pipeline = await asyncio.to_thread(Pipeline, config)
     failed = 0
@@ -70,14 +83,66 @@ async def score_files(config: Config, files: Sequence[Path], *, json: bool) -> i
     return 1 if failed else 0
 
 
-async def score_file(path: Path, config: Config, pipeline: Pipeline) -> ScoreUpdate:
+async def _score_with_evidence(
+    config: Config, files: Sequence[Path], *, json: bool, report: Path | None, csv: Path | None
+) -> int:
+    if len(files) != 1:
+        raise ConfigError(f"--report and --csv are about one file, not {len(files)}")
+    try:
+        from streamer.evidence import Evidence, faces_csv, report_html, tracks_to_show
+    except ImportError as error:
+        raise ConfigError(
+            f"--report needs the extra report: pip install 'streamer[report]' ({error})"
+        ) from error
+    (path,) = files
+    folder = config.classify.engines
+    manifests = [read_manifest(folder / f"{member}.json") for member in config.classify.members]
+    if untrained := [manifest.name for manifest in manifests if not manifest.trained]:
+        raise UntrainedError(f"no evidence is written of untrained members: {', '.join(untrained)}")
+    evidence = Evidence()
+    async with await asyncio.to_thread(Pipeline, config) as pipeline:
+        try:
+            result: ScoreUpdate | FileError = await score_file(path, config, pipeline, witness=evidence.add)
+        except FileError as error:
+            result = error
+        print(_json(path, result) if json else _line(path, result), flush=True)  # noqa: T201
+        if isinstance(result, FileError):
+            return 1
+        heat_maps = {}
+        for track in tracks_to_show(evidence):
+            crops = np.stack([crop for _, crop in evidence.crops_of(track)])
+            if (heat := await pipeline.heat_maps(crops)) is not None:
+                heat_maps[track] = heat
+    try:
+        if csv:
+            write_whole(csv, faces_csv(evidence, pipeline.ensemble.names).encode())
+        if report:
+            page = report_html(
+                result,
+                evidence,
+                file_sha256=sha256_of(path),
+                manifests=manifests,
+                alert=config.alert,
+                heat_maps=heat_maps,
+            )
+            write_whole(report, page.encode())
+    except OSError as error:
+        raise ConfigError(f"cannot write {error.filename}: {error.strerror}") from error
+    return 0
+
+
+async def score_file(
+    path: Path, config: Config, pipeline: Pipeline, *, witness: Witness | None = None
+) -> ScoreUpdate:
     """The `final` update of a file; its video_id is the file's name.
+
+    witness: told of every face, with its crop.
 
     Raises FileError if it cannot be read, or if not one of its chunks can be decoded. A chunk that cannot,
     among others that can, is counted in `undecodable_chunks`.
     """
     started = time.monotonic()
-    rolling = RollingScores(config.rolling, config.alert, config.faces, pipeline.ensemble)
+    rolling = RollingScores(config.rolling, config.alert, config.faces, pipeline.ensemble, witness=witness)
     waiting: deque[tuple[VideoChunk, asyncio.Task[ChunkPrediction]]] = deque()
     first_error: ChunkError | None = None
 
@@ -94,7 +159,12 @@ async def score_file(path: Path, config: Config, pipeline: Pipeline) -> ScoreUpd
     try:
         async with aclosing(pieces_of(path, unicode_of(path.name), CHUNK_SECONDS)) as pieces:
             async for piece in pieces:
-                waiting.append((piece.chunk, asyncio.create_task(pipeline.predict(piece.chunk))))
+                waiting.append(
+                    (
+                        piece.chunk,
+                        asyncio.create_task(pipeline.predict(piece.chunk, keep_crops=witness is not None)),
+                    )
+                )
                 if len(waiting) >= config.service.max_chunks_in_flight:
                     await count_next()
         while waiting:

@@ -22,6 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "streamer.cli",
+            "streamer.dashboard",
             "streamer.demo",
             "streamer.doctor",
             "streamer.evidence",
@@ -38,9 +39,12 @@ STAGES, PEOPLE = 2, 5
 ONLY_IN = {
     "av": ("streamer.decode", "streamer.segment", "streamer.training.compress"),
     "aiokafka": ("streamer.kafka", "streamer.service"),
+    "sse_starlette": ("streamer.dashboard",),
+    "starlette": ("streamer.dashboard",),
     "typer": ("streamer.cli", "streamer.training.cli"),
     "matplotlib": ("streamer.svg", "streamer.evidence", "streamer.training"),
     "rich": (*LAYERS[PEOPLE], "streamer.training.progress", "streamer.training.cli"),
+    "uvicorn": ("streamer.dashboard",),
 }
 """Library -> modules that may import it at all."""
 

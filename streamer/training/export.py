@@ -148,7 +148,7 @@ def export_member(
         file = Path(temporary) / f"{name}.onnx"
         file.write_bytes(graph.SerializeToString(deterministic=True))
         texts = {"architecture": architecture, "licence": licence, "origin": origin, "measured": measured}
-        manifest = _describe(file, size, calibration, **texts)
+        manifest = _describe(file, size, calibration, network.names, **texts)
         expected = dict(zip(network.names, rounded, strict=True))
         exported = Exported(
             path=folder / f"{name}.json",
@@ -203,7 +203,9 @@ class _Outputs(nn.Module):
         return logit, mask.sigmoid()
 
 
-def _describe(file: Path, size: int, calibration: Calibration, **texts: str) -> Manifest:
+def _describe(
+    file: Path, size: int, calibration: Calibration, outputs: tuple[str, ...], **texts: str
+) -> Manifest:
     """The manifest of a network, called after its file."""
     return Manifest(
         name=file.stem,
@@ -211,7 +213,7 @@ def _describe(file: Path, size: int, calibration: Calibration, **texts: str) -> 
         file=file.name,
         sha256=sha256_of(file),
         input=IMAGENET.model_copy(update={"height": size, "width": size}),
-        outputs=(LOGIT,),
+        outputs=outputs,
         trained=True,
         calibration=calibration,
         **texts,

@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-from xml.sax.saxutils import escape
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from streamer.svg import COLOURS, INK, draw_svg
 from streamer.training.figures import CurveFigures, SetFigures
 from streamer.training.metrics import Bin, GainPoint
 
-COLOURS = ("#3b82c4", "#d9730d", "#2f9e6e", "#c2528b", "#8f7ad6", "#a08020", "#3d9494", "#7d7d7d")
-"""At least 3:1 against white and against the page's dark ground (WCAG 2.2, 1.4.11)."""
-
 DASHES = ("--", "-.", ":")
-
-_INK = "#010203"
-"""Stands for the page's text colour until the SVG is written."""
-
-_STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "streamer",  # the same plot gives the same bytes
-    "font.family": "sans-serif",
-    "font.size": 10.5,
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 11.0,
-    "legend.frameon": False,
-    "legend.fontsize": 9.0,
-    "lines.markersize": 4.0,
-}
-
-SIZE = (4.2, 3.2)
-"""Inches."""
 
 
 def roc_plot(found: SetFigures) -> str:
@@ -57,7 +26,7 @@ def roc_plot(found: SetFigures) -> str:
         axes.set(xlabel="real videos taken for fake", ylabel="fakes found", xlim=(0, 1), ylim=(0, 1.01))
         axes.legend(loc="lower right")
 
-    return _svg(f"ROC curves on {found.name}", paint)
+    return draw_svg(f"ROC curves on {found.name}", paint)
 
 
 def reliability_plot(found: SetFigures) -> str:
@@ -73,7 +42,7 @@ def reliability_plot(found: SetFigures) -> str:
         axes.set(ylim=(-0.02, 1.02))
         axes.legend(loc="upper left")
 
-    return _svg(f"Reliability on {found.name}", paint)
+    return draw_svg(f"Reliability on {found.name}", paint)
 
 
 def gain_plot(points: Sequence[GainPoint], unit: str, name: str) -> str:
@@ -89,7 +58,7 @@ def gain_plot(points: Sequence[GainPoint], unit: str, name: str) -> str:
         axes.minorticks_off()
         axes.set(xlabel=f"{unit} averaged", ylabel="AUC per video")
 
-    return _svg(f"Gain from more {unit} on {name}", paint)
+    return draw_svg(f"Gain from more {unit} on {name}", paint)
 
 
 def curve_plot(curve: CurveFigures) -> str:
@@ -104,11 +73,11 @@ def curve_plot(curve: CurveFigures) -> str:
         axes.set_xticks(places, ["as it is", *(f"{point.level:g}" for point in curve.points)])
         lowest = min(min(point.aucs.values()) for point in curve.points)
         axes.set(xlabel=curve.axis, ylabel="AUC per video", ylim=(min(0.48, lowest - 0.02), 1.01))
-        axes.axhline(0.5, color=_INK, linewidth=0.7, linestyle=":", alpha=0.6)
+        axes.axhline(0.5, color=INK, linewidth=0.7, linestyle=":", alpha=0.6)
         axes.set_title(curve.degradation)
         axes.legend(loc="lower left")
 
-    return _svg(f"{curve.degradation} on {curve.on}", paint)
+    return draw_svg(f"{curve.degradation} on {curve.on}", paint)
 
 
 def pairs_plot(found: SetFigures) -> str:
@@ -122,7 +91,7 @@ def pairs_plot(found: SetFigures) -> str:
         axes.set_xticks((0, 1), ("original", "swapped"))
         axes.set(ylabel="mean probability of fake", xlim=(-0.3, 1.3), ylim=(-0.02, 1.02))
 
-    return _svg(f"Pairs of {found.name}", paint)
+    return draw_svg(f"Pairs of {found.name}", paint)
 
 
 def _line(number: int, *, main: bool) -> dict[str, Any]:
@@ -136,7 +105,7 @@ def _line(number: int, *, main: bool) -> dict[str, Any]:
 
 
 def _diagonal(axes: Axes, label: str) -> None:
-    axes.plot((0, 1), (0, 1), color=_INK, linewidth=0.8, linestyle=":", alpha=0.6, label=label)
+    axes.plot((0, 1), (0, 1), color=INK, linewidth=0.8, linestyle=":", alpha=0.6, label=label)
 
 
 def _filled(bins: Sequence[Bin]) -> tuple[list[float], list[float]]:
@@ -147,23 +116,3 @@ def _filled(bins: Sequence[Bin]) -> tuple[list[float], list[float]]:
         if b.mean_probability is not None and b.fake_share is not None
     ]
     return [x for x, _ in points], [y for _, y in points]
-
-
-def _svg(title: str, paint: Callable[[Axes], None]) -> str:
-    """An <svg> element to stand in HTML, with a title for those who do not see it."""
-    buffer = io.StringIO()
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=SIZE, layout="constrained")
-        axes = figure.add_subplot()
-        axes.grid(color=_INK, alpha=0.12, linewidth=0.6)
-        paint(axes)
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(
-        r' id="[a-zA-Z]+[a-zA-Z0-9.]*_\d+"', "", svg
-    )  # the same in every plot, and never referred to
-    svg = re.sub(r' (width|height)="[0-9.]+pt"', "", svg, count=2)
-    svg = svg.replace(_INK, "currentColor")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)

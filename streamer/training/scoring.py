@@ -152,7 +152,7 @@ def network_scorer(network: Network) -> Scorer:
     """A member as the service runs it, with the calibration of its manifest."""
 
     def predict(images: UInt8Array) -> Float32Array:
-        (logits,) = network.run(images)
+        logits, *_ = network.run(images)
         return logits[:, 0]
 
     manifest = network.manifest

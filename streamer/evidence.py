@@ -1,0 +1,254 @@
+"""What a video's score rests on, face by face: gathered while it is scored, then one page to read and print.
+
+The page is one HTML file that needs nothing else: verdict in words, timeline, each person's most suspicious
+crops with their heat maps, the members, and what the method cannot tell.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import heapq
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import count
+from typing import Any
+
+import cv2
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from matplotlib.axes import Axes
+
+from streamer.config import AlertConfig
+from streamer.manifest import Manifest
+from streamer.messages import ScoreUpdate
+from streamer.svg import COLOURS, INK, draw_svg
+from streamer.types import FacePrediction, Float32Array, UInt8Array
+from streamer.watch import PERSON_FACES
+
+CROPS_PER_TRACK = 8
+"""Crops of a person that are kept and shown: those that look most like a fake."""
+
+JPEG_QUALITY = 88
+
+HEAT = cv2.COLORMAP_INFERNO
+
+LIMITS = (
+    "A score is not proof. It says how much these pictures resemble the fakes that the models were trained "
+    "on; decisions about people need a person who looks at the video.",
+    "A video can be altered in ways that nothing here looks for: voice, cut, context, faces that are wholly "
+    "synthetic, fakes made to deceive this method.",
+    "Genuine video can score high: heavy compression, filters, make-up, glasses, poor light, and people and "
+    "cameras that are rare in the training data.",
+    "Only sampled frames were looked at, and in them only faces that were found.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SeenFace:
+    """One face in one frame."""
+
+    track: int
+    at_seconds: float
+    """In the video."""
+    box: tuple[float, float, float, float]
+    """(x_min, y_min, x_max, y_max), pixels of the frame."""
+    probabilities: tuple[float, ...]
+    """Of `fake`, by each member."""
+
+    @property
+    def score(self) -> float:
+        """Mean over the members."""
+        return float(np.mean(self.probabilities))
+
+
+class Evidence:
+    """Every face of a video, and the most suspicious crops of each track. `add` is a `rolling.Witness`."""
+
+    def __init__(self) -> None:
+        self.faces: list[SeenFace] = []
+        self._crops: dict[int, list[tuple[float, int, SeenFace, UInt8Array]]] = defaultdict(list)
+        self._number = count()
+
+    def add(self, track: int, at_seconds: float, face: FacePrediction) -> None:
+        """Remember a face; its crop only while it is among the most suspicious of its track."""
+        seen = SeenFace(track, at_seconds, face.box, face.probabilities)
+        self.faces.append(seen)
+        if face.crop is None:
+            return
+        # The number decides between equal scores: the earlier face is kept. A copy, not a view of its batch.
+        entry = (seen.score, -next(self._number), seen, face.crop.copy())
+        best = self._crops[track]
+        if len(best) < CROPS_PER_TRACK:
+            heapq.heappush(best, entry)
+        else:
+            heapq.heappushpop(best, entry)
+
+    def crops_of(self, track: int) -> list[tuple[SeenFace, UInt8Array]]:
+        """The most suspicious faces of a track with their crops, (size, size, 3) uint8 RGB, worst first."""
+        return [(seen, crop) for *_, seen, crop in sorted(self._crops[track], reverse=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """One person of the page."""
+
+    title: str
+    about: str
+    crops: list[tuple[str, str, str | None]]
+    """(caption, crop, heat map): images as data URLs."""
+
+
+def faces_csv(evidence: Evidence, names: Sequence[str]) -> str:
+    """A line per face in order of time. names: of the members."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["time_seconds", "track", "x_min", "y_min", "x_max", "y_max", "fake_score", *names])
+    for face in sorted(evidence.faces, key=lambda seen: (seen.at_seconds, seen.track)):
+        values = [f"{p:.6f}" for p in (face.score, *face.probabilities)]
+        writer.writerow(
+            [f"{face.at_seconds:.3f}", face.track, *(f"{side:.1f}" for side in face.box), *values]
+        )
+    return text.getvalue()
+
+
+def tracks_to_show(evidence: Evidence) -> list[int]:
+    """Tracks that are a person's, in the order of their numbers; all of them if none is."""
+    counts: dict[int, int] = defaultdict(int)
+    for face in evidence.faces:
+        counts[face.track] += 1
+    return sorted(track for track, n in counts.items() if n >= PERSON_FACES) or sorted(counts)
+
+
+def report_html(
+    update: ScoreUpdate,
+    evidence: Evidence,
+    *,
+    file_sha256: str,
+    manifests: Sequence[Manifest],
+    alert: AlertConfig,
+    heat_maps: dict[int, Float32Array],
+) -> str:
+    """The page about a video that has ended.
+
+    update: its `final` one; its scores must be of trained members. heat_maps: of `crops_of`, by track, each
+    (n, size, size) float32 in [0, 1]; may be empty.
+    """
+    tracks = tracks_to_show(evidence)
+    template = _templates().get_template("evidence.html.j2")
+    page: str = template.render(
+        update=update,
+        verdict=verdict(update, alert),
+        reasons=reasons(update, alert, len(tracks)),
+        timeline=_timeline(evidence, tracks, alert) if evidence.faces else None,
+        strips=[_strip(evidence, track, heat_maps.get(track)) for track in tracks],
+        heat=bool(heat_maps),
+        file_sha256=file_sha256,
+        manifests=manifests,
+        alert=alert,
+        limits=LIMITS,
+        version=version("streamer"),
+    )
+    return page
+
+
+def verdict(update: ScoreUpdate, alert: AlertConfig) -> str:
+    """In plain words."""
+    if update.fake_score is None:
+        return "No verdict: no face was found."
+    if update.alert.state == "raised" or update.fake_score >= alert.raise_at:
+        return "Likely altered."
+    worst = max([update.fake_score, *(track.fake_score for track in update.tracks)])
+    if worst < 0.5 and (update.interval is None or update.interval[1] < alert.raise_at):
+        return "No sign of alteration was found."
+    return "Undecided: somewhat suspicious, below the threshold of an alert."
+
+
+def reasons(update: ScoreUpdate, alert: AlertConfig, people: int) -> list[str]:
+    """What the verdict rests on, a sentence each."""
+    found = [
+        f"{update.faces:,} faces of {people} {'person' if people == 1 else 'people'} in {update.frames:,} "
+        "sampled frames were looked at."
+    ]
+    if update.fake_score is not None:
+        spread = ""
+        if update.interval is not None:
+            spread = f" (95 % interval over time: {update.interval[0]:.2f} to {update.interval[1]:.2f})"
+        found.append(
+            f"The mean probability of fake over models, faces and frames is {update.fake_score:.2f}{spread}."
+        )
+        found.append(
+            f"An alert is raised from {alert.raise_at:g} on, of the {alert.score} score and "
+            f"{alert.min_faces} faces; it was {'raised' if update.alert.state == 'raised' else 'not raised'}."
+        )
+    if update.undecodable_chunks:
+        found.append(f"{update.undecodable_chunks} pieces of the file could not be decoded and are left out.")
+    return found
+
+
+def _timeline(evidence: Evidence, tracks: Sequence[int], alert: AlertConfig) -> str:
+    def paint(axes: Axes) -> None:
+        for number, track in enumerate(tracks):
+            faces = sorted((f for f in evidence.faces if f.track == track), key=lambda f: f.at_seconds)
+            axes.plot(
+                [face.at_seconds for face in faces],
+                [face.score for face in faces],
+                color=COLOURS[number % len(COLOURS)],
+                marker="o",
+                linewidth=1.1,
+                label=_name(track),
+            )
+        axes.axhline(alert.raise_at, color=INK, linewidth=0.8, linestyle=":", alpha=0.7)
+        axes.set(xlabel="seconds", ylabel="probability of fake", ylim=(-0.02, 1.02))
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+    return draw_svg("Probability of fake over time, by person", paint, inches=(9.0, 2.8))
+
+
+def _strip(evidence: Evidence, track: int, heat: Float32Array | None) -> Strip:
+    faces = [face for face in evidence.faces if face.track == track]
+    first, last = min(f.at_seconds for f in faces), max(f.at_seconds for f in faces)
+    mean = float(np.mean([face.score for face in faces]))
+    crops = [
+        (
+            f"{face.at_seconds:.2f} s: {face.score:.2f}",
+            _data_url(crop),
+            None if heat is None else _data_url(_heated(crop, heat[place])),
+        )
+        for place, (face, crop) in enumerate(evidence.crops_of(track))
+    ]
+    about = f"mean {mean:.2f} over {len(faces)} faces, from {first:.1f} to {last:.1f} s"
+    return Strip(_name(track), about, crops)
+
+
+def _name(track: int) -> str:
+    return f"person {track + 1}"
+
+
+def _heated(crop: UInt8Array, heat: Float32Array) -> UInt8Array:
+    """The crop in grey with the map over it: the brighter, the more likely altered; 0 leaves it grey."""
+    grey = cv2.cvtColor(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    levels = np.rint(255 * np.clip(heat, 0, 1)).astype(np.uint8)
+    colours = cv2.cvtColor(cv2.applyColorMap(levels, HEAT), cv2.COLOR_BGR2RGB)
+    share = 0.75 * np.clip(heat, 0, 1)[:, :, None]
+    return np.rint((1 - share) * grey + share * colours).astype(np.uint8)
+
+
+def _data_url(rgb: UInt8Array) -> str:
+    done, jpeg = cv2.imencode(
+        ".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    )
+    assert done
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg.tobytes()).decode()}"
+
+
+def _templates() -> Environment:
+    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
+    return Environment(
+        loader=PackageLoader("streamer", package_path=""),
+        autoescape=select_autoescape(("html.j2",)),
+        **options,
+    )
