@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import psutil
@@ -84,14 +84,21 @@ class Bench:
 
 
 @asynccontextmanager
-async def running_service(config: Config, overrides: list[str]) -> AsyncIterator[Bench]:
-    """An embedded broker, `streamer run` as a process of its own, a producer and a reader.
+async def running_service(
+    config: Config, overrides: list[str], bootstrap_servers: str | None = None
+) -> AsyncIterator[Bench]:
+    """A broker, `streamer run` as a process of its own, a producer and a reader.
 
-    overrides: further `section.key=value` for the service; config: what the producer and the reader need.
+    overrides: further `section.key=value` for the service; config: what the producer and the reader need;
+    bootstrap_servers: of the broker, None for an embedded one.
     """
-    async with EmbeddedBroker() as broker:
-        # The embedded broker has no transactions.
-        changes = {"bootstrap_servers": broker.bootstrap_servers, "delivery": "at_least_once"}
+    async with AsyncExitStack() as resources:
+        if bootstrap_servers is None:
+            broker = await resources.enter_async_context(EmbeddedBroker())
+            # The embedded broker has no transactions.
+            changes = {"bootstrap_servers": broker.bootstrap_servers, "delivery": "at_least_once"}
+        else:
+            changes = {"bootstrap_servers": bootstrap_servers}
         kafka = config.kafka.model_copy(update=changes)
         config = config.model_copy(update={"kafka": kafka})
         await create_topics(kafka)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -75,6 +76,8 @@ class Metrics:
         )
         self.restored_videos = counter("restored_videos_total", "Videos whose state came from the changelog.")
         self.restore_seconds = gauge("restore_seconds", "Time that the last restore of state took.")
+        tasks = gauge("asyncio_tasks", "Tasks of the event loop; they follow the load and must not add up.")
+        tasks.set_function(_count_tasks)
         self.cancelled_chunks = counter(
             "cancelled_chunks_total", "Chunks given up when a drain ran out of time; they are done again."
         )
@@ -93,6 +96,14 @@ class Metrics:
         for gauge in (self.queued, self.queue_fill, self.lag, self.videos, self.unusable_states):
             with suppress(KeyError):
                 gauge.remove(str(partition))
+
+
+def _count_tasks() -> int:
+    """0 outside of a loop, where nobody serves /metrics either."""
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:
+        return 0
 
 
 class BatchCounts(Protocol):
