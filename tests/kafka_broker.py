@@ -224,7 +224,8 @@ def free_ports(count: int) -> list[int]:
 
 
 def format_storage(command: list[str], properties: Path, output: object) -> None:
-    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    # No dash: one in front would make it an option.
+    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
     scram = [f"{m}=[name={USERNAME},password={PASSWORD}]" for m in ("SCRAM-SHA-256", "SCRAM-SHA-512")]
     arguments = ["format", "-t", cluster, "-c", str(properties)]
     for credential in scram:
