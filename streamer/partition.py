@@ -1,12 +1,23 @@
-"""One partition's chunks: predicted side by side, counted in order, delivered in batches, then finished."""
+"""One partition's chunks: predicted side by side, counted in order per video, delivered in batches, finished.
+
+Chunks of one video are counted in the order of their offsets, always. A video does not wait for the others:
+what is finished of it is delivered while earlier chunks of other videos are still under way. Such a chunk is
+ahead of the committed offset, so after a crash it is read again; the state, delivered with it, knows it. So
+the offset still moves over contiguous runs only, and a chunk is still counted and published once.
+
+How far ahead that can be is bounded by the queue, which is what was read of the partition and is not
+finished: a video's chunk behind a long run of another one's has to be reached by reading first.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeAlias
 
 import structlog
@@ -72,11 +83,25 @@ class Slot:
     record: Record
     begun: bool = False
     """Whether work on it has begun; until then it only waits for its turn."""
+    counted: bool = False
+    """Whether it is in the rolling state; it stays in the queue while any before it is not."""
     work: asyncio.Task[Outcome] = field(init=False)
+
+    @property
+    def finished(self) -> bool:
+        """Whether work on it has ended, be it with an error."""
+        return self.work.done() and not self.work.cancelled()
+
+    @property
+    def is_keyed_by_video(self) -> bool:
+        """Whether a finished record's key is its video's id: only then its key tells which come before it."""
+        if self.work.exception() is not None or (chunk := self.work.result().chunk) is None:
+            return False
+        return self.record.key == chunk.video_id.encode("utf-8", "surrogatepass")
 
 
 class PartitionWorker:
-    """The queue of one partition. `run` empties it from the front; `put` adds at its end."""
+    """The queue of one partition. `put` adds at its end; `run` delivers what is finished."""
 
     def __init__(
         self,
@@ -131,41 +156,39 @@ class PartitionWorker:
         self._tracker.start(record.offset)
         slot = Slot(record)
         slot.work = work(slot)
+        slot.work.add_done_callback(lambda _: self._changed.set())
         self._slots.append(slot)
         self._changed.set()
 
     async def run(self) -> None:
-        """Deliver results in order until `halt`. Raises what `work` or the delivery raised."""
+        """Deliver results until `halt`. Raises what `work` or the delivery raised."""
         while not self._halting:
             await self._wait_for_results()
-            # 1. count all that is finished at the front; the state is ahead of what is delivered from here on
+            # 1. count all that is finished; the state is ahead of what is delivered from here on
             self._delivering = True
-            batch, records = self._count_finished()
+            batch = self._count_finished()
             if batch is not None:
                 # 2. deliver
                 await self._delivery.deliver(batch)
                 self._next_delivery = time.monotonic() + self._interval_seconds
             self._delivering = False
-            # 3. let go of
-            for record in records:
+            # 3. let go of the contiguous run at the front
+            while self._slots and self._slots[0].counted:
+                record = self._slots.popleft().record
                 self._tracker.finish(record.offset)
-                self._slots.popleft()
                 self._on_finished(record)
             self._changed.set()
             if batch is not None:
                 self._measure(batch)
 
     async def give_up_waiting(self) -> None:
-        """Drop the end of the queue on which no work has begun: whoever comes next does it as well."""
+        """Cancel what has not begun: whoever comes next does it as well. The offset stays before it."""
         self._draining = True
-        dropped = []
-        while self._slots and not self._slots[-1].begun:
-            dropped.append(self._slots.pop())
-        await self._drop(dropped)
+        await cancel_all([slot.work for slot in self._slots if not slot.begun])
 
     async def drained(self) -> None:
-        """Return when the queue is empty."""
-        while self._slots:
+        """Return when all that has begun is delivered."""
+        while self._delivering or any(not (slot.counted or slot.work.cancelled()) for slot in self._slots):
             self._changed.clear()
             await self._changed.wait()
 
@@ -180,51 +203,66 @@ class PartitionWorker:
         await cancel_all([run])
         slots = list(self._slots)
         self._slots.clear()
-        await self._drop(slots)
-        return sum(slot.begun for slot in slots)
-
-    async def _drop(self, slots: Sequence[Slot]) -> None:
         await cancel_all([slot.work for slot in slots])
         for slot in slots:
             self._on_finished(slot.record)
         self._changed.set()
+        return sum(slot.begun and not slot.counted for slot in slots)
 
     async def _wait_for_results(self) -> None:
-        """Return when the front of the queue is finished and a delivery is due, or an expiry is."""
+        """Return when something can be counted and a delivery is due, or an expiry is."""
         while not self._halting and (now := time.monotonic()) < self._next_expiry:
-            front = self._slots[0].work if self._slots else None
-            if front is not None and front.done():
+            until = self._next_expiry
+            if any(self._countable()):
                 if self._draining or now >= self._next_delivery:
                     return
-                until, waiting_for = min(self._next_delivery, self._next_expiry), set()
-            else:
-                until, waiting_for = self._next_expiry, {front} if front else set()
+                until = min(until, self._next_delivery)
             self._changed.clear()
-            changed = asyncio.create_task(self._changed.wait())
-            try:
-                await asyncio.wait(
-                    {changed, *waiting_for}, timeout=until - now, return_when=asyncio.FIRST_COMPLETED
-                )
-            finally:
-                changed.cancel()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(until - now):
+                    await self._changed.wait()
 
-    def _count_finished(self) -> tuple[Batch | None, list[Record]]:
-        """Count the run of finished records at the front, and expire; None if there is nothing to deliver."""
-        batch = Batch(self._partition)
-        records: list[Record] = []
+    def _countable(self) -> Iterator[Slot]:
+        """Finished records, in order, before which nothing else of their video is left uncounted.
+
+        By the key, which is the video's id unless a producer does as it likes; then a record waits for all
+        before it, as does one that is of no video (its dead letter would not be known again in a replay).
+        """
+        held: set[bytes | None] = set()
         for slot in self._slots:
-            if not slot.work.done() or len(records) == self._max_chunks:
-                break
-            if slot.work.exception() is not None and records:
+            if slot.counted:
+                continue
+            key = slot.record.key
+            may_overtake = key not in held and None not in held and slot.finished and slot.is_keyed_by_video
+            if may_overtake or (slot.finished and not held):
+                yield slot
+            else:
+                held.add(key)
+
+    def _count_finished(self) -> Batch | None:
+        """Count what is finished, and expire; None if there is nothing to deliver."""
+        batch = Batch(self._partition)
+        for slot in islice(self._countable(), self._max_chunks):
+            if slot.work.exception() is not None and batch != Batch(self._partition):
                 break  # those before it are delivered first; the next round raises
             self._count(slot.record, slot.work.result(), batch)
-            records.append(slot.record)
+            slot.counted = True
+        for slot in self._slots:
+            if not slot.counted:
+                break
             batch.next_offset = slot.record.offset + 1
         if time.monotonic() >= self._next_expiry:
             self._next_expiry = time.monotonic() + EXPIRY_SECONDS
-            batch.updates += self.rolling.expire(Arrival(time.monotonic(), round(1000 * time.time())))
+            batch.updates += self.rolling.expire(
+                Arrival(time.monotonic(), round(1000 * time.time())), keep=self._videos_ahead()
+            )
         batch.states = self.rolling.take_changed()
-        return (batch, records) if records or batch.updates or batch.states else (None, [])
+        return batch if batch != Batch(self._partition) else None
+
+    def _videos_ahead(self) -> list[str]:
+        """Videos with chunks counted ahead of the offset: a replay must find them in the state."""
+        outcomes = [slot.work.result() for slot in self._slots if slot.counted]
+        return [outcome.chunk.video_id for outcome in outcomes if outcome.chunk is not None]
 
     def _count(self, record: Record, outcome: Outcome, batch: Batch) -> None:
         """Count one record in the state, and add what is to be published of it."""

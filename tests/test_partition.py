@@ -1,0 +1,271 @@
+"""Order, fairness and replays within one partition; the delivery is a list."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from fakes import BAD, BROKEN, FakePipeline, chunk, until
+from prometheus_client import CollectorRegistry
+
+from streamer.config import AlertConfig, FacesConfig, KafkaConfig, RollingConfig
+from streamer.errors import InferenceError
+from streamer.kafka.consume import Record
+from streamer.kafka.deliver import Batch
+from streamer.messages import VideoChunk, encode_chunk
+from streamer.metrics import Metrics
+from streamer.partition import Outcome, PartitionWorker, Slot, process
+from streamer.rolling import RollingScores
+from streamer.turns import Turns
+
+
+@dataclass
+class Delivered:
+    """A delivery that notes what it is given, and waits for its gate."""
+
+    commits_offsets = True
+    batches: list[Batch] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def deliver(self, batch: Batch) -> None:
+        await self.gate.wait()
+        self.batches.append(batch)
+
+    @property
+    def chunks(self) -> list[tuple[str, int]]:
+        return [(update.video_id, update.seq) for batch in self.batches for update in batch.updates]
+
+    @property
+    def next_offset(self) -> int | None:
+        offsets = [batch.next_offset for batch in self.batches if batch.next_offset is not None]
+        assert offsets == sorted(offsets)
+        return offsets[-1] if offsets else None
+
+    def states(self) -> dict[str, bytes]:
+        """What a restore would find."""
+        states: dict[str, bytes] = {}
+        for batch in self.batches:
+            for video_id, state in batch.states.items():
+                states.pop(video_id, None)
+                if state is not None:
+                    states[video_id] = state
+        return states
+
+
+class Bench:
+    """A worker, and chunks that end when told to."""
+
+    def __init__(
+        self, most: int = 8, *, states: dict[str, bytes] | None = None, max_videos: int = 100
+    ) -> None:
+        self.delivered = Delivered()
+        self.delivered.gate.set()
+        self.let_go: list[int] = []
+        self.rolling = RollingScores(
+            RollingConfig(max_videos=max_videos), AlertConfig(), FacesConfig(), FakePipeline.ensemble
+        )
+        self.rolling.restore(states or {}, now_seconds=0)
+        self.worker = PartitionWorker(
+            0,
+            self.rolling,
+            self.delivered,  # type: ignore[arg-type]  # what the worker uses of one
+            Metrics(CollectorRegistry()),
+            KafkaConfig(commit_interval_ms=0),
+            start_offset=None,
+            on_finished=lambda record: self.let_go.append(record.offset),
+        )
+        self.run = asyncio.create_task(self.worker.run())
+        self.turns = Turns(most)
+        self.pipeline = FakePipeline()
+        self._may_end: dict[tuple[str, int], asyncio.Event] = {}
+
+    def put(
+        self, offset: int, each: VideoChunk, *, key: bytes | None = b"its own", ends: bool = False
+    ) -> None:
+        """A record of a chunk. ends: its prediction does not wait for `end`."""
+        key = each.video_id.encode() if key == b"its own" else key
+        self.put_record(Record("chunks", 0, offset, 0, key, encode_chunk(each)))
+        if ends:
+            self.end(each.video_id, each.seq)
+
+    def put_record(self, record: Record) -> None:
+        self.worker.put(record, lambda slot: asyncio.create_task(self._process(slot)))
+
+    def end(self, video_id: str, *seqs: int) -> None:
+        for seq in seqs:
+            self._event(video_id, seq).set()
+
+    def _event(self, video_id: str, seq: int) -> asyncio.Event:
+        return self._may_end.setdefault((video_id, seq), asyncio.Event())
+
+    async def _process(self, slot: Slot) -> Outcome:
+        async with self.turns.turn(slot.record.key):
+            slot.begun = True
+
+            async def predict(each: VideoChunk):  # type: ignore[no-untyped-def]
+                await self._event(each.video_id, each.seq).wait()
+                return await self.pipeline.predict(each)
+
+            return await process(slot.record, predict, 1 << 20)
+
+
+@asynccontextmanager
+async def bench(**arguments: object) -> AsyncIterator[Bench]:
+    made = Bench(**arguments)  # type: ignore[arg-type]
+    try:
+        yield made
+    finally:
+        await made.worker.halt(made.run)
+
+
+def hot_and_cold(hot: int, cold: Iterable[int]) -> list[VideoChunk]:
+    """A run of chunks of `hot`, with a chunk of `cold` at each of these places."""
+    chunks = [chunk("hot", seq) for seq in range(hot)]
+    for seq, place in enumerate(cold):
+        chunks.insert(place, chunk("cold", seq))
+    return chunks
+
+
+async def test_a_video_does_not_wait_for_another_ones_chunks_before_it() -> None:
+    async with bench() as one:
+        for offset, each in enumerate(hot_and_cold(3, [1])):
+            one.put(offset, each)
+        one.end("cold", 0)
+        await until(lambda: one.delivered.chunks == [("cold", 0)])
+        assert one.delivered.next_offset is None
+        assert one.worker.committable is None
+        assert one.let_go == []
+        one.end("hot", 0)
+        await until(lambda: one.let_go == [0, 1])
+        assert one.delivered.next_offset == one.worker.committable == 2
+        one.end("hot", 1, 2)
+        await until(lambda: one.let_go == [0, 1, 2, 3])
+        assert one.delivered.next_offset == one.worker.committable == 4
+
+
+async def test_chunks_of_one_video_stay_in_order() -> None:
+    async with bench() as one:
+        for offset, each in enumerate([chunk("w", 0), *(chunk("v", seq) for seq in range(3))]):
+            one.put(offset, each)
+        one.end("v", 2, 1)
+        await until(lambda: one.worker._slots[3].finished)
+        one.end("v", 0)
+        await until(lambda: len(one.delivered.chunks) == 3)
+        assert one.delivered.chunks == [("v", 0), ("v", 1), ("v", 2)]
+
+
+async def test_cold_videos_take_turns_with_a_hot_one() -> None:
+    """Eight places, and a hundred chunks of the hot video before one each of three cold ones."""
+    async with bench() as one:
+        cold = [chunk(f"cold-{n}", 0) for n in range(3)]
+        for offset, each in enumerate([*(chunk("hot", seq) for seq in range(100)), *cold]):
+            one.put(offset, each, ends=each.video_id != "hot")
+        await until(lambda: sum(slot.begun for slot in one.worker._slots) == 8)
+        one.end("hot", 0, 1)  # one place goes to the hot video, whose turn it is, one round the cold ones
+        await until(lambda: len(one.delivered.chunks) == 5)
+        assert {video_id for video_id, _ in one.delivered.chunks[2:]} == {"cold-0", "cold-1", "cold-2"}
+
+
+async def test_what_was_delivered_ahead_is_known_in_a_replay() -> None:
+    chunks = [chunk("hot", 0), chunk("cold", 0), chunk("cold", 1, BAD), chunk("hot", 1)]
+    async with bench() as first:
+        for offset, each in enumerate(chunks):
+            first.put(offset, each, ends=each.video_id == "cold")
+        await until(lambda: len(first.delivered.chunks) == 2)
+        assert [letter.seq for batch in first.delivered.batches for letter in batch.letters] == [1]
+    # the process ends; nothing was committed, so all of it is read again
+    async with bench(states=first.delivered.states()) as second:
+        for offset, each in enumerate([*chunks, chunk("cold", 2)]):
+            second.put(offset, each, ends=True)
+        await until(lambda: second.delivered.next_offset == 5)
+        assert second.delivered.chunks == [("hot", 0), ("hot", 1), ("cold", 2)]
+        assert not any(batch.letters for batch in second.delivered.batches)
+        assert second.delivered.batches[-1].updates[-1].chunks == 2
+        assert second.delivered.batches[-1].updates[-1].undecodable_chunks == 1
+
+
+async def test_videos_ahead_are_not_forgotten_before_their_offset_is_committed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("streamer.partition.EXPIRY_SECONDS", 0.01)
+    async with bench(max_videos=1) as one:
+        one.put(0, chunk("hot", 0))
+        one.put(1, chunk("cold", 0), ends=True)
+        one.put(2, chunk("lukewarm", 0), ends=True)
+        await until(lambda: len(one.delivered.chunks) == 2)
+        rounds = one.worker._next_expiry
+        await until(lambda: one.worker._next_expiry > rounds + 0.05)
+        assert len(one.rolling) == 2
+        one.end("hot", 0)
+        await until(lambda: len(one.rolling) == 1)
+
+
+@pytest.mark.parametrize("key", [None, b"another"])
+async def test_a_chunk_whose_key_is_not_its_video_waits_for_all_before_it(key: bytes | None) -> None:
+    async with bench() as one:
+        one.put(0, chunk("v", 0))
+        one.put(1, chunk("w", 0), key=key, ends=True)
+        await until(lambda: one.worker._slots[1].finished)
+        one.put(2, chunk("x", 0), ends=True)
+        await until(lambda: one.worker._slots[2].finished)
+        if key is not None:  # else the record at 1 may be of any video, also of x
+            await until(lambda: one.delivered.chunks == [("x", 0)])
+        assert ("w", 0) not in one.delivered.chunks
+        one.end("v", 0)
+        await until(lambda: one.let_go == [0, 1, 2])
+
+
+async def test_a_dead_letter_of_no_video_waits_for_all_before_it() -> None:
+    """A replay could not know it again."""
+    async with bench() as one:
+        one.put(0, chunk("v", 0))
+        one.put_record(Record("chunks", 0, 1, 0, b"w", b"no msgpack"))
+        one.put(2, chunk("x", 0), ends=True)
+        await until(lambda: one.delivered.chunks == [("x", 0)])
+        assert one.worker._slots[1].finished
+        assert not any(batch.letters for batch in one.delivered.batches)
+        one.end("v", 0)
+        await until(lambda: one.let_go == [0, 1, 2])
+        assert [letter.offset for batch in one.delivered.batches for letter in batch.letters] == [1]
+
+
+async def test_drain_delivers_what_has_begun_and_leaves_the_offset_before_what_has_not() -> None:
+    async with bench(most=1) as one:
+        for offset, each in enumerate(hot_and_cold(3, [3])):
+            one.put(offset, each)
+        await until(lambda: one.worker._slots[0].begun)
+        one.end("hot", 0, 1)
+        await until(lambda: one.worker._slots[-1].begun)  # the cold one's turn comes before that of hot 2
+        await one.worker.give_up_waiting()
+        drained = asyncio.create_task(one.worker.drained())
+        one.end("cold", 0)
+        await asyncio.wait_for(drained, 5)
+        assert one.delivered.chunks == [("hot", 0), ("hot", 1), ("cold", 0)]
+        assert one.delivered.next_offset == one.worker.next_offset == 2
+        assert await one.worker.halt(one.run) == 0
+        assert sorted(one.let_go) == [0, 1, 2, 3]
+
+
+async def test_halt_counts_what_had_begun_and_was_not_counted() -> None:
+    async with bench(most=2) as one:
+        for offset, each in enumerate(hot_and_cold(3, [1])):
+            one.put(offset, each, ends=each.video_id == "cold")
+        await until(lambda: one.delivered.chunks == [("cold", 0)])
+        await until(lambda: sum(slot.begun for slot in one.worker._slots) == 3)
+        assert await one.worker.halt(one.run) == 2
+        assert sorted(one.let_go) == [0, 1, 2, 3]
+
+
+async def test_a_failure_comes_after_what_was_finished_before_it() -> None:
+    async with bench() as one:
+        one.delivered.gate.clear()
+        one.put(0, chunk("v", 0), ends=True)
+        one.put(1, chunk("v", 1, BROKEN), ends=True)
+        await until(lambda: one.worker._slots[1].work.done())
+        one.delivered.gate.set()
+        with pytest.raises(InferenceError, match="network one failed"):
+            await asyncio.wait_for(asyncio.shield(one.run), 5)
+        assert one.delivered.chunks == [("v", 0)]
