@@ -7,10 +7,11 @@ levels. Secrets are `SecretStr`: they print as `**********`, in logs and in `rep
 from __future__ import annotations
 
 import difflib
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -222,6 +223,52 @@ class ServiceConfig(_Section):
     """/metrics, /healthz, /readyz; 0: any free port."""
 
 
+class DashboardConfig(_Section):
+    """The live page (`streamer dashboard`); see `streamer.dashboard`."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; another than loopback needs `auth`."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 9465
+    """0: any free port."""
+    auth: Literal["none", "token", "proxy"] = "none"
+    """`token`: a bearer token, a browser is asked for it; `proxy`: a reverse proxy names the user."""
+    token: SecretStr | None = None
+    token_file: Path | None = None
+    """Holds the token."""
+    proxy_header: str = "X-Forwarded-User"
+    """Set by the proxy for every request that it lets through."""
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = (ip_network("127.0.0.1/32"), ip_network("::1/128"))
+    """Peers whose `proxy_header` is believed."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which a browser may ask for the page, beside `host`; others are turned away."""
+    max_videos: PositiveInt = 5_000
+    """Beyond it the video silent longest is forgotten, alerting ones last."""
+    back_seconds: Annotated[float, Field(ge=0)] = 300.0
+    """The page starts with the updates of so long ago."""
+
+    @model_validator(mode="after")
+    def _guarded(self) -> DashboardConfig:
+        if (self.auth == "token") != (self.token is not None or self.token_file is not None):
+            raise ValueError('auth = "token" and a token, or a token_file, belong together')
+        if self.token is not None and self.token_file is not None:
+            raise ValueError("token and token_file exclude each other")
+        if any("*" in name.removeprefix("*.") for name in self.allowed_hosts):
+            raise ValueError("allowed_hosts takes names, or *.example.com for all below one")
+        if self.auth == "none" and not is_loopback(self.host):
+            raise ValueError(f"host {self.host} can be reached from elsewhere, so it needs auth")
+        if self.host in ("0.0.0.0", "::") and not self.allowed_hosts:  # noqa: S104  # not bound to, refused
+            raise ValueError(f"host {self.host} needs allowed_hosts: the names that browsers use for it")
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class LogConfig(_Section):
     """Logging to standard error."""
 
@@ -245,6 +292,7 @@ class Config(BaseSettings):
     rolling: RollingConfig = RollingConfig()
     alert: AlertConfig = AlertConfig()
     service: ServiceConfig = ServiceConfig()
+    dashboard: DashboardConfig = DashboardConfig()
     log: LogConfig = LogConfig()
 
 

@@ -22,7 +22,9 @@ MAX_TEXT = 2000
 REPEAT_SECONDS = 10.0
 """Between equal records of a library."""
 
-LOUD_LIBRARIES = {"aiokafka": logging.WARNING, "asyncio": logging.WARNING, "aiohttp": logging.WARNING}
+LOUD_LIBRARIES = dict.fromkeys(
+    ("aiokafka", "asyncio", "aiohttp", "sse_starlette", "uvicorn"), logging.WARNING
+)
 """Least level of libraries, whatever ours is. aiokafka's debug level writes every request out: the chunks'
 bytes, and the password while it authenticates."""
 

@@ -1,0 +1,167 @@
+"""The page as a process: readers of both topics, ticks and an HTTP server in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+
+import structlog
+import uvicorn
+
+from streamer.config import Config, DashboardConfig
+from streamer.dashboard.feed import Feed, now_ms
+from streamer.dashboard.store import Store, Unreadable
+from streamer.dashboard.web import make_app
+from streamer.errors import BrokerError, ConfigError, MessageError
+from streamer.kafka.tail import Tailed, tail
+from streamer.messages import decode_dead_letter, decode_score
+from streamer.tasks import call_on_signal, cancel_all
+from streamer.terminal import CONNECT_SECONDS
+
+RETRY_SECONDS = 5.0
+"""After a topic could not be read."""
+
+CLOSE_SECONDS = 3
+"""For open connections, at the end."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to us."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def run_dashboard(config: Config, show: Callable[[str], None]) -> None:
+    """Serve the page until SIGTERM or SIGINT.
+
+    show: told the address. Raises BrokerError if the scores cannot be read at the start.
+    """
+    stop = asyncio.Event()
+    async with dashboard(config) as (address, failed):
+        show(address)
+        with call_on_signal(stop.set):
+            stopped = asyncio.create_task(stop.wait())
+            await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
+            await cancel_all([stopped])
+        if failed.done():
+            failed.result()
+
+
+@asynccontextmanager
+async def dashboard(config: Config) -> AsyncIterator[tuple[str, asyncio.Task[None]]]:
+    """The page in the block: its address, and a task that ends, raising, if it cannot go on."""
+    store = Store(max_videos=config.dashboard.max_videos)
+    async with serving(Feed(store), config.dashboard) as address:
+        reading = asyncio.create_task(read_topics(config, store))
+        try:
+            yield address, reading
+        finally:
+            await cancel_all([reading])
+
+
+@asynccontextmanager
+async def serving(feed: Feed, config: DashboardConfig) -> AsyncIterator[str]:
+    """The feed over HTTP in the block; gives the address. Raises ConfigError if it cannot be listened on."""
+    app = make_app(feed, config)
+    listening = _listen(config)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,  # who is at the other end decides about trust
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=CLOSE_SECONDS,
+        )
+    )
+    tasks = [asyncio.create_task(server.serve([listening])), asyncio.create_task(feed.run())]
+    host, port = listening.getsockname()[:2]
+    try:
+        yield f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    finally:
+        feed.close()
+        server.should_exit = True
+        await asyncio.gather(tasks[0], return_exceptions=True)
+        await cancel_all(tasks)
+
+
+def _listen(config: DashboardConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host, config.port), family=family)
+    except OSError as error:
+        raise ConfigError(
+            f"dashboard.port: cannot listen on {config.host}:{config.port}: {error.strerror or error}"
+        ) from error
+
+
+async def read_topics(config: Config, store: Store) -> None:
+    """Read both topics into the store, for ever. Raises BrokerError if the scores cannot be read at first."""
+
+    def take_score(value: bytes) -> None:
+        store.apply(decode_score(value), now_ms())
+
+    def take_letter(value: bytes) -> None:
+        letter = decode_dead_letter(value)
+        store.add_letter(letter, len(letter.value), now_ms())
+
+    kafka = config.kafka
+    scores = asyncio.create_task(_read(config, store, kafka.scores_topic, take_score, must_start=True))
+    letters = asyncio.create_task(
+        _read(config, store, kafka.dead_letters_topic, take_letter, must_start=False)
+    )
+    try:
+        await asyncio.gather(scores, letters)
+    finally:
+        await cancel_all([scores, letters])
+
+
+async def _read(
+    config: Config, store: Store, topic: str, take: Callable[[bytes], None], *, must_start: bool
+) -> None:
+    """Read a topic for ever; while it cannot be read, the store says why."""
+    heard_seconds = time.time() - config.dashboard.back_seconds
+    while True:
+        try:
+            batches = tail(
+                config.kafka,
+                topic,
+                back_seconds=time.time() - heard_seconds,
+                connect_seconds=CONNECT_SECONDS,
+                on_behind=lambda records: store.behind.update({topic: records}),
+            )
+            async with aclosing(batches):
+                async for batch in batches:
+                    store.trouble.pop(topic, None)
+                    must_start, heard_seconds = False, time.time()
+                    take_batch(store, batch, take)
+                    await asyncio.sleep(0)
+        except BrokerError as error:
+            if must_start:
+                raise
+            log.warning("cannot be read; trying again", topic=topic, error=str(error))
+            store.trouble[topic] = str(error)
+            store.behind.pop(topic, None)
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+def take_batch(store: Store, batch: list[Tailed], take: Callable[[bytes], None]) -> None:
+    """Hand records over; those that are none of ours are counted."""
+    for record in batch:
+        error = record.unreadable
+        if error is None:
+            try:
+                take(record.value or b"")
+            except (MessageError, ValueError, OverflowError) as raised:
+                error = str(raised)
+        if error is not None:
+            store.add_unreadable(Unreadable(record.topic, record.partition, record.offset, error, now_ms()))

@@ -1,0 +1,103 @@
+"""The newest records of a topic and whatever follows, for viewers: no group, no commit, no state.
+
+It starts at most BACK_RECORDS before each partition's end and leaves out what is older than asked for. So it
+needs no offsets by time, which the embedded broker does not know.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import CorruptRecordException as CorruptRecordError
+from aiokafka.errors import KafkaError, UnsupportedCodecError
+
+from streamer.config import KafkaConfig
+from streamer.errors import BrokerError
+from streamer.kafka.client import (
+    CONNECT_SECONDS,
+    client_arguments,
+    describe,
+    isolation,
+    start_client,
+    stop_consumer,
+)
+from streamer.kafka.topics import describe_broker
+
+BACK_RECORDS = 20_000
+"""Before the end of a partition at most: what a minute at the greatest rate brings."""
+
+BATCH_RECORDS = 250
+"""Handed over at once: 10 ms of decoding, after which others in the process get their turn."""
+
+POLL_MS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Tailed:
+    """A record, or why one could not be read."""
+
+    topic: str
+    partition: int
+    offset: int
+    """-1 if it could not be read."""
+    value: bytes | None
+    unreadable: str | None = None
+
+
+async def tail(
+    kafka: KafkaConfig,
+    topic: str,
+    *,
+    back_seconds: float,
+    connect_seconds: float = CONNECT_SECONDS,
+    on_behind: Callable[[int], None] = lambda _: None,
+) -> AsyncGenerator[list[Tailed], None]:
+    """Batches of records (empty ones now and then), in the order of each partition; never ends by itself.
+
+    on_behind: told how many records are published and not handed over yet. A batch that the client cannot
+    read (damaged, unknown compression) is told of and skipped with all that was published so far. Raises
+    BrokerError. Close it with `contextlib.aclosing`.
+    """
+    info = await describe_broker(kafka, connect_seconds=connect_seconds)
+    if topic not in info.topics:
+        raise BrokerError(f"no topic {topic}; make the topics with `streamer topics create`")
+    partitions = [TopicPartition(topic, partition) for partition in range(info.topics[topic])]
+    consumer = AIOKafkaConsumer(
+        **client_arguments(kafka),
+        auto_offset_reset="latest",
+        isolation_level=isolation(kafka),
+        max_partition_fetch_bytes=kafka.max_message_bytes,
+    )
+    try:
+        await start_client(consumer, kafka, connect_seconds=connect_seconds)
+        consumer.assign(partitions)
+        first, end = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
+        oldest_ms = 1000 * (time.time() - back_seconds)
+        for partition in partitions:
+            consumer.seek(partition, max(first[partition], end[partition] - BACK_RECORDS))
+        while True:
+            try:
+                got = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
+            except (CorruptRecordError, UnsupportedCodecError) as error:
+                yield [Tailed(topic, -1, -1, None, describe(error))]
+                await consumer.seek_to_end(*partitions)
+                continue
+            behind = 0
+            for partition in partitions:
+                behind += max(0, (consumer.highwater(partition) or 0) - await consumer.position(partition))
+            on_behind(behind)
+            yield [
+                Tailed(topic, record.partition, record.offset, record.value)
+                for records in got.values()
+                for record in records
+                if record.timestamp >= oldest_ms
+            ]
+    except KafkaError as error:
+        raise BrokerError(
+            f"cannot read topic {topic} at {kafka.bootstrap_servers}: {describe(error)}"
+        ) from error
+    finally:
+        await stop_consumer(consumer)
