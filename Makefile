@@ -62,7 +62,7 @@ bench: $(VENV)/.bench-ready
 EXPORT := uv export --quiet --no-emit-project --no-annotate --no-header
 lock:
 	uv lock --upgrade
-	$(EXPORT) -o requirements.lock
+	$(EXPORT) --extra dashboard -o requirements.lock
 	$(EXPORT) --extra dev -o requirements-dev.lock
 	$(EXPORT) --extra dev --extra train -o requirements-bench.lock
 	rm uv.lock
