@@ -263,9 +263,10 @@ def main() -> int:
     else:
         print("\n".join(f"{key}: {value:.4g}" for key, value in result.items()))
         for name, row in under_load.items():
+            first, then = at_rest[name]
             print(
-                f"{name}: {row['begin']:.0f} -> {row['end']:.0f}, most {row['most']:.0f}, second half to "
-                f"first {row['ratio']:.3f}; at rest before {at_rest[name][0]:.0f}, after {at_rest[name][1]:.0f}: "
+                f"{name}: {row['begin']:.0f} -> {row['end']:.0f}, most {row['most']:.0f}, halves "
+                f"{row['ratio']:.3f}; at rest {first:.0f} -> {then:.0f}: "
                 f"{'GROWS' if name in grows else 'steady'}"
             )
         print(f"counts: {'right' if result['counts_right'] else 'WRONG'}")
