@@ -13,6 +13,7 @@
     ├── StateError             the stored state of a video cannot be read
     └── ChunkError             one chunk cannot be processed; it goes to the dead-letter topic
         ├── MessageError       the message is not what the protocol says (stage "message")
+        ├── LimitError         there is more of its video than is taken in a minute (stage "limit")
         └── DecodeError        the media cannot be decoded within its limits (stage "decode")
 
 A `ChunkError` costs one chunk, never the service; all others stop what was asked for.
@@ -67,7 +68,7 @@ class ChunkError(StreamerError):
     """One chunk cannot be processed.
 
     reason: short machine-readable word, e.g. `decoder_crashed`; a label in metrics and dead letters.
-    stage: `message`, `decode`, `detect` or `classify`.
+    stage: `message`, `limit`, `decode`, `detect` or `classify`.
     """
 
     stage = "unknown"
@@ -82,9 +83,25 @@ class ChunkError(StreamerError):
 
 
 class MessageError(ChunkError):
-    """A message is not what the protocol says."""
+    """A message is not what the protocol says. Reasons: see REASONS."""
 
     stage = "message"
+    REASONS = (
+        "empty",
+        "too_many_bytes",
+        "no_key",
+        "invalid_message",
+        "wrong_version",
+        "not_msgpack",
+        "unreadable_record",
+    )
+
+
+class LimitError(ChunkError):
+    """More of a video was published than is taken of one. Reasons: see REASONS."""
+
+    stage = "limit"
+    REASONS = ("too_many_chunks_per_minute", "too_many_bytes_per_minute")
 
 
 class DecodeError(ChunkError):

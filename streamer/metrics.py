@@ -6,32 +6,37 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, get_args
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from streamer.errors import ConfigError
+import streamer
+from streamer.errors import ConfigError, DecodeError, LimitError, MessageError
+from streamer.messages import ScoreUpdate
+from streamer.rolling import EnsembleInfo
 
 STAGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Seconds: from one network call to the decoder's time limit."""
 
-KNOWN_REASONS = frozenset(
-    {
-        *("empty", "too_many_bytes", "no_key", "invalid_message", "wrong_version", "not_msgpack"),
-        *("not_media", "unsupported_format", "unsupported_codec", "no_video", "no_frames", "too_large"),
-        *("too_long", "damaged", "no_init", "no_keyframe", "decoder_crashed", "decoder_timeout"),
-        *("decoder_out_of_memory", "unreadable_record"),
-    }
-)
-"""Values of the label `reason`; any other becomes `other`, so that the number of series stays bounded."""
+END_TO_END_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
+"""Seconds: from an idle service to one that catches up with an hour."""
+
+KNOWN_REASONS = {error.stage: frozenset(error.REASONS) for error in (MessageError, LimitError, DecodeError)}
+"""Values of the label `reason` by `stage`; any other becomes `other`, so the number of series is bounded."""
+
+STATUSES: tuple[str, ...] = get_args(ScoreUpdate.model_fields["status"].annotation)
 
 
 class Metrics:
-    """All metrics, registered in `registry` and nowhere else."""
+    """All metrics, registered in `registry` and nowhere else.
+
+    Named as Prometheus has it: base units at the end, `_total` for what only grows, `_ratio` for 0 to 1. No
+    label takes values that others choose: video ids and error texts are in the log, not here.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
@@ -50,18 +55,38 @@ class Metrics:
         self._dead_letters = counter("dead_letters_total", "Dead letters published.", "stage", "reason")
         self._stages = Histogram(
             "stage_duration_seconds",
-            "Time of a chunk in a stage, waiting included; total: from the record's timestamp to its update.",
+            "Time of a chunk in a stage, waiting for a place in a batch included.",
             ("stage",),
             namespace="streamer",
             registry=registry,
             buckets=STAGE_BUCKETS,
         )
+        self._end_to_end = Histogram(
+            "end_to_end_latency_seconds",
+            "From a chunk's timestamp in Kafka to its score update, whose delivery is not included.",
+            namespace="streamer",
+            registry=registry,
+            buckets=END_TO_END_BUCKETS,
+        )
+        self.delivery_seconds = Histogram(
+            "delivery_duration_seconds",
+            "Time of one delivery of results; exactly once, that is a transaction.",
+            namespace="streamer",
+            registry=registry,
+            buckets=STAGE_BUCKETS,
+        )
         self.chunks_in_flight = gauge("chunks_in_flight", "Chunks being decoded and classified.")
-        self.bytes_in_flight = gauge("bytes_in_flight", "Bytes of chunks fetched and not finished.")
-        self.bytes_fill = gauge("bytes_in_flight_ratio", "Bytes in flight, of the most there may be.")
+        self.bytes_in_flight = gauge("in_flight_bytes", "Bytes of chunks fetched and not finished.")
+        self.bytes_fill = gauge("in_flight_bytes_ratio", "Bytes in flight, of the most there may be.")
         self.queued = gauge("queued_chunks", "Chunks fetched and not finished, by partition.", "partition")
         self.queue_fill = gauge("queue_fill_ratio", "Queued chunks, of the most there may be.", "partition")
         self.lag = gauge("consumer_lag_records", "Records published and not finished.", "partition")
+        self.sampling_rate = gauge(
+            "sampling_rate_hertz", "Samples per second of video, lowered by lag alone, by partition.", "partition"
+        )
+        self.thinned_chunks = counter(
+            "thinned_chunks_total", "Chunks counted that were sampled at a rate lowered by lag."
+        )
         self.videos = gauge("videos", "Videos with rolling state, by partition.", "partition")
         self.unusable_states = gauge(
             "unusable_states",
@@ -81,19 +106,37 @@ class Metrics:
         self.cancelled_chunks = counter(
             "cancelled_chunks_total", "Chunks given up when a drain ran out of time; they are done again."
         )
+        self._ensemble = Info("ensemble", "Networks loaded.", namespace="streamer", registry=registry)
+        Info("build", "This program.", namespace="streamer", registry=registry).info(
+            {"version": streamer.__version__}
+        )
+        ProcessCollector(registry=registry)
+        # A series that appears with its first event has no increase there: all begin at 0.
+        for status in STATUSES:
+            self.chunks.labels(status)
+        for stage, reasons in KNOWN_REASONS.items():
+            for reason in (*reasons, "other"):
+                self._dead_letters.labels(stage, reason)
 
     def dead_letter(self, stage: str, reason: str) -> None:
         """Count a dead letter."""
-        self._dead_letters.labels(stage, reason if reason in KNOWN_REASONS else "other").inc()
+        known = KNOWN_REASONS.get(stage, frozenset())
+        self._dead_letters.labels(stage, reason if reason in known else "other").inc()
 
-    def stages(self, latency_ms: dict[str, float]) -> None:
-        """Observe the time of one chunk by stage, milliseconds."""
+    def latency(self, latency_ms: Mapping[str, float]) -> None:
+        """Observe a `ScoreUpdate.latency_ms`: the stages, and `total` as the end-to-end latency."""
         for stage, spent_ms in latency_ms.items():
-            self._stages.labels(stage).observe(spent_ms / 1000)
+            histogram = self._end_to_end if stage == "total" else self._stages.labels(stage)
+            histogram.observe(spent_ms / 1000)
+
+    def loaded(self, ensemble: EnsembleInfo) -> None:
+        """Say which networks score from here on."""
+        self._ensemble.info({"model_set": ensemble.model_set, "trained": str(ensemble.trained).lower()})
 
     def forget_partition(self, partition: int) -> None:
         """Drop the series of a partition that others work on now."""
-        for gauge in (self.queued, self.queue_fill, self.lag, self.videos, self.unusable_states):
+        gauges = (self.queued, self.queue_fill, self.lag, self.sampling_rate, self.videos, self.unusable_states)
+        for gauge in gauges:
             with suppress(KeyError):
                 gauge.remove(str(partition))
 

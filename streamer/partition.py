@@ -18,19 +18,21 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import structlog
 
 from streamer.config import KafkaConfig
-from streamer.errors import ChunkError, MessageError
+from streamer.errors import ChunkError, LimitError, MessageError
 from streamer.kafka.consume import Record
 from streamer.kafka.deliver import Batch, Delivery
 from streamer.kafka.offsets import OffsetTracker
+from streamer.limits import VideoLimits
 from streamer.messages import DeadLetter, VideoChunk, decode_chunk
 from streamer.metrics import Metrics
 from streamer.rolling import Arrival, RollingScores
 from streamer.tasks import cancel_all
+from streamer.thinning import Thinning
 from streamer.types import ChunkPrediction
 
 DELIVERY_SECONDS = 5.0
@@ -59,21 +61,36 @@ class Refused:
 
 
 Outcome: TypeAlias = Scored | Refused
-Predict: TypeAlias = Callable[[VideoChunk], Awaitable[ChunkPrediction]]
 
 
-async def process(record: Record, predict: Predict, max_bytes: int) -> Outcome:
+class Predict(Protocol):
+    """What is needed of `streamer.pipeline.Pipeline.predict`."""
+
+    def __call__(self, chunk: VideoChunk, *, sampling_share: float) -> Awaitable[ChunkPrediction]: ...
+
+
+async def process(record: Record, predict: Predict, max_bytes: int, sampling_share: float) -> Outcome:
     """Record -> outcome. Only a ChunkError is one; anything else that is raised means that we are broken."""
     chunk: VideoChunk | None = None
     try:
-        if record.unreadable is not None:
-            raise MessageError("unreadable_record", f"the record cannot be read: {record.unreadable}")
-        chunk = decode_chunk(
-            record.value, record.key, record.headers, offset=record.offset, max_bytes=max_bytes
-        )
-        return Scored(chunk, await predict(chunk))
+        chunk = _read(record, max_bytes)
+        return Scored(chunk, await predict(chunk, sampling_share=sampling_share))
     except ChunkError as error:
         return Refused(chunk, error)
+
+
+def refuse(record: Record, refusal: LimitError, max_bytes: int) -> Refused:
+    """A record that is not to be looked at -> its outcome; it is read, so that its video can tell of it."""
+    try:
+        return Refused(_read(record, max_bytes), refusal)
+    except MessageError as error:
+        return Refused(None, error)
+
+
+def _read(record: Record, max_bytes: int) -> VideoChunk:
+    if record.unreadable is not None:
+        raise MessageError("unreadable_record", f"the record cannot be read: {record.unreadable}")
+    return decode_chunk(record.value, record.key, record.headers, offset=record.offset, max_bytes=max_bytes)
 
 
 @dataclass(slots=True)
@@ -81,8 +98,12 @@ class Slot:
     """A record in the queue of its partition."""
 
     record: Record
+    refusal: LimitError | None = None
+    """Why it is not to be looked at."""
     begun: bool = False
     """Whether work on it has begun; until then it only waits for its turn."""
+    sampling_share: float = 1.0
+    """See `streamer.thinning`; set when work begins."""
     counted: bool = False
     """Whether it is in the rolling state; it stays in the queue while any before it is not."""
     work: asyncio.Task[Outcome] = field(init=False)
@@ -111,11 +132,15 @@ class PartitionWorker:
         metrics: Metrics,
         kafka: KafkaConfig,
         *,
+        limits: VideoLimits,
+        thinning: Thinning,
         start_offset: int | None,
         on_finished: Callable[[Record], None],
     ) -> None:
         """start_offset: of the first record that is not in `rolling`, if it is known."""
         self.rolling = rolling
+        self.thinning = thinning
+        self._limits = limits
         self._partition = partition
         self._delivery = delivery
         self._metrics = metrics
@@ -139,6 +164,12 @@ class PartitionWorker:
         return self._start_offset if committable is None else committable
 
     @property
+    def unfinished_from(self) -> int | None:
+        """Offset where what is not finished begins; None: nothing was read, here or before."""
+        next_offset = self.next_offset
+        return self._slots[0].record.offset if next_offset is None and self._slots else next_offset
+
+    @property
     def committable(self) -> int | None:
         """Offset to commit; None: nothing was finished here."""
         return self._tracker.committable
@@ -154,7 +185,8 @@ class PartitionWorker:
     def put(self, record: Record, work: Callable[[Slot], asyncio.Task[Outcome]]) -> None:
         """Add a record; `work` starts the task that sets `begun` when it is its turn."""
         self._tracker.start(record.offset)
-        slot = Slot(record)
+        now_ms = round(1000 * time.time())
+        slot = Slot(record, self._limits.take(record.key, record.size, record.timestamp_ms, now_ms=now_ms))
         slot.work = work(slot)
         slot.work.add_done_callback(lambda _: self._changed.set())
         self._slots.append(slot)
@@ -169,7 +201,8 @@ class PartitionWorker:
             batch = self._count_finished()
             if batch is not None:
                 # 2. deliver
-                await self._delivery.deliver(batch)
+                with self._metrics.delivery_seconds.time():
+                    await self._delivery.deliver(batch)
                 self._next_delivery = time.monotonic() + self._interval_seconds
             self._delivering = False
             # 3. let go of the contiguous run at the front
@@ -179,7 +212,7 @@ class PartitionWorker:
                 self._on_finished(record)
             self._changed.set()
             if batch is not None:
-                self._measure(batch)
+                self._report(batch)
 
     async def give_up_waiting(self) -> None:
         """Cancel what has not begun: whoever comes next does it as well. The offset stays before it."""
@@ -245,7 +278,7 @@ class PartitionWorker:
         for slot in islice(self._countable(), self._max_chunks):
             if slot.work.exception() is not None and batch != Batch(self._partition):
                 break  # those before it are delivered first; the next round raises
-            self._count(slot.record, slot.work.result(), batch)
+            self._count(slot, batch)
             slot.counted = True
         for slot in self._slots:
             if not slot.counted:
@@ -264,8 +297,9 @@ class PartitionWorker:
         outcomes = [slot.work.result() for slot in self._slots if slot.counted]
         return [outcome.chunk.video_id for outcome in outcomes if outcome.chunk is not None]
 
-    def _count(self, record: Record, outcome: Outcome, batch: Batch) -> None:
+    def _count(self, slot: Slot, batch: Batch) -> None:
         """Count one record in the state, and add what is to be published of it."""
+        record, outcome = slot.record, slot.work.result()
         chunk = outcome.chunk
         if chunk is not None and self.rolling.is_replay(chunk.video_id, chunk.seq, record.offset):
             self._metrics.replayed_chunks.inc()  # its results were delivered, and then the offset was lost
@@ -277,6 +311,7 @@ class PartitionWorker:
             if update.status != "duplicate":
                 self._metrics.frames.inc(len(prediction.frames))
                 self._metrics.faces.inc(sum(len(frame.faces) for frame in prediction.frames))
+                self._metrics.thinned_chunks.inc(slot.sampling_share < 1)
             batch.updates.append(update)
             return
         error, letter = outcome.error, _dead_letter(record, outcome)
@@ -299,15 +334,22 @@ class PartitionWorker:
                 )
             )
 
-    def _measure(self, batch: Batch) -> None:
-        """Metrics of what was delivered."""
+    def _report(self, batch: Batch) -> None:
+        """Metrics and log of what was delivered: every chunk at debug, changes of an alert at info."""
         for letter in batch.letters:
             self._metrics.dead_letter(letter.stage, letter.reason)
         for update in batch.updates:
             self._metrics.chunks.labels(update.status).inc()
-            self._metrics.stages(update.latency_ms)
-            if update.alert.changed and update.alert.state == "raised":
-                self._metrics.alerts.inc()
+            self._metrics.latency(update.latency_ms)
+            about = {"partition": self._partition, "video_id": update.video_id, "seq": update.seq}
+            scores = {"fake_score": update.fake_score, "window_score": update.window_score}
+            if update.status != "undecodable":  # a refused chunk has its line
+                log.debug("chunk counted", **about, **scores, status=update.status, ms=update.latency_ms)
+            if update.alert.changed:
+                if update.alert.state == "raised":
+                    self._metrics.alerts.inc()
+                event = "alert raised" if update.alert.state == "raised" else "alert cleared"
+                log.info(event, **about, **scores, threshold=update.alert.threshold)
 
 
 def _arrival(record: Record, latency_ms: dict[str, float]) -> Arrival:

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from typing import Any, Protocol, Self
 
 import structlog
@@ -65,7 +66,7 @@ class Predictor(Protocol):
 
     async def __aexit__(self, *_: Any) -> None: ...
 
-    async def predict(self, chunk: VideoChunk) -> ChunkPrediction: ...
+    async def predict(self, chunk: VideoChunk, *, sampling_share: float) -> ChunkPrediction: ...
 
 
 class Service:
@@ -177,6 +178,8 @@ class Service:
         self._pipeline = await resources.enter_async_context(pipeline)
         counts = PipelineCollector(pipeline.batchers, pipeline.worker_restarts)
         self.metrics.registry.register(counts)
+        self.metrics.loaded(pipeline.ensemble)
+        log.info("networks loaded", **asdict(pipeline.ensemble))
         resources.callback(self.metrics.registry.unregister, counts)
 
     async def _join(self, resources: AsyncExitStack) -> None:

@@ -57,7 +57,7 @@ async def test_large_chunks(kafka: KafkaConfig) -> None:
             await until(lambda: len(scores.updates) == 8)
         assert [update.seq for update in scores.updates] == list(range(8))
         assert scores.updates[-1].status == "final"
-        assert service.metrics.registry.get_sample_value("streamer_bytes_in_flight") is not None
+        assert service.metrics.registry.get_sample_value("streamer_in_flight_bytes") is not None
 
 
 async def test_bad_chunks_among_good_ones(kafka: KafkaConfig) -> None:
@@ -248,7 +248,7 @@ async def test_bytes_in_flight_are_bounded(real_kafka: KafkaConfig) -> None:
     async with watching(real_kafka) as scores, running(config, pipeline) as service:
         value = service.metrics.registry.get_sample_value
         await until(lambda: value("streamer_paused_partitions") == 2)
-        assert 1_000_000 <= (value("streamer_bytes_in_flight") or 0) < 1_500_000
+        assert 1_000_000 <= (value("streamer_in_flight_bytes") or 0) < 1_500_000
         pipeline.gate.set()
         await until(lambda: len(scores.updates) == 12)
 
