@@ -75,6 +75,7 @@ SCORED = ScoreUpdate(
     trained=True,
     processed_at_ms=1_760_000_000_400,
     last=False,
+    sampling_rate=4.0,
 )
 NO_FACE_YET = SCORED.model_copy(
     update={

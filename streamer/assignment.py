@@ -17,10 +17,12 @@ from streamer.errors import BrokerError
 from streamer.kafka.consume import ChunkConsumer, Record
 from streamer.kafka.deliver import Delivery
 from streamer.kafka.intake import Intake
+from streamer.limits import VideoLimits
 from streamer.metrics import Metrics
-from streamer.partition import Outcome, PartitionWorker, Predict, Slot, process
+from streamer.partition import Outcome, PartitionWorker, Predict, Slot, process, refuse
 from streamer.states import PartitionStates
 from streamer.tasks import cancel_all
+from streamer.thinning import Thinning
 from streamer.turns import Turns
 
 FINAL_COMMIT_SECONDS = 5.0
@@ -63,13 +65,18 @@ class Assignment:
         """Start work on a record at the end of its partition's queue."""
         self.intake.taken(record.partition, record.size)
         self._metrics.chunk_bytes.inc(record.size)
-        self._workers[record.partition].put(record, lambda slot: self._own(self._process(slot), "chunk"))
+        worker = self._workers[record.partition]
+        worker.put(record, lambda slot: self._own(self._process(slot, worker.thinning), "chunk"))
 
-    async def _process(self, slot: Slot) -> Outcome:
+    async def _process(self, slot: Slot, thinning: Thinning) -> Outcome:
+        max_bytes = self._config.kafka.max_message_bytes
+        if slot.refusal is not None:  # nothing is looked at, so it need not wait for a turn
+            return refuse(slot.record, slot.refusal, max_bytes)
         async with self._turns.turn((slot.record.partition, slot.record.key)):
             slot.begun = True
+            slot.sampling_share = thinning.share
             with self._metrics.chunks_in_flight.track_inprogress():
-                return await process(slot.record, self._predict, self._config.kafka.max_message_bytes)
+                return await process(slot.record, self._predict, max_bytes, slot.sampling_share)
 
     async def take_over(self, partitions: frozenset[int]) -> None:
         """Begin with these partitions where the last owner has left off. Raises BrokerError."""
@@ -78,6 +85,7 @@ class Assignment:
         # 2. state: our own if nobody has written meanwhile, else from the changelog
         states = await self._states.take(partitions)
         # 3. read on after the last record that the state holds
+        service, sample = self._config.service, self._config.sample
         for partition in sorted(partitions):
             state = states[partition]
             committed = await self._consumer.committed(partition)
@@ -91,10 +99,13 @@ class Assignment:
                 self._delivery,
                 self._metrics,
                 self._config.kafka,
+                limits=VideoLimits(service.max_video_chunks_per_minute, service.max_video_bytes_per_minute),
+                thinning=Thinning(sample.thin_from_lag),
                 start_offset=start,
                 on_finished=lambda record: self.intake.finished(record.partition, record.size),
             )
             self._workers[partition] = worker
+            self._metrics.sampling_rate.labels(str(partition)).set(sample.frames_per_second)
             self._worker_tasks[partition] = self._own(worker.run(), f"partition {partition}")
         self.intake.assign(partitions)
         self._metrics.assigned_partitions.set(len(partitions))
@@ -191,14 +202,28 @@ class Assignment:
             )
 
     async def measure_lag(self) -> None:
-        """Update the gauges of what is published and not finished. Raises BrokerError."""
+        """Update the gauges of what is published and not finished, and the sampling. Raises BrokerError."""
         if self._workers and not self._consumer.rebalancing:
             ends = await self._consumer.end_offsets(self._workers)
             for partition, end in ends.items():
                 if (worker := self._workers.get(partition)) is not None:
-                    done = worker.next_offset
-                    lag = end - done if done is not None else end
-                    self._metrics.lag.labels(str(partition)).set(max(0, lag))
+                    lag = max(0, end - (worker.unfinished_from or 0))
+                    self._metrics.lag.labels(str(partition)).set(lag)
+                    if self._config.sample.lag_policy == "thin" and worker.unfinished_from is not None:
+                        self._thin(partition, worker.thinning, lag)
+
+    def _thin(self, partition: int, thinning: Thinning, lag: int) -> None:
+        """Sample less of a partition that is behind, or more again."""
+        if thinning.update(lag):
+            frames_per_second = thinning.share * self._config.sample.frames_per_second
+            self._metrics.sampling_rate.labels(str(partition)).set(frames_per_second)
+            log.warning(
+                "sampling rate changed by lag",
+                partition=partition,
+                lag=lag,
+                frames_per_second=frames_per_second,
+                share=thinning.share,
+            )
 
     async def show_load(self) -> None:
         """Update the gauges of queues and bytes."""

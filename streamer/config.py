@@ -116,6 +116,12 @@ class SampleConfig(_Section):
     frames_per_second: PositiveFloat = 4.0
     frames_per_video: Annotated[int, Field(ge=0)] = 100
     """Cap for videos whose chunks state `duration_seconds`; live ones have none. 0: no cap at all."""
+    lag_policy: Literal["none", "thin"] = "none"
+    """`thin`: a partition that is behind is sampled at 1/2, 1/4, at least 1/8 of `frames_per_second` until it
+    has caught up. `none`: scores depend on the chunks alone. See `streamer.thinning`."""
+    thin_from_lag: PositiveInt = 64
+    """Chunks of a partition, published and not finished, at which the rate is halved; at twice and four times
+    as many it is halved again."""
 
 
 WindowKind = Literal["horizontal", "vertical", "matrix"]
@@ -216,6 +222,11 @@ class ServiceConfig(_Section):
     max_bytes_in_flight: PositiveInt = 256 * 1024 * 1024
     """Of chunks fetched and not finished; beyond it partitions are paused."""
     max_queued_per_partition: PositiveInt = 16
+    """Also how far a video can overtake others that are before it in the partition."""
+    max_video_chunks_per_minute: Annotated[int, Field(ge=0)] = 0
+    """Of one video, by the records' timestamps; what is beyond becomes a dead letter. 0: no limit."""
+    max_video_bytes_per_minute: Annotated[int, Field(ge=0)] = 0
+    """Likewise, bytes of the records' values."""
     drain_seconds: PositiveFloat = 20.0
     """Budget for finishing work on SIGTERM or when partitions are taken away."""
     http_host: str = "127.0.0.1"

@@ -127,6 +127,9 @@ class ScoreUpdate(_Message):
     last: bool
     error: str | None = None
     """Reason of an undecodable chunk."""
+    sampling_rate: Annotated[float, Field(gt=0)] | None = None
+    """Samples per second of video in force for this chunk: as configured, less by a cap per video or, where
+    that is allowed, while its partition was behind; null if no chunk was counted for this update."""
 
 
 class DeadLetter(_Message):

@@ -82,7 +82,7 @@ class Metrics:
         self.queue_fill = gauge("queue_fill_ratio", "Queued chunks, of the most there may be.", "partition")
         self.lag = gauge("consumer_lag_records", "Records published and not finished.", "partition")
         self.sampling_rate = gauge(
-            "sampling_rate_hertz", "Samples per second of video, lowered by lag alone, by partition.", "partition"
+            "sampling_rate_hertz", "Samples per second of video, less by lag, by partition.", "partition"
         )
         self.thinned_chunks = counter(
             "thinned_chunks_total", "Chunks counted that were sampled at a rate lowered by lag."
@@ -135,8 +135,8 @@ class Metrics:
 
     def forget_partition(self, partition: int) -> None:
         """Drop the series of a partition that others work on now."""
-        gauges = (self.queued, self.queue_fill, self.lag, self.sampling_rate, self.videos, self.unusable_states)
-        for gauge in gauges:
+        load = (self.queued, self.queue_fill, self.lag, self.sampling_rate)
+        for gauge in (*load, self.videos, self.unusable_states):
             with suppress(KeyError):
                 gauge.remove(str(partition))
 

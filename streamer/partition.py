@@ -69,7 +69,7 @@ class Predict(Protocol):
     def __call__(self, chunk: VideoChunk, *, sampling_share: float) -> Awaitable[ChunkPrediction]: ...
 
 
-async def process(record: Record, predict: Predict, max_bytes: int, sampling_share: float) -> Outcome:
+async def process(record: Record, predict: Predict, max_bytes: int, sampling_share: float = 1.0) -> Outcome:
     """Record -> outcome. Only a ChunkError is one; anything else that is raised means that we are broken."""
     chunk: VideoChunk | None = None
     try:

@@ -1,7 +1,7 @@
 """Chunk -> prediction, the page to read first: decode, find faces, crop, classify. Knows nothing of Kafka.
 
 Many chunks are under way at once; frames and crops of all of them meet in the batchers, so that batches fill
-across videos. What comes out depends on the chunk alone.
+across videos. What comes out depends on the chunk and the sampling rate alone.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from streamer.faces.crop import crop_faces
 from streamer.faces.detect import FaceDetector
 from streamer.messages import VideoChunk
 from streamer.rolling import EnsembleInfo
+from streamer.sample import sampling_rate, thinned
 from streamer.types import (
     ChunkPrediction,
     FacePrediction,
@@ -133,17 +134,20 @@ class Pipeline:
     ) -> None:
         await self._open.aclose()
 
-    async def predict(self, chunk: VideoChunk, *, keep_crops: bool = False) -> ChunkPrediction:
-        """Look at a chunk. keep_crops: see `FacePrediction.crop`.
+    async def predict(
+        self, chunk: VideoChunk, *, keep_crops: bool = False, sampling_share: float = 1.0
+    ) -> ChunkPrediction:
+        """Look at a chunk. keep_crops: see `FacePrediction.crop`. sampling_share: see `streamer.thinning`.
 
         Raises ChunkError if it cannot be processed, ModelError if a network fails.
         """
+        sample = thinned(self._config.sample, sampling_share)
         times = StageTimes()
         frames: list[FramePrediction] = []
         waiting: deque[asyncio.Task[FramePrediction]] = deque()
         duration_seconds = 0.0
         try:
-            async with aclosing(self.decode_pool.decode(chunk, self._config.sample)) as batches:
+            async with aclosing(self.decode_pool.decode(chunk, sample)) as batches:
                 while (batch := await times.measure("decode", anext(batches, None))) is not None:
                     duration_seconds = batch.end_seconds
                     if not batch.frames:
@@ -164,7 +168,13 @@ class Pipeline:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
         return ChunkPrediction(
-            chunk.video_id, chunk.seq, chunk.start_seconds, duration_seconds, tuple(frames), times.spent_ms
+            video_id=chunk.video_id,
+            seq=chunk.seq,
+            start_seconds=chunk.start_seconds,
+            duration_seconds=duration_seconds,
+            frames=tuple(frames),
+            latency_ms=times.spent_ms,
+            sampling_rate=sampling_rate(sample, chunk.duration_seconds),
         )
 
     async def heat_maps(self, crops: UInt8Array) -> Float32Array | None:

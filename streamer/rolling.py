@@ -120,7 +120,11 @@ class RollingScores:
         state.end_seconds = max(state.end_seconds, end)
         found = any(frame.faces for frame in prediction.frames)
         status = "final" if state.ended else "scored" if found else "no_face"
-        return self._update(prediction.video_id, state, prediction.seq, status, arrival, span=(start, end))
+        return self._update(
+            *(prediction.video_id, state, prediction.seq, status, arrival),
+            span=(start, end),
+            sampling_rate=prediction.sampling_rate,
+        )
 
     def apply_undecodable(
         self, video_id: str, seq: int, reason: str, *, last: bool, arrival: Arrival
@@ -248,6 +252,7 @@ class RollingScores:
         *,
         span: tuple[float, float] | None = None,
         error: str | None = None,
+        sampling_rate: float | None = None,
     ) -> ScoreUpdate:
         window = MeanScore()
         for bin_score in state.bins.values():
@@ -286,6 +291,7 @@ class RollingScores:
             processed_at_ms=arrival.unix_ms,
             last=state.ended,
             error=error,
+            sampling_rate=sampling_rate,
         )
 
     def _suspect(self, state: VideoState) -> Track | None:

@@ -27,6 +27,11 @@ def sampling_rate(config: SampleConfig, duration_seconds: float | None) -> float
     return min(config.frames_per_second, config.frames_per_video / duration_seconds)
 
 
+def thinned(config: SampleConfig, share: float) -> SampleConfig:
+    """The same with `share` of its `frames_per_second`, in (0, 1]; the cap by `frames_per_video` stays."""
+    return config.model_copy(update={"frames_per_second": share * config.frames_per_second})
+
+
 def sampling_seed(video_id: str, seq: int) -> int:
     """Seed of a chunk, in [0, 2**64): a stable hash, unlike `hash()`, which differs in every process."""
     identity = video_id.encode("utf-8", "surrogatepass") + b"\0" + str(seq).encode()

@@ -87,7 +87,7 @@ class FramePrediction:
 
 @dataclass(frozen=True, slots=True)
 class ChunkPrediction:
-    """What was found in one chunk; depends on the chunk alone, so a replay gives the same."""
+    """What was found in one chunk; depends on it and the sampling rate alone, so a replay gives the same."""
 
     video_id: str
     seq: int
@@ -99,3 +99,5 @@ class ChunkPrediction:
     """Sampled frames in order of time."""
     latency_ms: dict[str, float] = field(default_factory=dict)
     """Time spent by stage (`decode`, `detect`, `classify`), waiting included, milliseconds."""
+    sampling_rate: float | None = None
+    """Samples per second of video that were asked for, > 0; None: not stated."""

@@ -48,7 +48,7 @@ class FakePipeline:
     async def __aexit__(self, *_: Any) -> None:
         pass
 
-    async def predict(self, chunk: VideoChunk) -> ChunkPrediction:
+    async def predict(self, chunk: VideoChunk, *, sampling_share: float = 1.0) -> ChunkPrediction:
         self.started.append((chunk.video_id, chunk.seq))
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
@@ -67,7 +67,8 @@ class FakePipeline:
         digest = hashlib.sha256(chunk.data).digest()
         face = FacePrediction((0.0, 0.0, 50.0, 50.0), (digest[0] / 255, digest[1] / 255))
         frame = FramePrediction(0.0, (face,))
-        return ChunkPrediction(chunk.video_id, chunk.seq, None, 1.0, (frame,), {"decode": 2.0})
+        times, rate = {"decode": 2.0}, 4.0 * sampling_share
+        return ChunkPrediction(chunk.video_id, chunk.seq, None, 1.0, (frame,), times, rate)
 
 
 def service_config(kafka: KafkaConfig, **service: Any) -> Config:

@@ -15,11 +15,14 @@ from streamer.config import AlertConfig, FacesConfig, KafkaConfig, RollingConfig
 from streamer.errors import InferenceError
 from streamer.kafka.consume import Record
 from streamer.kafka.deliver import Batch
+from streamer.limits import VideoLimits
 from streamer.messages import VideoChunk, encode_chunk
 from streamer.metrics import Metrics
-from streamer.partition import Outcome, PartitionWorker, Slot, process
+from streamer.partition import Outcome, PartitionWorker, Slot, process, refuse
 from streamer.rolling import RollingScores
+from streamer.thinning import Thinning
 from streamer.turns import Turns
+from streamer.types import ChunkPrediction
 
 
 @dataclass
@@ -59,7 +62,12 @@ class Bench:
     """A worker, and chunks that end when told to."""
 
     def __init__(
-        self, most: int = 8, *, states: dict[str, bytes] | None = None, max_videos: int = 100
+        self,
+        most: int = 8,
+        *,
+        states: dict[str, bytes] | None = None,
+        max_videos: int = 100,
+        chunks_per_minute: int = 0,
     ) -> None:
         self.delivered = Delivered()
         self.delivered.gate.set()
@@ -67,13 +75,16 @@ class Bench:
         self.rolling = RollingScores(
             RollingConfig(max_videos=max_videos), AlertConfig(), FacesConfig(), FakePipeline.ensemble
         )
+        self.metrics = Metrics(CollectorRegistry())
         self.rolling.restore(states or {}, now_seconds=0)
         self.worker = PartitionWorker(
             0,
             self.rolling,
             self.delivered,  # type: ignore[arg-type]  # what the worker uses of one
-            Metrics(CollectorRegistry()),
+            self.metrics,
             KafkaConfig(commit_interval_ms=0),
+            limits=VideoLimits(chunks_per_minute, 0),
+            thinning=Thinning(64),
             start_offset=None,
             on_finished=lambda record: self.let_go.append(record.offset),
         )
@@ -102,14 +113,17 @@ class Bench:
         return self._may_end.setdefault((video_id, seq), asyncio.Event())
 
     async def _process(self, slot: Slot) -> Outcome:
+        if slot.refusal is not None:
+            return refuse(slot.record, slot.refusal, 1 << 20)
         async with self.turns.turn(slot.record.key):
             slot.begun = True
+            slot.sampling_share = self.worker.thinning.share
 
-            async def predict(each: VideoChunk):  # type: ignore[no-untyped-def]
+            async def predict(each: VideoChunk, *, sampling_share: float) -> ChunkPrediction:
                 await self._event(each.video_id, each.seq).wait()
-                return await self.pipeline.predict(each)
+                return await self.pipeline.predict(each, sampling_share=sampling_share)
 
-            return await process(slot.record, predict, 1 << 20)
+            return await process(slot.record, predict, 1 << 20, slot.sampling_share)
 
 
 @asynccontextmanager
@@ -257,6 +271,42 @@ async def test_halt_counts_what_had_begun_and_was_not_counted() -> None:
         await until(lambda: sum(slot.begun for slot in one.worker._slots) == 3)
         assert await one.worker.halt(one.run) == 2
         assert sorted(one.let_go) == [0, 1, 2, 3]
+
+
+async def test_what_is_beyond_the_limit_is_told_in_order_and_takes_no_turn() -> None:
+    async with bench(most=1, chunks_per_minute=2) as one:
+        for offset, each in enumerate([*(chunk("hot", seq) for seq in range(5)), chunk("cold", 0)]):
+            one.put(offset, each, ends=each.video_id == "cold")
+        await until(lambda: all(slot.work.done() for slot in list(one.worker._slots)[2:5]))
+        assert one.delivered.chunks == []  # they wait for their video's chunks before them, not for a place
+        one.end("hot", 0, 1)
+        await until(lambda: one.delivered.next_offset == 6)
+        hot = [u for batch in one.delivered.batches for u in batch.updates if u.video_id == "hot"]
+        assert [(u.seq, u.status) for u in hot] == [
+            *((0, "scored"), (1, "scored")),
+            *((seq, "undecodable") for seq in (2, 3, 4)),
+        ]
+        assert {u.error for u in hot[2:]} == {"too_many_chunks_per_minute"}
+        assert hot[-1].fake_score == hot[1].fake_score
+        assert (hot[-1].chunks, hot[-1].undecodable_chunks, hot[-1].missing_chunks) == (2, 3, 0)
+        letters = [letter for batch in one.delivered.batches for letter in batch.letters]
+        assert [(letter.seq, letter.stage, letter.reason) for letter in letters] == [
+            (seq, "limit", "too_many_chunks_per_minute") for seq in (2, 3, 4)
+        ]
+        assert letters[0].value == encode_chunk(chunk("hot", 2))
+        assert ("hot", 2) not in one.pipeline.started
+
+
+async def test_thinned_chunks_are_counted_and_state_their_rate() -> None:
+    async with bench() as one:
+        one.put(0, chunk("v", 0), ends=True)
+        await until(lambda: one.let_go == [0])
+        one.worker.thinning.update(128)
+        one.put(1, chunk("v", 1), ends=True)
+        await until(lambda: one.let_go == [0, 1])
+        updates = [update for batch in one.delivered.batches for update in batch.updates]
+        assert [update.sampling_rate for update in updates] == [4.0, 1.0]
+        assert one.metrics.registry.get_sample_value("streamer_thinned_chunks_total") == 1
 
 
 async def test_a_failure_comes_after_what_was_finished_before_it() -> None:

@@ -15,10 +15,12 @@ from structlog.testing import capture_logs
 from streamer.config import AlertConfig, FacesConfig, KafkaConfig, RollingConfig
 from streamer.kafka.consume import Record
 from streamer.kafka.deliver import Batch
+from streamer.limits import VideoLimits
 from streamer.messages import VideoChunk, encode_chunk
 from streamer.metrics import Metrics
 from streamer.partition import PartitionWorker, Slot, process
 from streamer.rolling import RollingScores
+from streamer.thinning import Thinning
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
 
@@ -36,6 +38,8 @@ async def lines_of(chunks: Sequence[VideoChunk], alert: AlertConfig) -> list[Any
     rolling = RollingScores(RollingConfig(), alert, FacesConfig(), FakePipeline.ensemble)
     worker = PartitionWorker(
         *(3, rolling, Nowhere(), Metrics(CollectorRegistry()), KafkaConfig(commit_interval_ms=0)),  # type: ignore[arg-type]
+        limits=VideoLimits(0, 0),
+        thinning=Thinning(64),
         start_offset=None,
         on_finished=lambda _: None,
     )
