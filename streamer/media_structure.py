@@ -12,6 +12,7 @@ ISO/IEC 13818-1 section 2.4.3 (transport stream).
 
 from __future__ import annotations
 
+import re
 import zlib
 from typing import Literal
 
@@ -28,6 +29,13 @@ _EBML_MAGIC = b"\x1a\x45\xdf\xa3"
 _SEGMENT = 0x18538067
 _CLUSTER = 0x1F43B675
 _CRC32_HEAD = b"\xbf\x84"  # element ID of CRC-32, size 4
+
+_MAX_PROGRAM_TABLES = 64
+"""Different packets of the table that names an MPEG-TS's programs: one is usual, each names up to 46, and
+FFmpeg's time grows with the cube of their number (8000: 7 s, from 36 kB)."""
+
+_PACKED_MOOV = re.compile(rb"cmov.{4}dcom", re.DOTALL)
+"""QuickTime's compressed `moov`, of which 1 MB may unpack to 1 GB; no packager has written it for decades."""
 
 _TOP_LEVEL_BOXES = frozenset(
     b"ftyp styp moov moof mdat sidx ssix emsg prft free skip wide uuid meta pdin mfra".split()
@@ -85,6 +93,8 @@ def _check_mp4(data: bytes) -> None:
             )
         seen.add(kind)
         position += size
+    if _PACKED_MOOV.search(data):
+        raise DecodeError("unsupported_format", "MP4 with a compressed `moov` is not accepted")
     if b"moov" not in seen:
         raise DecodeError("no_init", "MP4 without `moov`: a CMAF/fMP4 segment needs its init segment")
 
@@ -147,6 +157,8 @@ def _check_mpegts(data: bytes) -> None:
             "damaged", "MPEG-TS packet marked as faulty by its transport (transport_error_indicator)"
         )
     pid = (packets[:, 1].astype(np.uint16) & 0x1F) << 8 | packets[:, 2]
+    if len(set(map(bytes, packets[pid == 0, 4:]))) > _MAX_PROGRAM_TABLES:
+        raise DecodeError("unsupported_format", "MPEG-TS of hundreds of programs is not accepted")
     starts = (packets[:, 1] & 0x40) != 0
     has_adaptation, has_payload = (packets[:, 3] & 0x20) != 0, (packets[:, 3] & 0x10) != 0
     adaptation_length = packets[:, 4].astype(np.intp)

@@ -25,10 +25,24 @@ ENCODERS = {
         "libx265",
         {"preset": "ultrafast", "x265-params": "log-level=none:bframes=2:b-adapt=0:open-gop=0"},
     ),
+    "vp8": ("libvpx", {"deadline": "realtime", "cpu-used": "8"}),
     "vp9": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}),
     "av1": ("libsvtav1", {"preset": "12"}),
+    "mpeg4": ("mpeg4", {}),
+    "mpeg2video": ("mpeg2video", {}),
     "mjpeg": ("mjpeg", {}),
 }
+
+FORMATS = [
+    *[("mpegts", codec) for codec in ("h264", "hevc", "mpeg4", "mpeg2video")],
+    *[("mp4", codec) for codec in ("h264", "hevc", "vp9", "av1", "mpeg4", "mpeg2video")],
+    *[("matroska", codec) for codec in ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video")],
+    *[("webm", codec) for codec in ("vp8", "vp9", "av1")],
+]
+"""(container, codec) that packagers and cameras make, and we accept."""
+
+FRAGMENTED = ("h264", "hevc", "vp9", "av1", "mpeg4")
+"""Codecs in CMAF."""
 
 _BITS = 8
 _CORNERS = ((230, 30, 30), (30, 200, 30), (30, 30, 230), (220, 220, 40))  # clockwise from the top left

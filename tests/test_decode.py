@@ -21,14 +21,6 @@ LIMITS = DecodeLimits(max_pixels=1920 * 1080, max_seconds=60, max_frames=2000, s
 
 encode = functools.cache(media.encode)
 
-# container, codec: what packagers and cameras make
-FORMATS = [
-    *[("mpegts", codec) for codec in ("h264", "hevc")],
-    *[("mp4", codec) for codec in ("h264", "hevc", "vp9", "av1")],
-    *[("matroska", codec) for codec in ("h264", "hevc", "vp9", "av1")],
-    *[("webm", codec) for codec in ("vp9", "av1")],
-]
-
 
 def decode(
     data: bytes,
@@ -60,7 +52,7 @@ def refused(data: bytes, init: bytes | None = None, **settings: Any) -> str:
     return caught.value.reason
 
 
-@pytest.mark.parametrize(("container", "codec"), FORMATS)
+@pytest.mark.parametrize(("container", "codec"), media.FORMATS)
 def test_every_format(container: str, codec: str) -> None:
     times, images, end = decode(encode(container, codec))
     assert [media.index_of(image) for image in images] == list(range(60))
@@ -356,7 +348,7 @@ def test_reference_picture_lost_midway() -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
-@pytest.mark.parametrize(("container", "codec"), FORMATS)
+@pytest.mark.parametrize(("container", "codec"), media.FORMATS)
 def test_truncated(container: str, codec: str, share: float) -> None:
     data = encode(container, codec)
     size = int(len(data) * share)

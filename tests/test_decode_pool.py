@@ -6,8 +6,10 @@ import asyncio
 import errno
 import functools
 import gc
+import importlib.util
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -31,6 +33,7 @@ from streamer.decode_process import Worker
 from streamer.errors import DecodeError, StreamerError
 from streamer.messages import VideoChunk
 
+ROOT = Path(__file__).parents[1]
 ALL = SampleConfig(frames_per_second=1000)
 encode = functools.cache(media.encode)
 
@@ -98,18 +101,16 @@ async def test_large_frames_come_in_smaller_batches() -> None:
     assert max(sizes) == 2
 
 
-@pytest.mark.parametrize("container", ["mpegts", "mp4", "matroska"])
-@pytest.mark.parametrize("codec", ["h264", "hevc", "av1"])
-async def test_a_worker_that_can_open_no_file_decodes_every_format(container: str, codec: str) -> None:
-    if (container, codec) == ("mpegts", "av1"):
-        container = "webm"
-    async with running() as pool:
-        clip = encode(
-            container, codec, audio=container != "webm", rotation=None if container == "webm" else 90
-        )
-        assert len(await indices(pool, clip)) == 60
-        init, segments = media.fragmented(codec)
-        assert len(await indices(pool, segments[0], init)) == 30
+async def test_workers_that_are_shut_in_decode_every_format() -> None:
+    async with running(seccomp="required") as pool:
+        for container, codec in media.FORMATS:
+            plain = container == "webm"
+            clip = encode(container, codec, audio=not plain, rotation=None if plain else 90)
+            assert len(await indices(pool, clip)) == 60, (container, codec)
+        for codec in media.FRAGMENTED:
+            init, segments = media.fragmented(codec)
+            assert len(await indices(pool, segments[0], init)) == 30, codec
+        assert pool.restarts == {}
 
 
 async def test_replay_samples_the_same_frames() -> None:
@@ -306,6 +307,43 @@ async def test_mp4_cut_anywhere_in_its_first_2000_bytes() -> None:
         for cut in [*range(380, 430), *range(1, 2000, 41)]:
             for data in (clip, init + segments[0], init[:cut]):
                 assert await refused(pool, data[:cut]) in DecodeError.REASONS
+
+
+def peak_mib(pid: int) -> int:
+    """Most memory that a process has had in use; 0 of one that has just ended."""
+    found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) // 1024 if found else 0
+
+
+async def test_bombs_cost_no_more_than_their_refusal() -> None:
+    """Declared sizes, lengths, counts and depths cost nothing that is not there; unpacking is bounded."""
+    async with running() as pool:
+        for name, data in hostile.bombs():
+            reason, started = "decoded", time.monotonic()
+            try:
+                seen = await indices(pool, data)
+                assert len(seen) <= 5, name
+            except DecodeError as error:
+                reason = error.reason
+            assert reason not in ("decoder_crashed", "decoder_timeout", "decoder_error"), name
+            assert time.monotonic() - started < 10, name
+            assert max(map(peak_mib, pool.pids)) < 300, name
+        assert await indices(pool, encode("mp4")) == list(range(60))
+        assert set(pool.restarts) <= {"decoder_out_of_memory"}
+
+
+async def test_fuzzing_finds_nothing(tmp_path: Path) -> None:
+    """A little of what `fuzz/fuzz_decode.py` does for as long as it is let."""
+    spec = importlib.util.spec_from_file_location("fuzz_decode", ROOT / "fuzz/fuzz_decode.py")
+    assert spec is not None
+    assert spec.loader is not None
+    fuzzer = importlib.util.module_from_spec(spec)
+    sys.modules["fuzz_decode"] = fuzzer  # its dataclass looks there
+    spec.loader.exec_module(fuzzer)
+    outcomes = await fuzzer.fuzz(0, 400, seed=3, keep=tmp_path)
+    assert outcomes["decoded"] > 20
+    assert outcomes["damaged"] > 100
+    assert not set(outcomes) & set(fuzzer.FAULTS)
 
 
 # what workers may do, and what is left behind

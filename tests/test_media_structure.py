@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import hostile
 import media
 import pytest
 from hypothesis import given
@@ -93,6 +94,14 @@ def test_mp4_box_with_64_bit_size_and_one_to_the_end() -> None:
     assert check_structure(head + large, after_init=False) == "mp4"
     assert refused(head + large[:-1]) == "damaged"
     assert refused(head + b"\0\0\0\x08free\0\0\0\0\xff\xfe\xfd\xfc" + body) == "damaged"
+
+
+def test_what_would_unpack_or_multiply() -> None:
+    bombs = dict(hostile.bombs())
+    assert refused(bombs["mp4 with 1 GiB packed into moov"]) == "unsupported_format"
+    assert refused(bombs["mpegts of 8000 programs"]) == "unsupported_format"
+    with_others = hostile.programs(100) + encode("mpegts")  # a station's whole multiplex
+    assert check_structure(with_others, after_init=False) == "mpegts"
 
 
 @pytest.mark.parametrize(
