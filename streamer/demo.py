@@ -26,8 +26,9 @@ from streamer.log import printable, set_up_logging
 from streamer.members import missing_untrained, prepare_members
 from streamer.messages import ScoreUpdate
 from streamer.pipeline import Pipeline
-from streamer.publish import Clip, gather_or_cancel, publish_clip
+from streamer.publish import Clip, publish_clip
 from streamer.service import Service
+from streamer.tasks import gather_or_cancel
 from streamer.terminal import CONNECT_SECONDS, count, duration
 from streamer.watch import UNTRAINED, View, make_view, people_in
 

@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -175,6 +175,14 @@ class Pipeline:
             frames=tuple(frames),
             latency_ms=times.spent_ms,
             sampling_rate=sampling_rate(sample, chunk.duration_seconds),
+        )
+
+    async def predict_frames(self, frames: Sequence[Frame]) -> list[FramePrediction]:
+        """Look at frames decoded elsewhere: one, or consecutive ones of a video. Raises ModelError."""
+        found = await self.detect_batcher.submit(list(frames))
+        work = zip(frames, found, strict=True)
+        return await asyncio.gather(
+            *(self._classify(frame.time_seconds, faces, keep_crops=False) for frame, faces in work)
         )
 
     async def heat_maps(self, crops: UInt8Array) -> Float32Array | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 from rich import filesize
 from rich.console import Console
@@ -23,9 +23,8 @@ from streamer.kafka.publish import ChunkPublisher, TooLargeError
 from streamer.kafka.topics import require_topics
 from streamer.log import printable
 from streamer.messages import MAX_VIDEO_ID_BYTES, VideoChunk
+from streamer.tasks import gather_or_cancel
 from streamer.terminal import CONNECT_SECONDS, clock, count, duration
-
-T = TypeVar("T")
 
 
 class Sender(Protocol):
@@ -75,17 +74,6 @@ async def publish_files(
             else:
                 done = [await one(clip) for clip in clips]
     return 0 if all(done) else 1
-
-
-async def gather_or_cancel(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Results of all, side by side; the first failure cancels the others and is raised as it is."""
-    tasks = [asyncio.create_task(one) for one in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def name_clips(files: Sequence[Path], video_id: str | None) -> list[Clip]:

@@ -150,26 +150,38 @@ async def watching(kafka: KafkaConfig) -> AsyncIterator[ScoreLog]:
         await asyncio.gather(task, return_exceptions=True)
 
 
+async def chunks_in(kafka: KafkaConfig, count: int) -> list[Any]:
+    """Records of the chunks topic, the first `count` and a little later whatever followed them."""
+    return await records_in(kafka, kafka.chunks_topic, count)
+
+
 async def dead_letters(kafka: KafkaConfig, count: int) -> list[DeadLetter]:
     """The first `count` dead letters, and a little later whatever followed them."""
+    return [
+        decode_dead_letter(record.value)
+        for record in await records_in(kafka, kafka.dead_letters_topic, count)
+    ]
+
+
+async def records_in(kafka: KafkaConfig, topic: str, count: int) -> list[Any]:
+    """The first `count` records of a topic, and a little later whatever followed them."""
     info = await describe_broker(kafka)
     consumer = AIOKafkaConsumer(
         bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest", enable_auto_commit=False
     )
-    topic = kafka.dead_letters_topic
-    letters: list[DeadLetter] = []
+    found: list[Any] = []
     try:
         await consumer.start()
         consumer.assign([TopicPartition(topic, p) for p in range(info.topics[topic])])
         async with asyncio.timeout(20):
-            while len(letters) < count:
+            while len(found) < count:
                 for records in (await consumer.getmany(timeout_ms=200)).values():
-                    letters += [decode_dead_letter(record.value) for record in records]
+                    found += records
         for records in (await consumer.getmany(timeout_ms=300)).values():
-            letters += [decode_dead_letter(record.value) for record in records]
+            found += records
     finally:
         await consumer.stop()
-    return letters
+    return found
 
 
 async def committed(kafka: KafkaConfig) -> dict[int, int]:

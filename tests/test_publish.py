@@ -15,7 +15,8 @@ from streamer.config import Config, KafkaConfig
 from streamer.errors import BrokerError, ConfigError
 from streamer.files import FileError
 from streamer.messages import VideoChunk
-from streamer.publish import Clip, Published, gather_or_cancel, name_clips, publish_clip, publish_files
+from streamer.publish import Clip, Published, name_clips, publish_clip, publish_files
+from streamer.tasks import gather_or_cancel
 
 
 class Recorder:
