@@ -1,0 +1,139 @@
+"""More chunks than can be looked at: hot videos, lag, limits; with a pipeline that needs no networks."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from aiokafka.partitioner import DefaultPartitioner
+from conftest import fresh_names
+from fakes import (
+    FakePipeline,
+    chunk,
+    committed,
+    dead_letters,
+    publish,
+    running,
+    service_config,
+    until,
+    watching,
+)
+from structlog.testing import capture_logs
+
+from streamer.config import KafkaConfig, SampleConfig
+from streamer.kafka.topics import create_topics
+
+IN_FLIGHT, QUEUED = 4, 64
+
+
+def partition_of(video_id: str) -> int:
+    """Where a producer puts a video, of two partitions."""
+    partition: int = DefaultPartitioner()(video_id.encode(), [0, 1], [0, 1])
+    return partition
+
+
+def names_in(partition: int, count: int) -> list[str]:
+    """Names of videos of one partition."""
+    names = (f"cold-{n}" for n in itertools.count())
+    return list(itertools.islice((name for name in names if partition_of(name) == partition), count))
+
+
+async def test_a_hot_video_does_not_starve_the_others(kafka: KafkaConfig) -> None:
+    """A hot video with 100 times the chunks of each other one, all of them there before the service starts.
+
+    In another partition, a cold video has its turn from the start. In the hot one's, a cold chunk has to be
+    reached by reading; then at least half a queue before it is not finished, and it overtakes what of that
+    has not begun.
+    """
+    kafka = kafka.model_copy(update={"commit_interval_ms": 0})
+    hot = "hot"
+    beside, elsewhere = names_in(partition_of(hot), 3), names_in(1 - partition_of(hot), 1)[0]
+    chunks = [chunk(hot, seq) for seq in range(300)]
+    for seq in (2, 1, 0):
+        place = 100 * seq + 80  # so many hot chunks are before it
+        chunks[place:place] = [chunk(name, seq) for name in beside]
+    chunks += [chunk(elsewhere, seq) for seq in range(3)]
+    await publish(kafka, *chunks)
+    pipeline = FakePipeline(seconds=0.04)
+    config = service_config(kafka, max_chunks_in_flight=IN_FLIGHT, max_queued_per_partition=QUEUED)
+    async with watching(kafka) as scores, running(config, pipeline):
+        await until(lambda: len(scores.updates) == len(chunks))
+    begun, lanes = pipeline.started, len(beside) + 2
+    assert begun.index((elsewhere, 2)) < IN_FLIGHT + 3 * lanes
+    delivered = [(update.video_id, update.seq) for update in scores.updates]
+    for name, seq in itertools.product(beside, range(3)):
+        place = 100 * seq + 80
+        overtaken = [each for each in begun[begun.index((name, seq)) :] if each[0] == hot and each[1] < place]
+        assert len(overtaken) >= QUEUED // 2 - IN_FLIGHT - lanes
+        told_before = [each for each in delivered[: delivered.index((name, seq))] if each[0] == hot]
+        assert len(told_before) < place
+    for name in (hot, *beside, elsewhere):
+        assert [update.seq for update in scores.of(name)] == list(range(300 if name == hot else 3))
+    assert sum((await committed(kafka)).values()) == len(chunks)
+
+
+@pytest.mark.parametrize("policy", ["none", "thin"])
+async def test_a_partition_behind_is_thinned_and_recovers(
+    embedded_broker: str, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    monkeypatch.setattr("streamer.service.LAG_SECONDS", 0.05)
+    kafka = fresh_names(embedded_broker, "at_least_once")
+    await create_topics(kafka, partitions=1)
+    await publish(kafka, *(chunk("v", seq) for seq in range(40)))
+    config = service_config(kafka, max_chunks_in_flight=2).model_copy(
+        update={"sample": SampleConfig(lag_policy=policy, thin_from_lag=5)}
+    )
+    pipeline = FakePipeline(seconds=0.05)
+    pipeline.gate.clear()
+    with capture_logs() as lines:
+        async with watching(kafka) as scores, running(config, pipeline) as service:
+            value = service.metrics.registry.get_sample_value
+
+            def rate() -> float | None:
+                return value("streamer_sampling_rate_hertz", {"partition": "0"})
+
+            await until(lambda: len(pipeline.started) == 2)
+            await until(lambda: value("streamer_consumer_lag_records", {"partition": "0"}) == 40)
+            if policy == "thin":
+                await until(lambda: rate() == 0.5)
+            pipeline.gate.set()
+            await until(lambda: len(scores.updates) == 40)
+            await until(lambda: rate() == 4.0)
+            await publish(kafka, chunk("v", 40))
+            await until(lambda: len(scores.updates) == 41)
+            thinned = value("streamer_thinned_chunks_total")
+    assert [update.seq for update in scores.updates] == list(range(41))
+    assert scores.updates[-1].chunks == 41
+    rates = [update.sampling_rate for update in scores.updates]
+    changes = [line["frames_per_second"] for line in lines if line["event"] == "sampling rate changed by lag"]
+    if policy == "none":
+        assert set(rates) == {4.0}
+        assert (thinned, changes) == (0, [])
+    else:
+        assert rates[:2] == [4.0, 4.0]  # begun before the lag was known
+        assert rates[2] == changes[0] == 0.5
+        assert rates[-1] == changes[-1] == 4.0
+        assert rates[2:] == sorted(rates[2:], key=float)
+        assert thinned == sum(rate < 4.0 for rate in rates if rate is not None)
+
+
+async def test_more_of_a_video_than_its_limit_becomes_dead_letters(embedded_broker: str) -> None:
+    kafka = fresh_names(embedded_broker, "at_least_once")
+    await create_topics(kafka, partitions=1)
+    await publish(kafka, *(chunk("hot", seq) for seq in range(10)), chunk("cold", 0), chunk("cold", 1))
+    config = service_config(kafka, max_video_chunks_per_minute=3)
+    async with watching(kafka) as scores, running(config, FakePipeline()) as service:
+        await until(lambda: len(scores.updates) == 12)
+        hot = scores.of("hot")
+        scored = [update for update in hot if update.status == "scored"]
+        assert 3 <= len(scored) <= 6  # 6 if a minute ended between the first and the last
+        letters = await dead_letters(kafka, len(hot) - len(scored))
+        count = service.metrics.registry.get_sample_value
+        labels = {"stage": "limit", "reason": "too_many_chunks_per_minute"}
+        assert count("streamer_dead_letters_total", labels) == len(letters)
+    assert [update.seq for update in hot] == list(range(10))
+    assert {letter.seq for letter in letters} == {update.seq for update in hot} - {u.seq for u in scored}
+    assert {letter.reason for letter in letters} == {"too_many_chunks_per_minute"}
+    assert hot[-1].undecodable_chunks == len(letters)
+    assert [update.status for update in scores.of("cold")] == ["scored", "scored"]
+    assert await committed(kafka) == {0: 12}
