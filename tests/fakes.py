@@ -18,6 +18,7 @@ from streamer.kafka.topics import describe_broker
 from streamer.messages import DeadLetter, ScoreUpdate, VideoChunk, decode_dead_letter
 from streamer.rolling import EnsembleInfo
 from streamer.service import Service
+from streamer.tracing import Tracing
 from streamer.types import ChunkPrediction, FacePrediction, FramePrediction
 
 BAD, BROKEN = b"bad", b"broken"
@@ -81,9 +82,11 @@ def service_config(kafka: KafkaConfig, **service: Any) -> Config:
 
 
 @asynccontextmanager
-async def running(config: Config, pipeline: FakePipeline) -> AsyncIterator[Service]:
+async def running(
+    config: Config, pipeline: FakePipeline, tracing: Tracing | None = None
+) -> AsyncIterator[Service]:
     """A service that is ready; stopped at the end, when its failure is raised."""
-    service = Service(config, lambda: pipeline, connect_seconds=5)
+    service = Service(config, lambda: pipeline, connect_seconds=5, tracing=tracing)
     task = asyncio.create_task(service.run())
     try:
         await until(lambda: task.done() or service.why_not_ready() is None)

@@ -43,6 +43,7 @@ ONLY_IN = {
     "sse_starlette": ("streamer.dashboard",),
     "starlette": ("streamer.dashboard",),
     "typer": ("streamer.cli", "streamer.training.cli"),
+    "opentelemetry": ("streamer.tracing",),
     "matplotlib": ("streamer.svg", "streamer.evidence", "streamer.training"),
     "rich": (*LAYERS[PEOPLE], "streamer.training.progress", "streamer.training.cli"),
     "uvicorn": ("streamer.dashboard",),
@@ -59,6 +60,7 @@ LAZY = (
     "dlib",
     "nncf",
     "onnx",
+    "opentelemetry",
 )
 """Imported inside functions only, or at the top of the module that wraps them."""
 

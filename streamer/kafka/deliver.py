@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Protocol, Self
@@ -22,7 +21,7 @@ from streamer.config import KafkaConfig
 from streamer.kafka.changelog import position_record, state_record
 from streamer.kafka.client import CONNECT_SECONDS
 from streamer.kafka.publish import OutRecord, Publisher, TooLargeError
-from streamer.messages import DeadLetter, ScoreUpdate, encode_dead_letter, encode_score
+from streamer.messages import DeadLetter, Headers, ScoreUpdate, encode_dead_letter, encode_score
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -38,6 +37,8 @@ class Batch:
     """Changed states by video_id; None: forgotten."""
     next_offset: int | None = None
     """After the last record; None: no record, only time has passed."""
+    update_headers: dict[int, Headers] = field(default_factory=dict)
+    """Record headers of some of `updates`, by position."""
 
 
 class Delivery(Protocol):
@@ -122,7 +123,6 @@ class ExactlyOnce:
         self._kafka = kafka
         self._connect_seconds = connect_seconds
         self._publishers: dict[int, Publisher] = {}
-        self._opened = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         """Find out whether the broker has transactions at all. Raises BrokerError."""
@@ -136,16 +136,19 @@ class ExactlyOnce:
 
     async def open(self, partitions: Iterable[int]) -> None:
         """See `Delivery.open`: transactions that others have open for them are aborted."""
-        publishers = {partition: self._publisher(str(partition)) for partition in partitions}
+
+        async def start(partition: int) -> None:
+            self._publishers[partition] = await self._publisher(str(partition)).__aenter__()
+
         async with asyncio.TaskGroup() as group:
-            for publisher in publishers.values():
-                group.create_task(self._opened.enter_async_context(publisher))
-        self._publishers.update(publishers)
+            for partition in partitions:
+                group.create_task(start(partition))
 
     async def close(self) -> None:
         """See `Delivery.close`."""
+        publishers = list(self._publishers.values())
         self._publishers.clear()
-        await self._opened.aclose()
+        await asyncio.gather(*(publisher.__aexit__(None, None, None) for publisher in publishers))
 
     async def deliver(self, batch: Batch) -> None:
         """See `Delivery.deliver`."""
@@ -181,8 +184,9 @@ def result_records(kafka: KafkaConfig, batch: Batch) -> list[OutRecord]:
             kafka.scores_topic,
             update.video_id.encode("utf-8", "surrogatepass"),
             encode_score(update, kafka.score_format),
+            headers=batch.update_headers.get(position, ()),
         )
-        for update in batch.updates
+        for position, update in enumerate(batch.updates)
     ]
     return letters + updates
 

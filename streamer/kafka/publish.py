@@ -24,6 +24,7 @@ from streamer.errors import BrokerError, FencedError
 from streamer.kafka.client import CONNECT_SECONDS, client_arguments, describe, start_client
 from streamer.kafka.topics import ENVELOPE_BYTES
 from streamer.messages import Headers, VideoChunk, encode_chunk
+from streamer.tracing import Tracing
 
 STOP_SECONDS = 10.0
 """For records not yet acknowledged, or a transaction to be aborted, when a producer is closed."""
@@ -219,9 +220,24 @@ def _take_exception(done: asyncio.Future[object]) -> None:
 class ChunkPublisher(Publisher):
     """Chunks, for `streamer publish` and tests."""
 
+    def __init__(
+        self,
+        kafka: KafkaConfig,
+        *,
+        connect_seconds: float = CONNECT_SECONDS,
+        tracing: Tracing | None = None,
+    ) -> None:
+        super().__init__(kafka, connect_seconds=connect_seconds)
+        self._tracing = tracing
+
     async def send_chunk(self, chunk: VideoChunk) -> None:
         """Publish a chunk under its video's key. Raises BrokerError."""
-        await self.send_raw(encode_chunk(chunk), chunk.video_id.encode())
+        value, key = encode_chunk(chunk), chunk.video_id.encode()
+        if self._tracing is None:
+            await self.send_raw(value, key)
+            return
+        with self._tracing.sending(self._kafka.chunks_topic, chunk) as headers:
+            await self.send_raw(value, key, headers)
 
     async def send_raw(self, value: bytes, key: bytes | None, headers: Headers = ()) -> None:
         """Publish a record as it is, e.g. media with `content-type: video/mp2t`. Raises BrokerError."""
