@@ -64,6 +64,23 @@ async def test_video_in_scores_out(kafka: KafkaConfig, engines: ClassifyConfig) 
     assert final.trained
 
 
+async def test_a_share_of_the_sampling_rate_looks_at_that_share_of_the_frames(
+    engines: ClassifyConfig,
+) -> None:
+    config = Config(classify=engines)
+    each = VideoChunk(video_id="v", seq=1, data=first_clip().read_bytes())
+    async with Pipeline(config) as pipeline:
+        whole = await pipeline.predict(each)
+        half = await pipeline.predict(each, sampling_share=0.5)
+        again = await pipeline.predict(each, sampling_share=0.5)
+        capped = await pipeline.predict(
+            each.model_copy(update={"duration_seconds": 1000.0}), sampling_share=0.5
+        )
+    assert (whole.sampling_rate, half.sampling_rate, capped.sampling_rate) == (4.0, 2.0, 0.1)
+    assert len(half.frames) == pytest.approx(len(whole.frames) / 2, abs=1)
+    assert again.frames == half.frames
+
+
 @pytest.mark.needs_kafka
 @pytest.mark.timeout(400)
 async def test_two_hundred_damaged_chunks_cost_only_themselves(
