@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test test-torch check bench lock clean
+.PHONY: help setup demo test test-torch members check bench lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make test-torch  those that compare with torch (installs it: 5 GB)"
 	@echo "make check       formatting, lint, types"
 	@echo "make bench       measure against a straightforward baseline (installs torch: 5 GB)"
+	@echo "make members     train the light members on CACHE=folder, which streamer train prepare filled: hours"
 	@echo "make lock        resolve the dependencies anew into requirements*.lock (needs uv)"
 	@echo "make clean       remove everything that make made"
 
@@ -43,6 +44,15 @@ test: $(VENV)/.dev-ready
 
 test-torch: $(VENV)/.bench-ready
 	$(BIN)/pytest -m needs_torch
+
+CACHE ?= cache
+members: $(VENV)/.bench-ready
+	for member in mobilenet_v2 efficientnet_lite0; do \
+	  fit="$(BIN)/streamer train fit --cache $(CACHE) --set model.architecture=$$member"; \
+	  $$fit recipes/light_start.toml --run runs/$$member-start && \
+	  $$fit recipes/light.toml --run runs/$$member --set model.start=runs/$$member-start/last.pt && \
+	  $(BIN)/streamer train export runs/$$member/best.pt --name $$member --cache $(CACHE) || exit 1; \
+	done
 
 check: $(VENV)/.dev-ready
 	$(BIN)/ruff check .

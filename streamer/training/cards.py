@@ -9,6 +9,10 @@ from streamer.training.figures import read_evaluation
 from streamer.training.model_card import FineTuning, TrainingFacts, model_card, write_model_card
 
 
+LIGHT = ("mobilenet_v2", "efficientnet_lite0")
+"""Architectures that share a recipe."""
+
+
 def write_card(
     manifest_path: Path,
     checkpoint: Path,
@@ -51,10 +55,12 @@ def fine_tuning(name: str, architecture: str) -> tuple[FineTuning, ...]:
 
     def commands(folder: str, source: str) -> str:
         cache, run = f"cache-{source}", f"runs/{name}-{source}"
+        recipe = "light" if architecture in LIGHT else architecture
         return (
             f"streamer train prepare {folder} --source {source} --cache {cache} --workers 8\n"
-            f"streamer train fit recipes/{architecture}.toml --cache {cache} --run {run} "
-            f"--set model.start=engines/{name}.json --set mixture.dataset_fake=1\n"
+            f"streamer train fit recipes/{recipe}.toml --cache {cache} --run {run} "
+            f"--set model.architecture={architecture} --set model.start=engines/{name}.json "
+            f"--set mixture.dataset_fake=1\n"
             f"streamer train export {run}/best.pt --cache {cache} --name {name}-{source}"
         )
 
