@@ -116,6 +116,7 @@ class Page:
 
     async def picture(self) -> bytes:
         """PNG of the window."""
+        await self.until("document.readyState === 'complete'")
         taken = await self.send("Page.captureScreenshot", format="png")
         return base64.b64decode(taken["data"])
 

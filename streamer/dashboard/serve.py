@@ -27,6 +27,9 @@ RETRY_SECONDS = 5.0
 CLOSE_SECONDS = 3
 """For open connections, at the end."""
 
+MAX_SCORE_BYTES = 64 * 1024
+"""Of a score update; with `rolling.max_tracks` people it has 5 kB."""
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
@@ -108,6 +111,8 @@ async def read_topics(config: Config, store: Store) -> None:
     """Read both topics into the store, for ever. Raises BrokerError if the scores cannot be read at first."""
 
     def take_score(value: bytes) -> None:
+        if len(value) > MAX_SCORE_BYTES:
+            raise ValueError(f"a score update of {len(value)} bytes, at most {MAX_SCORE_BYTES} are read")
         store.apply(decode_score(value), now_ms())
 
     def take_letter(value: bytes) -> None:

@@ -120,8 +120,7 @@ class Store:
 
         Raises ValueError or OverflowError, with nothing changed, for values that no service publishes.
         """
-        if (size := len(update.video_id.encode())) > MAX_VIDEO_ID_BYTES:
-            raise ValueError(f"video_id has {size} bytes of UTF-8, at most {MAX_VIDEO_ID_BYTES} are allowed")
+        _check(update)
         row = self._rows.get(update.video_id)
         was = None if row is None else (row.raised, row.step, row.update.last)
         models = {} if row is None else row.models
@@ -186,7 +185,7 @@ class Store:
     def _least_needed(self) -> str:
         """The video silent longest; one whose alert stands only if there is no other."""
         calm = (video_id for video_id, row in self._rows.items() if not row.raised)
-        return next(calm, None) or next(iter(self._rows))
+        return next(calm, next(iter(self._rows)))
 
     def _forget(self, video_id: str) -> None:
         del self._rows[video_id]
@@ -203,6 +202,7 @@ class Store:
         """What changed after version `since`; everything, marked `reset`, where that is no longer known.
 
         The caller then knows the store as of `version`. Rows come with the points that their sparkline grew.
+        What is `gone` goes first: a video may have been forgotten and come back.
         """
         reset = not 0 < since <= self.version
         if not reset and len(self._gone) == MAX_GONE and since < self._gone[0][0]:
@@ -227,8 +227,7 @@ class Store:
         for version, video_id in reversed(self._gone):
             if version <= since:
                 break
-            if video_id not in self._rows:  # it may have come back
-                gone.append(video_id)
+            gone.append(video_id)
         return gone
 
     def status(self) -> dict[str, Any]:
@@ -294,6 +293,19 @@ class Store:
             ],
             "unreadable_total": sum(self.unreadable.values()),
         }
+
+
+def _check(update: ScoreUpdate) -> None:
+    """Raises ValueError for sizes that JSON or this store could not bear."""
+    if (size := len(update.video_id.encode())) > MAX_VIDEO_ID_BYTES:
+        raise ValueError(f"video_id has {size} bytes of UTF-8, at most {MAX_VIDEO_ID_BYTES} are allowed")
+    numbers = (
+        *(update.seq, update.frames, update.faces, update.chunks, update.missing_chunks),
+        *(update.undecodable_chunks, update.processed_at_ms, update.suspect_track or 0),
+        *(update.alert.since_seq or 0, *(n for track in update.tracks for n in (track.track, track.faces))),
+    )
+    if max(map(abs, numbers)) >= 2**63:
+        raise ValueError("a count or time is beyond 64 bits")
 
 
 def _withheld(update: ScoreUpdate, score: float | None) -> float | None:

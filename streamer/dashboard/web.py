@@ -122,13 +122,16 @@ async def _read_form(request: Request) -> dict[str, str]:
         body += part
         if len(body) > MAX_FORM_BYTES:
             return {}
-    fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=8)
+    fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True)
     return {name: values[0] for name, values in fields.items()}
 
 
 def _own_address(wanted: str) -> str:
     """Where to go after the form: one of our pages, relative, whatever was asked for."""
-    parts = urlsplit(wanted)
+    try:
+        parts = urlsplit(wanted)
+    except ValueError:  # no address at all
+        return "./"
     if parts.scheme or parts.netloc or f"/{parts.path}" not in PAGES:
         return "./"
     return parts.path + (f"?{parts.query}" if parts.query else "") or "./"

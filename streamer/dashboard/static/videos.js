@@ -46,6 +46,7 @@ body.append(above, below);
 
 const stream = follow("events", (change) => {
   if (change.reset) videos.clear();
+  for (const id of change.gone) videos.delete(id); // first: some may have come back
   const raised = [];
   for (const fresh of change.videos) {
     const known = videos.get(fresh.id);
@@ -55,7 +56,6 @@ const stream = follow("events", (change) => {
     Object.assign(video, fresh, { points: null, touched: (video.touched ?? 0) + 1 });
     if (!known) videos.set(fresh.id, video);
   }
-  for (const id of change.gone) videos.delete(id);
   status = change.status;
   announce(raised);
   measureRate();

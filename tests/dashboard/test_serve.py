@@ -1,0 +1,185 @@
+"""The page as a process: topics in, HTTP out, signals, brokers that are away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+
+import aiohttp
+import pytest
+from aiokafka import AIOKafkaProducer
+from conftest import fresh_names
+from fakes import until
+from test_cli import options_of, process, streamer
+from test_watch import update
+
+from streamer.config import Config, DashboardConfig, KafkaConfig
+from streamer.dashboard.serve import MAX_SCORE_BYTES, read_topics
+from streamer.dashboard.store import Store
+from streamer.errors import BrokerError
+from streamer.kafka.embedded import EmbeddedBroker
+from streamer.kafka.tail import tail
+from streamer.kafka.topics import create_topics
+from streamer.messages import DeadLetter, encode_dead_letter, encode_score
+
+
+def config_of(kafka: KafkaConfig) -> Config:
+    return Config.model_construct(**{**Config().__dict__, "kafka": kafka})
+
+
+async def send(kafka: KafkaConfig, topic: str, *values: bytes, timestamp_ms: int | None = None) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers, max_request_size=2**24)
+    await producer.start()
+    try:
+        for value in values:
+            await producer.send_and_wait(topic, value, partition=0, timestamp_ms=timestamp_ms)
+    finally:
+        await producer.stop()
+
+
+@asynccontextmanager
+async def reading(kafka: KafkaConfig) -> AsyncIterator[Store]:
+    store = Store(max_videos=100)
+    task = asyncio.create_task(read_topics(config_of(kafka), store))
+    try:
+        yield store
+        assert not task.done()
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+LETTER = DeadLetter(
+    value=b"x" * 99,
+    key=None,
+    headers=[],
+    error="broken",
+    reason="damaged",
+    stage="decode",
+    topic="chunks",
+    partition=1,
+    offset=7,
+    video_id="cam",
+    seq=3,
+    failed_at_ms=5,
+)
+
+
+async def test_both_topics_are_read_from_a_little_ago_on(kafka: KafkaConfig) -> None:
+    await send(kafka, kafka.scores_topic, encode_score(update("long ago")), timestamp_ms=1)
+    await send(kafka, kafka.scores_topic, encode_score(update("before")), b"rubbish")
+    await send(kafka, kafka.scores_topic, encode_score(update("x", model_set="x" * MAX_SCORE_BYTES)))
+    await send(kafka, kafka.dead_letters_topic, encode_dead_letter(LETTER), b"rubbish")
+    async with reading(kafka) as store:
+        await until(lambda: len(store) == 1 and store.letters == 1 and store.status()["unreadable"] == 3)
+        await send(kafka, kafka.scores_topic, encode_score(update("after"), "json"))
+        await until(lambda: len(store) == 2)
+        await until(lambda: store.status()["behind"] == 0)
+    assert {row.video_id for row in store.rows()} == {"before", "after"}
+    assert store.unreadable == {kafka.scores_topic: 2, kafka.dead_letters_topic: 1}
+    assert store.letters_since(0)["letters"][0]["bytes"] == 99
+    assert store.status()["trouble"] == []
+
+
+async def test_it_starts_no_group_and_commits_nothing(kafka: KafkaConfig) -> None:
+    from streamer.kafka.client import admin_client
+
+    await send(kafka, kafka.scores_topic, encode_score(update("a")))
+    async with admin_client(kafka) as admin:
+        before = {group[0] for group in await admin.list_consumer_groups()}
+        async with reading(kafka) as store:
+            await until(lambda: len(store) == 1)
+            assert {group[0] for group in await admin.list_consumer_groups()} == before
+
+
+async def test_only_the_newest_records_are_read_back(
+    kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.kafka.tail.BACK_RECORDS", 3)
+    await send(kafka, kafka.scores_topic, *(b"%d" % n for n in range(10)))
+    seen: list[bytes | None] = []
+    async with aclosing(tail(kafka, kafka.scores_topic, back_seconds=60)) as batches:
+        async with asyncio.timeout(30):
+            async for batch in batches:
+                seen += [record.value for record in batch]
+                if len(seen) >= 3:
+                    break
+    assert seen == [b"7", b"8", b"9"]
+
+
+async def test_a_missing_scores_topic_is_an_error_and_missing_dead_letters_a_note(
+    embedded_broker: str,
+) -> None:
+    kafka = fresh_names(embedded_broker, "at_least_once")
+    with pytest.raises(BrokerError, match=f"no topic {kafka.scores_topic}"):
+        await read_topics(config_of(kafka), Store(max_videos=1))
+    await create_topics(kafka, partitions=1)
+    elsewhere = kafka.model_copy(update={"dead_letters_topic": "nowhere"})
+    async with reading(elsewhere) as store:
+        await send(kafka, kafka.scores_topic, encode_score(update("a")))
+        await until(lambda: len(store) == 1 and store.status()["trouble"])
+    assert "no topic nowhere" in store.status()["trouble"][0]
+
+
+async def test_a_process_serves_and_ends_on_sigterm_with_a_stream_open() -> None:
+    async with EmbeddedBroker() as broker:
+        kafka = fresh_names(broker.bootstrap_servers, "at_least_once")
+        await create_topics(kafka, partitions=2)
+        await send(kafka, kafka.scores_topic, encode_score(update("a/b", score=0.25)))
+        with process("dashboard", "--port", "0", *options_of(kafka)) as running:
+            assert running.stdout is not None
+            address = (await asyncio.to_thread(running.stdout.readline)).split()[0]
+            async with (
+                asyncio.timeout(90),
+                aiohttp.ClientSession() as session,
+                session.get(f"{address}events") as response,
+            ):
+                assert response.status == 200
+                while b'"a/b"' not in (line := await response.content.readuntil(b"\n")):
+                    pass
+                running.send_signal(signal.SIGTERM)
+                await asyncio.to_thread(running.wait, 60)
+            assert running.returncode == 0
+            assert json.loads(line.removeprefix(b"data: "))["videos"][0]["score"] == 0.25
+            assert running.stderr is not None
+            assert "Traceback" not in running.stderr.read()
+
+
+def test_a_broker_that_is_not_there_is_status_3() -> None:
+    result = streamer("dashboard", "--port", "0", "--bootstrap", "127.0.0.1:1")
+    assert result.returncode == 3
+    assert "no Kafka reachable at 127.0.0.1:1" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--host", "0.0.0.0"], "needs auth"),
+        (["--set", "dashboard.token=0123456789abcdef"], "every user of a machine can read"),
+        (["--set", "dashboard.auth=token"], "belong together"),
+        (["--host", "192.0.2.1", "--set", "dashboard.auth=proxy"], "cannot listen on 192.0.2.1"),
+    ],
+)
+def test_wrong_settings_are_status_2(words: list[str], said: str) -> None:
+    result = streamer("dashboard", "--bootstrap", "127.0.0.1:1", *words)
+    assert result.returncode == 2, result.stderr
+    assert said in result.stderr
+    assert "0123456789abcdef" not in result.stderr
+
+
+def test_the_token_comes_from_the_environment() -> None:
+    result = streamer(
+        *("dashboard", "--port", "0", "--bootstrap", "127.0.0.1:1"),
+        STREAMER_DASHBOARD__AUTH="token",
+        STREAMER_DASHBOARD__TOKEN="short",
+    )
+    assert result.returncode == 2
+    assert "dashboard.token has 5 characters, at least 16" in result.stderr
+
+
+def test_defaults_ask_nobody_and_listen_to_this_machine_only() -> None:
+    assert (DashboardConfig().host, DashboardConfig().auth) == ("127.0.0.1", "none")
