@@ -8,7 +8,6 @@ from streamer.manifest import read_manifest
 from streamer.training.figures import read_evaluation
 from streamer.training.model_card import FineTuning, TrainingFacts, model_card, write_model_card
 
-
 LIGHT = ("mobilenet_v2", "efficientnet_lite0")
 """Architectures that share a recipe."""
 
