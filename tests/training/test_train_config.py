@@ -9,6 +9,8 @@ import pytest
 from streamer.errors import TrainingError
 from streamer.training.config import TrainConfig, differences, load_recipe, parse_config
 
+RECIPES = Path(__file__).parents[2] / "recipes"
+
 MODEL = {"model": {"architecture": "mobilenet_v2"}}
 
 
@@ -71,3 +73,9 @@ def test_differences_that_change_the_weights() -> None:
     now = parse_config(MODEL | {"workers": 3, "log_every": 9, "seed": 7, "loss": {"mask_weight": 0}}, "x")
     assert differences(before, now) == ["loss.mask_weight: 0.5 -> 0.0", "seed: 1 -> 7"]
     assert differences(before, before) == []
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_recipes_of_the_repository_are_valid(recipe: Path) -> None:
+    config = load_recipe(recipe)
+    assert config.model.architecture == recipe.stem or recipe.stem in ("light", "light_start")
