@@ -7,6 +7,7 @@ before it, `finish` at the end of the service.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -25,6 +26,9 @@ from streamer.tasks import cancel_all
 from streamer.thinning import Thinning
 from streamer.tracing import Tracing
 from streamer.turns import Turns
+
+STUCK_SECONDS = 15.0
+"""A delivery that takes longer is not ours to wait for in silence."""
 
 FINAL_COMMIT_SECONDS = 5.0
 """For the last commit, on top of the drain budget."""
@@ -208,9 +212,13 @@ class Assignment:
             )
 
     async def measure_lag(self) -> None:
-        """Update the gauges of what is published and not finished, and the sampling. Raises BrokerError."""
+        """Update the gauges of what is published and not finished, and the sampling."""
         if self._workers and not self._consumer.rebalancing:
-            ends = await self._consumer.end_offsets(self._workers)
+            try:
+                ends = await self._consumer.end_offsets(self._workers)
+            except BrokerError as error:  # a broker that is away is `Presence`'s to judge
+                log.warning("lag not measured", error=str(error))
+                return
             for partition, end in ends.items():
                 if (worker := self._workers.get(partition)) is not None:
                     lag = max(0, end - (worker.unfinished_from or 0))
@@ -231,8 +239,21 @@ class Assignment:
                 share=thinning.share,
             )
 
-    async def show_load(self) -> None:
-        """Update the gauges of queues and bytes."""
+    def _delivery_ages(self) -> dict[int, float]:
+        """Seconds since a delivery began that is not acknowledged yet, by partition."""
+        began = {partition: worker.delivery_began for partition, worker in self._workers.items()}
+        return {p: time.monotonic() - then for p, then in began.items() if then is not None}
+
+    def why_stuck(self) -> str | None:
+        """None if results get out, else since when they do not."""
+        partition, age = max(self._delivery_ages().items(), key=lambda item: item[1], default=(0, 0.0))
+        if age <= STUCK_SECONDS:
+            return None
+        return f"results of partition {partition} have not been acknowledged for {age:.0f} s"
+
+    def show_load(self) -> None:
+        """Update the gauges of queues, bytes and deliveries."""
+        self._metrics.delivery_age.set(max(self._delivery_ages().values(), default=0.0))
         metrics, intake, service = self._metrics, self.intake, self._config.service
         metrics.bytes_in_flight.set(intake.bytes_in_flight)
         metrics.bytes_fill.set(intake.bytes_in_flight / service.max_bytes_in_flight)

@@ -101,6 +101,9 @@ class Metrics:
         )
         self.restored_videos = counter("restored_videos_total", "Videos whose state came from the changelog.")
         self.restore_seconds = gauge("restore_seconds", "Time that the last restore of state took.")
+        self.kafka_silent_seconds = gauge("kafka_silent_seconds", "Since Kafka last answered.")
+        self.missing_topics = gauge("missing_topics", "Topics of ours that Kafka does not have.")
+        self.delivery_age = gauge("delivery_age_seconds", "Of the oldest delivery not acknowledged; or 0.")
         tasks = gauge("asyncio_tasks", "Tasks of the event loop; they follow the load and must not add up.")
         tasks.set_function(_count_tasks)
         self.cancelled_chunks = counter(
@@ -120,6 +123,7 @@ class Metrics:
 
     def dead_letter(self, stage: str, reason: str) -> None:
         """Count a dead letter."""
+        stage = stage if stage in KNOWN_REASONS else "other"
         known = KNOWN_REASONS.get(stage, frozenset())
         self._dead_letters.labels(stage, reason if reason in known else "other").inc()
 

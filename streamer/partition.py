@@ -28,7 +28,7 @@ from streamer.kafka.consume import Record
 from streamer.kafka.deliver import Batch, Delivery
 from streamer.kafka.offsets import OffsetTracker
 from streamer.limits import VideoLimits
-from streamer.messages import DeadLetter, VideoChunk, decode_chunk
+from streamer.messages import MAX_VIDEO_ID_BYTES, DeadLetter, VideoChunk, decode_chunk
 from streamer.metrics import Metrics
 from streamer.rolling import Arrival, RollingScores
 from streamer.tasks import cancel_all
@@ -143,6 +143,8 @@ class PartitionWorker:
     ) -> None:
         """start_offset: of the first record that is not in `rolling`, if it is known."""
         self.rolling = rolling
+        self.delivery_began: float | None = None
+        """time.monotonic() at which the delivery under way began; None: none is."""
         self.thinning = thinning
         self._limits = limits
         self._partition = partition
@@ -207,6 +209,7 @@ class PartitionWorker:
             await self._wait_for_results()
             # 1. count all that is finished; the state is ahead of what is delivered from here on
             self._delivering = True
+            self.delivery_began = time.monotonic()
             batch = self._count_finished()
             if batch is not None:
                 # 2. deliver
@@ -214,6 +217,7 @@ class PartitionWorker:
                     await self._delivery.deliver(batch)
                 self._next_delivery = time.monotonic() + self._interval_seconds
             self._delivering = False
+            self.delivery_began = None
             # 3. let go of the contiguous run at the front
             while self._slots and self._slots[0].counted:
                 record = self._slots.popleft().record
@@ -402,6 +406,6 @@ def _dead_letter(record: Record, refused: Refused) -> DeadLetter:
 def _text(key: bytes | None) -> str | None:
     """The key as a video_id, if it can be one."""
     try:
-        return key.decode() if key else None
+        return key.decode() if key and len(key) <= MAX_VIDEO_ID_BYTES else None
     except UnicodeDecodeError:
         return None

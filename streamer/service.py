@@ -24,6 +24,7 @@ from streamer.kafka.changelog import Changelog
 from streamer.kafka.client import CONNECT_SECONDS
 from streamer.kafka.consume import ChunkConsumer
 from streamer.kafka.deliver import Delivery, make_delivery
+from streamer.kafka.presence import Presence
 from streamer.kafka.topics import require_topics
 from streamer.messages import VideoChunk
 from streamer.metrics import BatchCounts, Endpoints, Metrics, PipelineCollector
@@ -35,6 +36,9 @@ from streamer.types import ChunkPrediction
 
 COMMIT_SECONDS = 1.0
 """Between commits; what a crash makes us do again."""
+
+LOOK_SECONDS = 10.0
+"""Between looks whether Kafka and our topics are there."""
 
 LAG_SECONDS = 5.0
 """Between looks at the ends of the partitions, for the lag in the metrics."""
@@ -99,6 +103,7 @@ class Service:
         self._states: PartitionStates
         self._consumer: ChunkConsumer
         self._assignment: Assignment
+        self._presence: Presence
 
     @property
     def http_port(self) -> int | None:
@@ -106,10 +111,12 @@ class Service:
         return self._endpoints.port if self._endpoints else None
 
     def why_not_ready(self) -> str | None:
-        """None if networks are loaded and partitions dealt, else what is missing."""
+        """None if networks are loaded, partitions dealt and Kafka takes our results, else what is missing."""
         if self._stop_asked.is_set():
             return "stopping"
-        return self._starting or ("partitions are being dealt" if self._consumer.rebalancing else None)
+        if self._starting or self._consumer.rebalancing:
+            return self._starting or "partitions are being dealt"
+        return self._presence.why_not() or self._assignment.why_stuck()
 
     def why_not_alive(self) -> str | None:
         """None if the main loop comes round, else why not."""
@@ -207,6 +214,7 @@ class Service:
             stop_now=self._stop_now.wait,
             tracing=self._tracing,
         )
+        self._presence = Presence(kafka, self._consumer.topics)
         resources.push_async_callback(self._consumer.stop)
         await self._consumer.start()
         log.info("waiting for partitions", group=kafka.group_id, topic=kafka.chunks_topic)
@@ -217,7 +225,8 @@ class Service:
         side_tasks = [
             self._own(self._every(COMMIT_SECONDS, assignment.commit), "commit"),
             self._own(self._every(LAG_SECONDS, assignment.measure_lag), "lag"),
-            self._own(self._every(LOAD_SECONDS, assignment.show_load), "load"),
+            self._own(self._every(LOOK_SECONDS, self._presence.look), "look"),
+            self._own(self._every(LOAD_SECONDS, self._show_load), "load"),
         ]
         try:
             while not self._stop_asked.is_set():
@@ -233,6 +242,11 @@ class Service:
                 await asyncio.sleep(0 if records else IDLE_SECONDS)
         finally:
             await cancel_all(side_tasks)
+
+    async def _show_load(self) -> None:
+        self._assignment.show_load()
+        self.metrics.kafka_silent_seconds.set(self._presence.silent_seconds)
+        self.metrics.missing_topics.set(len(self._presence.missing))
 
     def _new_rolling(self) -> RollingScores:
         config = self._config

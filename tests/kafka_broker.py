@@ -63,6 +63,9 @@ class Kafka:
     """SASL_SSL listener: SCRAM-SHA-512."""
     mtls: str
     """SSL listener that asks for a client certificate."""
+    proxied: str
+    """Listener that tells its clients to come by `proxy`, where nobody listens unless a test does."""
+    proxy: str
     certificates: Certificates
 
 
@@ -167,7 +170,7 @@ def fetch_jars() -> Path:
 def configure(directory: Path) -> tuple[Kafka, Path]:
     """Certificates, ports and server.properties in a new folder."""
     certificates, broker_pem = make_certificates(directory)
-    plain, controller, sasl, sasl_ssl, mtls = free_ports(5)
+    plain, controller, sasl, sasl_ssl, mtls, proxied, proxy = free_ports(7)
     properties = directory / "server.properties"
     template = Template((HERE / "server.properties").read_text())
     properties.write_text(
@@ -177,6 +180,8 @@ def configure(directory: Path) -> tuple[Kafka, Path]:
             sasl_port=sasl,
             sasl_ssl_port=sasl_ssl,
             mtls_port=mtls,
+            proxied_port=proxied,
+            proxy_port=proxy,
             data=directory / "data",
             username=USERNAME,
             password=PASSWORD,
@@ -184,7 +189,7 @@ def configure(directory: Path) -> tuple[Kafka, Path]:
             ca_pem=certificates.ca,
         )
     )
-    addresses = [f"127.0.0.1:{port}" for port in (plain, sasl, sasl_ssl, mtls)]
+    addresses = [f"127.0.0.1:{port}" for port in (plain, sasl, sasl_ssl, mtls, proxied, proxy)]
     return Kafka(*addresses, certificates=certificates), properties
 
 

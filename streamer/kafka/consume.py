@@ -70,8 +70,9 @@ class Record:
 
     @property
     def size(self) -> int:
-        """Bytes of the value."""
-        return len(self.value or b"")
+        """Bytes of value, key and headers: what it holds of our memory."""
+        headers = sum(len(name) + len(content or b"") for name, content in self.headers)
+        return len(self.value or b"") + len(self.key or b"") + headers
 
 
 class ChunkConsumer:
@@ -227,6 +228,14 @@ class ChunkConsumer:
         except KafkaError as error:
             raise self._broker_error("cannot read offsets", error) from error
         return {partition.partition: end for partition, end in ends.items()}
+
+    async def topics(self) -> set[str]:
+        """Names of all topics that we may see. Raises BrokerError."""
+        try:
+            found: set[str] = await self._consumer.topics()
+        except KafkaError as error:
+            raise self._broker_error("cannot read topics", error) from error
+        return found
 
     async def position(self, partition: int) -> int:
         """Offset of the next record to be taken."""

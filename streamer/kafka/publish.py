@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -25,6 +26,9 @@ from streamer.kafka.client import CONNECT_SECONDS, client_arguments, describe, s
 from streamer.kafka.topics import ENVELOPE_BYTES
 from streamer.messages import Headers, VideoChunk, encode_chunk
 from streamer.tracing import Tracing
+
+CLOSE_SECONDS = 1.0
+"""For what is left of a producer after that."""
 
 STOP_SECONDS = 10.0
 """For records not yet acknowledged, or a transaction to be aborted, when a producer is closed."""
@@ -174,6 +178,13 @@ class Publisher:
                 await producer.stop()
         except TimeoutError:
             log.warning("closed the producer with records not acknowledged", after_seconds=STOP_SECONDS)
+            # What it waits for will not come, and it would go on trying. Its sender waits for its requests
+            # when it is cancelled: the second cancellation gets through.
+            producer._closed = True
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await producer._sender.close()
+            await producer.client.close()
         finally:
             self._producer = None
 

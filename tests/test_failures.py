@@ -1,0 +1,181 @@
+"""Parts that fail, as docs/failures.md lists them: Kafka, its topics, the way to it, workers, clocks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from conftest import fresh_names
+from fakes import FakePipeline, ScoreLog, chunk, publish, running, service_config, until, watching
+from kafka_broker import Kafka, RunningKafka, restartable_kafka
+from proxy import proxy
+
+from streamer.config import KafkaConfig
+from streamer.errors import BrokerError
+from streamer.kafka.client import admin_client
+from streamer.kafka.topics import create_topics
+from streamer.service import Service
+
+pytestmark = pytest.mark.needs_kafka
+
+
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes wrong is noticed in a second."""
+    monkeypatch.setattr("streamer.service.LOOK_SECONDS", 0.3)
+    monkeypatch.setattr("streamer.kafka.presence.SILENT_SECONDS", 1.0)
+    monkeypatch.setattr("streamer.kafka.presence.ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr("streamer.assignment.STUCK_SECONDS", 1.0)
+    monkeypatch.setattr("streamer.kafka.publish.STOP_SECONDS", 1.0)
+
+
+@pytest.fixture
+def own_broker() -> Iterator[RunningKafka]:
+    """One that the test may stop and start."""
+    with restartable_kafka() as broker:
+        yield broker
+
+
+def metric(service: Service, name: str, **labels: str) -> float:
+    return service.metrics.registry.get_sample_value(f"streamer_{name}", labels) or 0.0
+
+
+async def each_once(scores: ScoreLog, seqs: int, videos: int = 4) -> None:
+    """Wait until every video has its updates; none may come twice, or out of order."""
+    await until(lambda: len(scores.chunks()) == videos * seqs, seconds=60)
+    assert set(Counter((u.video_id, u.seq) for u in scores.updates).values()) == {1}
+    for n in range(videos):
+        assert [update.seq for update in scores.of(f"video-{n}")] == list(range(seqs))
+
+
+def chunks(seq: int, videos: int = 4) -> list:
+    return [chunk(f"video-{n}", seq) for n in range(videos)]
+
+
+async def test_broker_down_and_back(own_broker: RunningKafka, quick_looks: None) -> None:
+    """The service waits, says so, and goes on as if nothing had been."""
+
+    async def through_it(delivery: Literal["exactly_once", "at_least_once"], down: asyncio.Barrier) -> None:
+        kafka = fresh_names(own_broker.kafka.bootstrap_servers, delivery)
+        await create_topics(kafka, partitions=2)
+        pipeline = FakePipeline()
+        async with watching(kafka) as scores, running(service_config(kafka), pipeline) as service:
+            await publish(kafka, *chunks(0))
+            await each_once(scores, 1)
+            pipeline.gate.clear()
+            await publish(kafka, *chunks(1))
+            await until(lambda: pipeline.under_way == 4)
+            await down.wait()
+            await until(lambda: "Kafka has not answered for" in (service.why_not_ready() or ""))
+            await until(lambda: metric(service, "kafka_silent_seconds") > 1)
+            pipeline.gate.set()  # results come while there is nobody to take them
+            await until(lambda: metric(service, "delivery_age_seconds") > 1)
+            await down.wait()
+            await until(lambda: service.why_not_ready() is None, seconds=60)
+            await publish(kafka, *chunks(2))
+            await each_once(scores, 3)
+
+    async def take_down(down: asyncio.Barrier) -> None:
+        await down.wait()
+        await asyncio.to_thread(own_broker.stop)
+        await down.wait()
+        await asyncio.to_thread(own_broker.start)
+
+    down = asyncio.Barrier(3)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(through_it("exactly_once", down))
+        group.create_task(through_it("at_least_once", down))
+        group.create_task(take_down(down))
+
+
+@pytest.mark.parametrize("topic", ["chunks_topic", "scores_topic"])
+async def test_deleted_topic_ends_the_service(real_kafka: KafkaConfig, quick_looks: None, topic: str) -> None:
+    """aiokafka alone would wait for ever: without partitions, or in a transaction."""
+    service = Service(service_config(real_kafka), FakePipeline, connect_seconds=5)
+    task = asyncio.create_task(service.run())
+    await until(lambda: task.done() or service.why_not_ready() is None)
+    name = getattr(real_kafka, topic)
+    async with admin_client(real_kafka) as admin:
+        await admin.delete_topics([name])
+    if topic != "chunks_topic":
+        await publish(real_kafka, *chunks(0))
+    with pytest.raises(BrokerError, match=f"has no topic {name} any more"):
+        await asyncio.wait_for(task, 30)
+
+
+@pytest.fixture
+async def proxied_kafka(own_kafka: Kafka) -> KafkaConfig:
+    """Topics of two partitions, and the way to them by `own_kafka.proxy`."""
+    kafka = fresh_names(own_kafka.bootstrap_servers)
+    await create_topics(kafka, partitions=2)
+    return kafka
+
+
+async def test_slow_broker(own_kafka: Kafka, proxied_kafka: KafkaConfig) -> None:
+    """All takes longer, which shows; nothing is lost or given up."""
+    direct = proxied_kafka
+    async with proxy(own_kafka.proxy, own_kafka.proxied) as between, watching(direct) as scores:
+        config = service_config(direct.model_copy(update={"bootstrap_servers": own_kafka.proxy}))
+        async with running(config, FakePipeline()) as service:
+            between.delay_seconds = 0.2
+            for seq in range(3):
+                await publish(direct, *chunks(seq))
+            await each_once(scores, 3)
+            count = metric(service, "delivery_duration_seconds_count")
+            assert metric(service, "delivery_duration_seconds_sum") / count > 0.4
+            assert metric(service, "rebalances_total") == 1
+
+
+async def test_way_to_the_broker_goes_silent(
+    own_kafka: Kafka, proxied_kafka: KafkaConfig, quick_looks: None
+) -> None:
+    """Connections stay open and nothing comes, for longer than the session: the group deals anew."""
+    direct = proxied_kafka
+    async with proxy(own_kafka.proxy, own_kafka.proxied) as between, watching(direct) as scores:
+        config = service_config(direct.model_copy(update={"bootstrap_servers": own_kafka.proxy}))
+        async with running(config, FakePipeline()) as service:
+            await publish(direct, *chunks(0))
+            await each_once(scores, 1)
+            between.open.clear()
+            await publish(direct, *chunks(1))
+            await until(lambda: "Kafka has not answered for" in (service.why_not_ready() or ""))
+            await asyncio.sleep(direct.session_timeout_ms / 1000 + 1)
+            between.open.set()
+            await each_once(scores, 2)
+            await until(lambda: service.why_not_ready() is None)
+            await publish(direct, *chunks(2))
+            await each_once(scores, 3)
+
+
+async def test_clock_jumps(real_kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wall clock set a day ahead, then back: no video ends, no time is negative, Kafka takes it all."""
+    real, send = time.time, AIOKafkaProducer.send
+    clock = {"ahead_seconds": 0.0}
+
+    def set_clock() -> float:
+        return real() + clock["ahead_seconds"]
+
+    async def send_stamped(self: AIOKafkaProducer, *args: Any, **kwargs: Any) -> Any:
+        """The compiled half of aiokafka does not ask `time.time`."""
+        return await send(self, *args, **kwargs, timestamp_ms=round(1000 * time.time()))
+
+    monkeypatch.setattr(time, "time", set_clock)
+    monkeypatch.setattr(AIOKafkaProducer, "send", send_stamped)
+    pipeline = FakePipeline()
+    async with watching(real_kafka) as scores, running(service_config(real_kafka), pipeline) as service:
+        for seq, ahead_seconds in enumerate((0.0, 86_400.0, -86_400.0)):
+            clock["ahead_seconds"] = 0.0
+            pipeline.gate.clear()
+            await publish(real_kafka, *chunks(seq))
+            await until(lambda: pipeline.under_way == 4)
+            clock["ahead_seconds"] = ahead_seconds
+            pipeline.gate.set()
+            await each_once(scores, seq + 1)
+        assert service.why_not_alive() is None
+    assert {update.status for update in scores.updates} == {"scored"}
+    assert min(update.latency_ms["total"] for update in scores.updates) >= 0
