@@ -212,23 +212,42 @@ def run(ctx: typer.Context, bootstrap: Bootstrap = None, allow_untrained: Untrai
 @app.command()
 def publish(
     ctx: typer.Context,
-    files: Files,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT", help="Files; rtsp://, rtmp:// and other URLs.", show_default=False),
+    ],
+    hls: Annotated[bool, typer.Option("--hls", help="The inputs are HLS playlists: URLs or files.")] = False,
+    min_height: Annotated[
+        int, typer.Option(min=1, help="Of an HLS playlist, the cheapest rendition with so many lines.")
+    ] = 720,
     realtime: Annotated[
         bool, typer.Option("--realtime", help="As live cameras would: each chunk when its time has come.")
     ] = False,
     chunk_seconds: ChunkSeconds = 2.0,
     video_id: Annotated[
-        str | None, typer.Option(help="For a single file.  [default: its name without extension]")
+        str | None, typer.Option(help="For a single input.  [default: its name without extension]")
+    ] = None,
+    attempts: Annotated[
+        int, typer.Option(min=0, help="Give a live source up after so many failures in a row; 0: never.")
+    ] = 0,
+    input_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Option of FFmpeg for streams, e.g. rtsp_transport=udp."),
     ] = None,
     bootstrap: Bootstrap = None,
 ) -> None:
-    """Cut video files at keyframes, without re-encoding, and publish the chunks."""
+    """Publish video as chunks, without re-encoding: files, HLS playlists, live streams."""
     config = ctx.obj.load(("kafka.bootstrap_servers", bootstrap))
     _start_log(config)
-    from streamer.publish import publish_files
+    from streamer.publish import publish_sources
+    from streamer.sources import NetworkOptions, ffmpeg_options, sources_of
 
+    network = NetworkOptions(
+        hls, min_height, attempts, ffmpeg_options(input_option or ()), config.kafka.max_message_bytes
+    )
+    sources = sources_of(inputs, video_id, network)
     with _tracing(config) as tracing:
-        work = publish_files(config, files, video_id, chunk_seconds, realtime=realtime, tracing=tracing)
+        work = publish_sources(config, sources, chunk_seconds, realtime=realtime, tracing=tracing)
         _exit(_run(work))
 
 

@@ -26,8 +26,9 @@ from streamer.log import printable, set_up_logging
 from streamer.members import missing_untrained, prepare_members
 from streamer.messages import ScoreUpdate
 from streamer.pipeline import Pipeline
-from streamer.publish import Clip, publish_clip
+from streamer.publish import publish_source
 from streamer.service import Service
+from streamer.sources import Clip
 from streamer.tasks import gather_or_cancel
 from streamer.terminal import CONNECT_SECONDS, count, duration
 from streamer.watch import UNTRAINED, View, make_view, people_in
@@ -195,7 +196,7 @@ async def _show(config: Config, clips: Sequence[Clip], tally: Tally, view: View)
         await ready.wait()
         try:
             await gather_or_cancel(
-                publish_clip(publisher, clip, CHUNK_SECONDS, realtime=True) for clip in clips
+                publish_source(publisher, clip, CHUNK_SECONDS, realtime=True) for clip in clips
             )
         except FileError as error:
             raise DemoError(f"{error.path}: {error}") from error

@@ -13,16 +13,23 @@ from streamer.messages import VideoChunk
 from streamer.segment import Segment, segments_of
 
 
-class FileError(StreamerError):
-    """A file cannot be read as video; the text says why, without the file's name.
+class SourceError(StreamerError):
+    """A source of video cannot be read; the text says why, without the source's name.
 
     reason: short word for machines, that of a ChunkError, or `unreadable`.
     """
 
-    def __init__(self, path: Path, reason: str, text: str) -> None:
+    def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
-        self.path = path
         self.reason = reason
+
+
+class FileError(SourceError):
+    """A file cannot be read as video."""
+
+    def __init__(self, path: Path, reason: str, text: str) -> None:
+        super().__init__(reason, text)
+        self.path = path
 
 
 def unicode_of(name: str) -> str:
@@ -32,7 +39,7 @@ def unicode_of(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A chunk and its place in its file."""
+    """A chunk and its place in its video."""
 
     chunk: VideoChunk
     end_seconds: float

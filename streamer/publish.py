@@ -1,4 +1,4 @@
-"""Files -> chunks -> Kafka, with progress bars."""
+"""Files, playlists, streams -> chunks -> Kafka, with progress bars."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from rich import filesize
@@ -17,12 +16,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from streamer.config import Config
-from streamer.errors import BrokerError, ConfigError
-from streamer.files import FileError, pieces_of, unicode_of
+from streamer.errors import BrokerError
+from streamer.files import SourceError
 from streamer.kafka.publish import ChunkPublisher, TooLargeError
 from streamer.kafka.topics import require_topics
 from streamer.log import printable
-from streamer.messages import MAX_VIDEO_ID_BYTES, VideoChunk
+from streamer.messages import VideoChunk
+from streamer.sources import Clip, Source
 from streamer.tasks import gather_or_cancel
 from streamer.terminal import CONNECT_SECONDS, clock, count, duration
 from streamer.tracing import Tracing
@@ -35,95 +35,63 @@ class Sender(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
-    """A file and the name it is published under."""
-
-    path: Path
-    video_id: str
-
-
-@dataclass(frozen=True, slots=True)
 class Published:
-    """What became of a file."""
+    """What became of a source."""
 
     chunks: int
     bytes: int
     seconds: float
     """Of video published."""
     video_seconds: float | None
-    """Length of the whole video, if the file says it."""
+    """Length of the whole video, if the source says it."""
 
 
-async def publish_files(
+async def publish_sources(
     config: Config,
-    files: Sequence[Path],
-    video_id: str | None,
+    sources: Sequence[Source],
     chunk_seconds: float,
     *,
     realtime: bool,
     tracing: Tracing | None = None,
 ) -> int:
-    """Publish files and print what was published; returns the exit status, 1 if a file failed.
+    """Publish sources and print what was published; returns the exit status, 1 if one of them failed.
 
-    realtime: all files at once, each chunk when a camera would have it complete; else one file after the
-    other, as fast as the broker takes them. Raises ConfigError if two files share a video_id, BrokerError.
+    realtime: all at once, each chunk when a camera would have it complete. Else files one after the other, as
+    fast as the broker takes them; playlists and streams, which may not end, all at once. Raises BrokerError.
     """
-    clips = name_clips(files, video_id)
     await require_topics(config.kafka, connect_seconds=CONNECT_SECONDS)
     with _bars() as bars:
         async with ChunkPublisher(config.kafka, tracing=tracing) as publisher:
 
-            async def one(clip: Clip) -> bool:
-                return await _publish_and_say(publisher, clip, chunk_seconds, bars, realtime=realtime)
+            async def one(source: Source) -> bool:
+                return await _publish_and_say(publisher, source, chunk_seconds, bars, realtime=realtime)
 
-            if realtime:
-                done = await gather_or_cancel(one(clip) for clip in clips)
+            if realtime or not all(isinstance(source, Clip) for source in sources):
+                done = await gather_or_cancel(one(source) for source in sources)
             else:
-                done = [await one(clip) for clip in clips]
+                done = [await one(source) for source in sources]
     return 0 if all(done) else 1
 
 
-def name_clips(files: Sequence[Path], video_id: str | None) -> list[Clip]:
-    """A video_id for each file: its name without extension. Raises ConfigError if that is ambiguous."""
-    if video_id is not None:
-        if len(files) > 1:
-            raise ConfigError("--video-id names one video, but there are several files")
-        clips = [Clip(files[0], unicode_of(video_id))]
-    else:
-        clips = [Clip(path, unicode_of(path.stem)) for path in files]
-    seen: dict[str, Path] = {}
-    for clip in clips:
-        if not 0 < len(clip.video_id.encode()) <= MAX_VIDEO_ID_BYTES:
-            raise ConfigError(
-                f"a video_id has 1 to {MAX_VIDEO_ID_BYTES} bytes, {clip.video_id!r:.60} has not"
-            )
-        if clip.video_id in seen:
-            raise ConfigError(
-                f"{seen[clip.video_id]} and {clip.path} would both be video {clip.video_id!r}; "
-                f"publish them one by one, with --video-id"
-            )
-        seen[clip.video_id] = clip.path
-    return clips
-
-
-async def publish_clip(
+async def publish_source(
     sender: Sender,
-    clip: Clip,
+    source: Source,
     chunk_seconds: float,
     *,
     realtime: bool,
     on_chunk: Callable[[Published], None] = lambda _: None,
 ) -> Published:
-    """Publish one file. Raises FileError, BrokerError."""
+    """Publish one. Raises SourceError, BrokerError."""
     started = time.monotonic()
     done = Published(0, 0, 0.0, None)
-    async with aclosing(pieces_of(clip.path, clip.video_id, chunk_seconds)) as pieces:
+    async with aclosing(source.pieces(chunk_seconds)) as pieces:
         async for piece in pieces:
             chunk = piece.chunk
             if realtime:
                 # a camera hands a chunk over when its last frame has been shot
                 await asyncio.sleep(started + piece.end_seconds - time.monotonic())
-                chunk = chunk.model_copy(update={"captured_at_ms": round(1000 * time.time())})
+                if chunk.captured_at_ms is None:
+                    chunk = chunk.model_copy(update={"captured_at_ms": round(1000 * time.time())})
             await sender.send_chunk(chunk)
             done = Published(
                 done.chunks + 1, done.bytes + len(chunk.data), piece.end_seconds, chunk.duration_seconds
@@ -133,10 +101,10 @@ async def publish_clip(
 
 
 async def _publish_and_say(
-    sender: Sender, clip: Clip, chunk_seconds: float, bars: Progress, *, realtime: bool
+    sender: Sender, source: Source, chunk_seconds: float, bars: Progress, *, realtime: bool
 ) -> bool:
-    """Publish one file with a bar; print a line about it; whether it went well."""
-    name = printable(str(clip.path))
+    """Publish one with a bar; print a line about it; whether it went well."""
+    name = printable(source.name)
     bar = bars.add_task(escape(name), total=None, at="")
 
     def show(done: Published) -> None:
@@ -144,8 +112,8 @@ async def _publish_and_say(
         bars.update(bar, completed=done.seconds, total=total, at=f"{clock(done.seconds)} / {clock(total)}")
 
     try:
-        done = await publish_clip(sender, clip, chunk_seconds, realtime=realtime, on_chunk=show)
-    except FileError as error:
+        done = await publish_source(sender, source, chunk_seconds, realtime=realtime, on_chunk=show)
+    except SourceError as error:
         print(f"error  {name}: {printable(str(error))}", file=sys.stderr)  # noqa: T201
         return False
     except TooLargeError as error:
@@ -153,7 +121,7 @@ async def _publish_and_say(
     finally:
         bars.remove_task(bar)
     about = f"{count(done.chunks, 'chunk')}, {duration(done.seconds)}, {filesize.decimal(done.bytes)}"
-    print(f"{name}: video {printable(clip.video_id)}, {about}", flush=True)  # noqa: T201
+    print(f"{name}: video {printable(source.video_id)}, {about}", flush=True)  # noqa: T201
     return True
 
 

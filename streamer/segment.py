@@ -23,13 +23,13 @@ from typing import IO, Any
 
 from streamer.errors import DecodeError
 
-_LENGTH = struct.Struct("!I")
+LENGTH = struct.Struct("!I")
 _READ_BYTES = 1024 * 1024
 
-_DEMUXERS = "mov,matroska,mpegts,avi,flv,mpeg,asf,mxf,ogg,ivf"
+DEMUXERS = "mov,matroska,mpegts,avi,flv,mpeg,asf,mxf,ogg,ivf"
 """What a file may be: no raw streams, which have no timestamps; no playlists, which open other files."""
 
-_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "libdav1d", "mpeg4", "mpeg2video"})
+CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "libdav1d", "mpeg4", "mpeg2video"})
 """FFmpeg decoders of what `decode` accepts."""
 
 
@@ -76,21 +76,31 @@ def segments_of(path: Path, chunk_seconds: float) -> Iterator[Segment]:
 
 
 def _start_cutter(file: IO[bytes], chunk_seconds: float) -> subprocess.Popen[bytes]:
-    package_root = str(Path(__file__).resolve().parents[1])
-    search_path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-P", "-m", "streamer.segment", str(chunk_seconds)],
+        [*child_command("streamer.segment"), str(chunk_seconds)],
         stdin=file,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": search_path, "OPENBLAS_NUM_THREADS": "1"},
+        env=child_environment(),
         start_new_session=True,  # Ctrl-C reaches the whole group of the terminal: not this one
     )
 
 
+def child_command(module: str) -> list[str]:
+    """Runs a module of ours in a process of its own, with `child_environment`."""
+    return [sys.executable, "-P", "-m", module]
+
+
+def child_environment() -> dict[str, str]:
+    """Ours, with the package found wherever it was imported from."""
+    package_root = str(Path(__file__).resolve().parents[1])
+    search_path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
+    return os.environ | {"PYTHONPATH": search_path, "OPENBLAS_NUM_THREADS": "1"}
+
+
 def _read_segments(pipe: IO[bytes]) -> Iterator[Segment]:
-    while len(head := pipe.read(_LENGTH.size)) == _LENGTH.size:
-        fields = json.loads(pipe.read(_LENGTH.unpack(head)[0]))
+    while len(head := pipe.read(LENGTH.size)) == LENGTH.size:
+        fields = json.loads(pipe.read(LENGTH.unpack(head)[0]))
         if "error" in fields:
             raise DecodeError(*fields["error"])
         data = pipe.read(fields.pop("bytes"))
@@ -107,32 +117,38 @@ def main() -> None:
 
     try:
         for fields, data in _cut(sys.stdin.buffer, float(sys.argv[1])):
-            _write({**fields, "bytes": len(data)}, data)
+            write_message({**fields, "bytes": len(data)}, data)
     except BrokenPipeError:
         os._exit(0)  # nobody wants the rest
     except DecodeError as error:
-        _write({"error": [error.reason, str(error)]})
+        write_message({"error": [error.reason, str(error)]})
     except MemoryError:
-        _write({"error": ["decoder_out_of_memory", "not enough memory to cut this file"]})
+        write_message({"error": ["decoder_out_of_memory", "not enough memory to cut this file"]})
     except av.FFmpegError as error:
-        _write({"error": ["damaged", f"FFmpeg: {error.strerror}"]})
+        write_message({"error": ["damaged", f"FFmpeg: {error.strerror}"]})
 
 
-def _write(fields: dict[str, Any], data: bytes = b"") -> None:
+def write_message(fields: dict[str, Any], data: bytes = b"") -> None:
+    """To the parent."""
     body = json.dumps(fields).encode()
-    sys.stdout.buffer.write(_LENGTH.pack(len(body)) + body + data)
+    sys.stdout.buffer.write(LENGTH.pack(len(body)) + body + data)
     sys.stdout.buffer.flush()
 
 
 def _cut(file: IO[bytes], chunk_seconds: float) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Fields and data of each segment."""
     with _open(file) as source:
-        stream = source.streams.best("video")
-        if stream is None:
-            raise DecodeError("no_video", "no video stream in the file")
-        if stream.codec_context is None or stream.codec_context.name not in _CODECS:
-            raise DecodeError("unsupported_codec", "the video's codec is not accepted")
-        yield from _segments(source, stream, chunk_seconds)
+        yield from _segments(source, video_stream(source), chunk_seconds)
+
+
+def video_stream(source: Any) -> Any:
+    """The stream to copy. Raises DecodeError."""
+    stream = source.streams.best("video")
+    if stream is None:
+        raise DecodeError("no_video", "no video stream in it")
+    if stream.codec_context is None or stream.codec_context.name not in CODECS:
+        raise DecodeError("unsupported_codec", "the video's codec is not accepted")
+    return stream
 
 
 def _open(file: IO[bytes]) -> Any:
@@ -141,7 +157,7 @@ def _open(file: IO[bytes]) -> Any:
     try:
         return av.open(
             file,
-            container_options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "none"},
+            container_options={"format_whitelist": DEMUXERS, "protocol_whitelist": "none"},
             metadata_errors="replace",
             buffer_size=_READ_BYTES,
         )
@@ -149,7 +165,7 @@ def _open(file: IO[bytes]) -> Any:
         raise
     except av.FFmpegError as error:
         if error.errno == errno.EINVAL:  # the answer to what is not on the whitelist
-            raise DecodeError("unsupported_format", f"accepted containers: {_DEMUXERS}") from error
+            raise DecodeError("unsupported_format", f"accepted containers: {DEMUXERS}") from error
         raise DecodeError("not_media", "no video that FFmpeg can read") from error
 
 
@@ -161,9 +177,9 @@ def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[
     if video_seconds is None and source.duration:
         video_seconds = source.duration / av.time_base
     origin = start = end = 0
-    current: _Muxer | None = None
+    current: Muxer | None = None
 
-    def finished(muxer: _Muxer, *, until: int, is_last: bool) -> tuple[dict[str, Any], bytes]:
+    def finished(muxer: Muxer, *, until: int, is_last: bool) -> tuple[dict[str, Any], bytes]:
         fields = {
             "start_seconds": float((start - origin) * time_base),
             "duration_seconds": max(float((until - start) * time_base), 0.0),
@@ -183,10 +199,10 @@ def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[
         if current is None:
             if not packet.is_keyframe:
                 continue  # a recording that was joined in the middle of a group of pictures
-            current, origin, start, end = _Muxer(stream), pts, pts, pts
+            current, origin, start, end = Muxer(stream), pts, pts, pts
         elif packet.is_keyframe and (pts - start) * time_base >= chunk_seconds:
             yield finished(current, until=pts, is_last=False)
-            current, start = _Muxer(stream), pts
+            current, start = Muxer(stream), pts
         end = max(end, pts + (packet.duration or 0))
         current.add(packet)  # changes the packet's time base
     if current is None:
@@ -194,7 +210,7 @@ def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[
     yield finished(current, until=end, is_last=True)
 
 
-class _Muxer:
+class Muxer:
     """Writes one segment."""
 
     def __init__(self, template: Any) -> None:

@@ -27,9 +27,13 @@ LAYERS: tuple[frozenset[str], ...] = (
             "streamer.detector",
             "streamer.doctor",
             "streamer.evidence",
+            "streamer.fetch",
             "streamer.files",
+            "streamer.hls",
             "streamer.publish",
+            "streamer.record",
             "streamer.score",
+            "streamer.sources",
             "streamer.watch",
         }
     ),
@@ -38,8 +42,10 @@ LAYERS: tuple[frozenset[str], ...] = (
 STAGES, PEOPLE = 2, 5
 
 ONLY_IN = {
-    "av": ("streamer.decode", "streamer.segment", "streamer.training.compress"),
+    "av": ("streamer.decode", "streamer.record", "streamer.segment", "streamer.training.compress"),
+    "aiohttp": ("streamer.fetch", "streamer.metrics"),
     "aiokafka": ("streamer.kafka", "streamer.service"),
+    "m3u8": ("streamer.hls",),
     "sse_starlette": ("streamer.dashboard",),
     "starlette": ("streamer.dashboard",),
     "typer": ("streamer.cli", "streamer.training.cli"),

@@ -14,8 +14,11 @@ from conftest import fresh_names
 from streamer.config import Config, KafkaConfig
 from streamer.errors import BrokerError, ConfigError
 from streamer.files import FileError
+from streamer.hls import Playlist
 from streamer.messages import VideoChunk
-from streamer.publish import Clip, Published, name_clips, publish_clip, publish_files
+from streamer.publish import Published, publish_source, publish_sources
+from streamer.record import Stream
+from streamer.sources import Clip, NetworkOptions, sources_of
 from streamer.tasks import gather_or_cancel
 
 
@@ -41,7 +44,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def test_chunks_of_a_clip(clip: Path) -> None:
     recorder = Recorder()
     told: list[Published] = []
-    done = await publish_clip(recorder, Clip(clip, "cam"), 1.0, realtime=False, on_chunk=told.append)
+    done = await publish_source(recorder, Clip(clip, "cam"), 1.0, realtime=False, on_chunk=told.append)
     assert [chunk.seq for chunk in recorder.chunks] == [0, 1, 2]
     assert [chunk.last for chunk in recorder.chunks] == [False, False, True]
     assert [chunk.start_seconds for chunk in recorder.chunks] == pytest.approx([0, 1, 2])
@@ -55,14 +58,14 @@ async def test_chunks_of_a_clip(clip: Path) -> None:
 
 async def test_longer_chunks(clip: Path) -> None:
     recorder = Recorder()
-    await publish_clip(recorder, Clip(clip, "cam"), 1.5, realtime=False)
+    await publish_source(recorder, Clip(clip, "cam"), 1.5, realtime=False)
     assert [chunk.start_seconds for chunk in recorder.chunks] == pytest.approx([0, 2])
 
 
 async def test_realtime_hands_a_chunk_over_when_it_is_complete(clip: Path) -> None:
     recorder = Recorder()
     before_ms = 1000 * time.time()
-    await publish_clip(recorder, Clip(clip, "cam"), 1.0, realtime=True)
+    await publish_source(recorder, Clip(clip, "cam"), 1.0, realtime=True)
     for end_seconds, at_seconds in zip((1, 2, 3), recorder.at_seconds, strict=True):
         assert end_seconds - 0.05 <= at_seconds < end_seconds + 0.9
     stamps = [chunk.captured_at_ms for chunk in recorder.chunks]
@@ -78,31 +81,59 @@ async def test_what_is_no_video(tmp_path: Path, content: bytes | None, reason: s
         path.write_bytes(content)
     recorder = Recorder()
     with pytest.raises(FileError) as caught:
-        await publish_clip(recorder, Clip(path, "x"), 1.0, realtime=False)
+        await publish_source(recorder, Clip(path, "x"), 1.0, realtime=False)
     assert caught.value.reason == reason
     assert not recorder.chunks
 
 
 def test_names() -> None:
-    clips = name_clips([Path("a/lobby.mp4"), Path("b/door.cam.mkv")], None)
+    clips = sources_of(["a/lobby.mp4", "b/door.cam.mkv"], None)
     assert [clip.video_id for clip in clips] == ["lobby", "door.cam"]
-    assert name_clips([Path("a.mp4")], "entrance")[0].video_id == "entrance"
-    odd = os.fsdecode(b"\xff.mp4")
-    assert name_clips([Path(odd)], None)[0].video_id == "\ufffd"
+    assert sources_of(["a.mp4"], "entrance")[0].video_id == "entrance"
+    assert sources_of([os.fsdecode(b"\xff.mp4")], None)[0].video_id == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("url", "video_id", "name"),
+    [
+        (
+            "rtsp://me:secret@cam1:554/door/stream?token=1",
+            "cam1:554/door/stream",
+            "rtsp://cam1:554/door/stream",
+        ),
+        ("rtmp://host/live.flv", "host/live", "rtmp://host/live.flv"),
+        ("tcp://127.0.0.1:9000?listen", "127.0.0.1:9000", "tcp://127.0.0.1:9000"),
+    ],
+)
+def test_names_of_streams_hold_no_secrets(url: str, video_id: str, name: str) -> None:
+    (source,) = sources_of([url], None)
+    assert isinstance(source, Stream)
+    assert (source.video_id, source.name) == (video_id, name)
+    assert "secret" not in repr(source)
+
+
+def test_playlists() -> None:
+    network = NetworkOptions(hls=True, min_height=480)
+    (source,) = sources_of(["https://cdn/show/master.m3u8?key=1"], None, network)
+    assert isinstance(source, Playlist)
+    assert (source.video_id, source.name) == ("cdn/show/master", "https://cdn/show/master.m3u8")
+    with pytest.raises(ConfigError, match="--hls"):
+        sources_of(["https://cdn/show/master.m3u8?key=1"], None)
 
 
 def test_ambiguous_names() -> None:
     with pytest.raises(ConfigError, match=r"a/x\.mp4 and b/x\.mkv would both be video 'x'"):
-        name_clips([Path("a/x.mp4"), Path("b/x.mkv")], None)
+        sources_of(["a/x.mp4", "b/x.mkv"], None)
     with pytest.raises(ConfigError, match="--video-id"):
-        name_clips([Path("a.mp4"), Path("b.mp4")], "one")
+        sources_of(["a.mp4", "b.mp4"], "one")
     with pytest.raises(ConfigError, match="1 to 512 bytes"):
-        name_clips([Path("a.mp4")], "x" * 513)
+        sources_of(["a.mp4"], "x" * 513)
 
 
 async def test_to_a_broker(clip: Path, kafka: KafkaConfig, capsys: pytest.CaptureFixture[str]) -> None:
     missing = clip.parent / "missing.mp4"
-    code = await publish_files(Config(kafka=kafka), [clip, missing], None, 1.0, realtime=False)
+    sources = [Clip(clip, "camera"), Clip(missing, "missing")]
+    code = await publish_sources(Config(kafka=kafka), sources, 1.0, realtime=False)
     assert code == 1
     out, err = capsys.readouterr()
     assert f"{clip}: video camera, 3 chunks, 3.0 s, " in out
@@ -114,12 +145,14 @@ async def test_chunks_too_large_for_the_producer(tmp_path: Path, kafka: KafkaCon
     assert big.stat().st_size > 1_500_000
     config = Config(kafka=kafka.model_copy(update={"max_message_bytes": 1000}))
     with pytest.raises(BrokerError, match=r"noise\.mp4: .*cut shorter chunks \(--chunk-seconds\)"):
-        await publish_files(config, [big], None, 1.0, realtime=False)
+        await publish_sources(config, [Clip(big, "noise")], 1.0, realtime=False)
 
 
 async def test_topics_are_asked_for_first(embedded_broker: str, clip: Path) -> None:
     with pytest.raises(BrokerError, match="streamer topics create"):
-        await publish_files(Config(kafka=fresh_names(embedded_broker)), [clip], None, 1.0, realtime=False)
+        await publish_sources(
+            Config(kafka=fresh_names(embedded_broker)), [Clip(clip, "camera")], 1.0, realtime=False
+        )
 
 
 async def test_the_first_failure_is_raised_as_it_is() -> None:

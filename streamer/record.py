@@ -1,0 +1,279 @@
+"""Live streams (RTSP, RTMP, HTTP, TCP ...) -> segments cut at keyframes, nothing re-encoded.
+
+As for files (`streamer.segment`), FFmpeg runs in a process of its own. A stream that is lost is connected
+again, with growing pauses; the gap stays one in the video's time. A segment with a damaged packet is skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import signal
+import sys
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from streamer.errors import DecodeError
+from streamer.files import Piece, SourceError
+from streamer.messages import VideoChunk
+from streamer.segment import (
+    DEMUXERS,
+    LENGTH,
+    Muxer,
+    child_command,
+    child_environment,
+    video_stream,
+    write_message,
+)
+from streamer.sources import NetworkOptions, without_secrets
+
+OPEN_SECONDS = 15.0
+"""For connecting and for finding out what is sent."""
+
+READ_SECONDS = 15.0
+"""Without a packet the stream counts as lost."""
+
+JUMP_SECONDS = 10.0
+"""Of timestamps, forwards; backwards none. Beyond it the stream is taken up anew."""
+
+MAX_SEGMENT_SECONDS = 60.0
+"""Without a keyframe."""
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
+"""Before a stream is connected again; doubled from failure to failure, and scattered."""
+
+_PROTOCOLS = "tcp,udp,rtp,srtp,tls,http,https,httpproxy,rtmp,rtmps,rtmpt,rtmpts,srt"
+"""What FFmpeg may use: the network, no files."""
+
+_STREAM_DEMUXERS = f"{DEMUXERS},rtsp,rtp,sdp,live_flv"
+
+_DEFAULTS = {"rtsp_transport": "tcp"}
+"""Of FFmpeg's options: packets that UDP loses would cost chunks."""
+
+_HOPELESS = frozenset({"unsupported_codec", "unsupported_format", "no_video", "too_many_bytes"})
+"""Reasons that trying again does not change."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A piece of a stream that can be decoded on its own."""
+
+    data: bytes
+    """Matroska."""
+    start_seconds: float
+    """Since the first keyframe of the connection."""
+    duration_seconds: float
+    captured_at_ms: int
+    """Unix time at which its last packet came, milliseconds."""
+    lost: int
+    """Segments left out before it."""
+    is_last: bool
+    """The source has an end, and this is it; a live one never says so."""
+
+    def __repr__(self) -> str:
+        return f"Recorded({len(self.data)} bytes, {self.start_seconds:.3f} s + {self.duration_seconds:.3f} s)"
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A URL that FFmpeg can read."""
+
+    url: str = field(repr=False)
+    video_id: str
+    network: NetworkOptions
+
+    @property
+    def name(self) -> str:
+        return without_secrets(self.url)
+
+    async def pieces(self, chunk_seconds: float) -> AsyncGenerator[Piece, None]:
+        """Chunks as they are recorded, with `captured_at_ms`; ends only with a source that states its length.
+
+        Raises SourceError if the stream is of no use, or was lost too many times in a row.
+        """
+        seq, end_seconds, failures = 0, 0.0, 0
+        began: float | None = None  # when the first frame came
+        while True:
+            base: float | None = None  # position of this connection's first frame
+            lost = SourceError("stream_ended", "the stream has ended")
+            try:
+                async with aclosing(record(self.url, chunk_seconds, self.network)) as recording:
+                    async for recorded in recording:
+                        failures = 0
+                        first_frame_at = time.monotonic() - recorded.start_seconds - recorded.duration_seconds
+                        began = first_frame_at if began is None else began
+                        base = max(end_seconds, first_frame_at - began) if base is None else base
+                        seq += recorded.lost
+                        end_seconds = base + recorded.start_seconds + recorded.duration_seconds
+                        chunk = VideoChunk(
+                            video_id=self.video_id,
+                            seq=seq,
+                            data=recorded.data,
+                            format="matroska",
+                            start_seconds=base + recorded.start_seconds,
+                            captured_at_ms=recorded.captured_at_ms,
+                            last=recorded.is_last,
+                        )
+                        yield Piece(chunk, end_seconds)
+                        seq += 1
+                        if recorded.is_last:
+                            return
+            except SourceError as error:
+                if error.reason in _HOPELESS:
+                    raise
+                lost = error
+            failures += 1
+            if failures == self.network.attempts:
+                raise lost
+            pause = min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS) * random.uniform(
+                0.5, 1
+            )
+            log.warning(
+                "a stream is lost; connecting again",
+                video_id=self.video_id,
+                source=self.name,
+                reason=lost.reason,
+                error=str(lost),
+                pause_seconds=round(pause, 1),
+            )
+            await asyncio.sleep(pause)
+
+
+async def record(url: str, chunk_seconds: float, network: NetworkOptions) -> AsyncGenerator[Recorded, None]:
+    """Record until the stream ends. Close it with `contextlib.aclosing`. Raises SourceError."""
+    settings = {
+        "url": url,
+        "chunk_seconds": chunk_seconds,
+        "options": dict(network.ffmpeg),
+        "max_bytes": network.max_bytes,
+    }
+    process = await asyncio.create_subprocess_exec(
+        *child_command("streamer.record"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=child_environment(),
+        start_new_session=True,  # Ctrl-C reaches the whole group of the terminal: not this one
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        # not as arguments, which every user of the machine can read; open until we end: then it ends, too
+        process.stdin.write(json.dumps(settings).encode() + b"\n")
+        while True:
+            try:
+                (size,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
+                fields = json.loads(await process.stdout.readexactly(size))
+                if "error" in fields:
+                    raise SourceError(*fields["error"])
+                data = await process.stdout.readexactly(fields.pop("bytes"))
+            except asyncio.IncompleteReadError:
+                break
+            yield Recorded(data=data, **fields)
+        if (code := await process.wait()) != 0:
+            how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
+            raise SourceError("decoder_crashed", f"reading the stream ended {how}")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.stdin.close()
+        await process.wait()
+
+
+def main() -> None:
+    """Entry point of the child: settings from standard input, segments to standard output."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import av
+
+    settings = json.loads(sys.stdin.buffer.readline())
+    try:
+        with _open(settings["url"], settings["options"]) as source:
+            for fields, data in _segments(source, settings["chunk_seconds"], settings["max_bytes"]):
+                write_message({**fields, "bytes": len(data)}, data)
+    except BrokenPipeError:
+        sys.exit(1)  # nobody wants the rest
+    except DecodeError as error:
+        write_message({"error": [error.reason, str(error)]})
+    except MemoryError:
+        write_message({"error": ["decoder_out_of_memory", "not enough memory to record this stream"]})
+    except av.FFmpegError as error:
+        write_message({"error": ["unreadable", f"FFmpeg: {error.strerror}"]})
+
+
+def _open(url: str, options: dict[str, str]) -> Any:
+    import av
+
+    is_listening = "listen" in f"{url} {options}"  # waits for whoever sends, however long it takes
+    return av.open(
+        url,
+        container_options=_DEFAULTS
+        | options
+        | {"format_whitelist": _STREAM_DEMUXERS, "protocol_whitelist": _PROTOCOLS},
+        metadata_errors="replace",
+        timeout=(None if is_listening else OPEN_SECONDS, READ_SECONDS),
+    )
+
+
+def _segments(source: Any, chunk_seconds: float, max_bytes: int) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Fields and data of each segment. Raises DecodeError if timestamps jump, or a segment gets too large."""
+    stream = video_stream(source)
+    has_end = bool(stream.duration or source.duration)
+    time_base = stream.time_base
+    current: Muxer | None = None
+    origin: int | None = None
+    start = end = size = lost = 0
+    came_ms = 0
+
+    def finished(muxer: Muxer, until: int, *, is_last: bool) -> tuple[dict[str, Any], bytes]:
+        fields = {
+            "start_seconds": float((start - (origin or 0)) * time_base),
+            "duration_seconds": max(float((until - start) * time_base), 0.0),
+            "captured_at_ms": came_ms,
+            "lost": lost,
+            "is_last": is_last,
+        }
+        return fields, muxer.finish()
+
+    for packet in source.demux(stream):
+        if not packet.size:
+            continue
+        pts = packet.dts if packet.pts is None else packet.pts
+        if pts is None or packet.is_corrupt:
+            if current is not None:
+                current, lost = None, lost + 1
+            continue
+        if origin is not None and not -1 <= (pts - end) * time_base <= JUMP_SECONDS:
+            raise DecodeError("damaged", f"timestamps jump by {float((pts - end) * time_base):.1f} s")
+        if current is None:
+            if not packet.is_keyframe:
+                continue
+            current, start, end, size = Muxer(stream), pts, pts, 0
+            origin = pts if origin is None else origin
+        elif packet.is_keyframe and (pts - start) * time_base >= chunk_seconds:
+            yield finished(current, pts, is_last=False)
+            current, start, size, lost = Muxer(stream), pts, 0, 0
+        size += packet.size
+        if size > max_bytes:
+            raise DecodeError(
+                "too_many_bytes", f"a chunk of more than {max_bytes} bytes; let the camera send keyframes"
+            )
+        end = max(end, pts + (packet.duration or 0))
+        if (end - start) * time_base > MAX_SEGMENT_SECONDS + chunk_seconds:
+            raise DecodeError("no_keyframe", f"no keyframe for {MAX_SEGMENT_SECONDS:.0f} s")
+        came_ms = round(1000 * time.time())
+        current.add(packet)  # changes the packet's time base
+    if current is not None:
+        yield finished(current, end, is_last=has_end)
+
+
+if __name__ == "__main__":
+    main()

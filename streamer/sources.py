@@ -1,0 +1,134 @@
+"""What can be published: names on the command line -> sources of chunks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from streamer.errors import ConfigError
+from streamer.files import Piece, pieces_of, unicode_of
+from streamer.messages import MAX_VIDEO_ID_BYTES
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least
+
+
+class Source(Protocol):
+    """A video that is cut into chunks somewhere."""
+
+    @property
+    def name(self) -> str:
+        """For people; without passwords."""
+
+    @property
+    def video_id(self) -> str:
+        """What it is published under."""
+
+    def pieces(self, chunk_seconds: float) -> AsyncGenerator[Piece, None]:
+        """Its chunks, cut at the first keyframe after each `chunk_seconds` if they are not cut already.
+
+        Close it with `contextlib.aclosing`. Raises SourceError, after the chunks before the fault.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A file."""
+
+    path: Path
+    video_id: str
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def pieces(self, chunk_seconds: float) -> AsyncGenerator[Piece, None]:
+        return pieces_of(self.path, self.video_id, chunk_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkOptions:
+    """How playlists and streams are read."""
+
+    hls: bool = False
+    """All inputs are HLS playlists, local ones too."""
+    min_height: int = 720
+    """Of the HLS rendition, the cheapest with so many lines is taken."""
+    attempts: int = 0
+    """Give up after so many failures in a row; 0: never."""
+    ffmpeg: Mapping[str, str] = field(default_factory=dict)
+    """Options of FFmpeg for streams, e.g. `rtsp_transport`."""
+    max_bytes: int = 16 * 1024 * 1024
+    """Of a chunk."""
+
+
+def sources_of(
+    inputs: Sequence[str], video_id: str | None, network: NetworkOptions = NetworkOptions()
+) -> list[Source]:
+    """A source for each input, named after it. Raises ConfigError if names are ambiguous or of no use."""
+    if video_id is not None and len(inputs) > 1:
+        raise ConfigError("--video-id names one video, but there are several inputs")
+    sources = [_source(text, unicode_of(video_id or default_video_id(text)), network) for text in inputs]
+    seen: dict[str, Source] = {}
+    for source in sources:
+        if not 0 < len(source.video_id.encode()) <= MAX_VIDEO_ID_BYTES:
+            raise ConfigError(
+                f"a video_id has 1 to {MAX_VIDEO_ID_BYTES} bytes, {source.video_id!r:.60} has not"
+            )
+        if source.video_id in seen:
+            raise ConfigError(
+                f"{seen[source.video_id].name} and {source.name} would both be video {source.video_id!r}; "
+                f"publish them one by one, with --video-id"
+            )
+        seen[source.video_id] = source
+    return sources
+
+
+def ffmpeg_options(texts: Sequence[str]) -> dict[str, str]:
+    """`KEY=VALUE` each. Raises ConfigError."""
+    pairs = [text.partition("=") for text in texts]
+    for text, (key, equals, _) in zip(texts, pairs, strict=True):
+        if not (key and equals):
+            raise ConfigError(f"--input-option takes KEY=VALUE, e.g. rtsp_transport=udp; got {text!r}")
+    return {key: value for key, _, value in pairs}
+
+
+def default_video_id(text: str) -> str:
+    """A file's name without extension; of a URL, host and path, without extension, user and query."""
+    if not is_url(text):
+        return Path(text).stem
+    parts = urlsplit(text)
+    path = PurePosixPath(f"{parts.netloc.rpartition('@')[2]}{parts.path}")
+    return str(path.with_suffix("")) if parts.path.strip("/") else str(path)
+
+
+def is_url(text: str) -> bool:
+    """Whether it is no path: `scheme://...`."""
+    return _URL.match(text) is not None
+
+
+def without_secrets(url: str) -> str:
+    """A URL without user, password, query and fragment, for people."""
+    if not is_url(url):
+        return url
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _source(text: str, video_id: str, network: NetworkOptions) -> Source:
+    if network.hls:
+        from streamer.hls import Playlist
+
+        if is_url(text) and urlsplit(text).scheme not in ("http", "https"):
+            raise ConfigError(f"--hls reads http, https and files, not {without_secrets(text)}")
+        return Playlist(text, video_id, network)
+    if is_url(text):
+        from streamer.record import Stream
+
+        if urlsplit(text).path.endswith((".m3u8", ".m3u")):
+            raise ConfigError(f"{without_secrets(text)} is an HLS playlist: --hls")
+        return Stream(text, video_id, network)
+    return Clip(Path(text), video_id)
