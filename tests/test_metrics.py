@@ -58,11 +58,11 @@ def test_every_reason_that_the_code_gives_is_known() -> None:
 
 def test_a_reason_of_another_stage_makes_no_series(metrics: Metrics) -> None:
     metrics.dead_letter("decode", "no_key")
-    metrics.dead_letter("detect", "no_key")
+    metrics.dead_letter("guess", "no_key")
     value = metrics.registry.get_sample_value
     assert value("streamer_dead_letters_total", {"stage": "decode", "reason": "no_key"}) is None
     assert value("streamer_dead_letters_total", {"stage": "decode", "reason": "other"}) == 1
-    assert value("streamer_dead_letters_total", {"stage": "detect", "reason": "other"}) == 1
+    assert value("streamer_dead_letters_total", {"stage": "other", "reason": "other"}) == 1
 
 
 def test_latency_is_in_seconds_and_the_total_no_stage(metrics: Metrics) -> None:
@@ -86,7 +86,7 @@ UNITS = ("_seconds", "_bytes", "_ratio", "_records", "_hertz")
 """Base units, and what is counted. A gauge may also be named after what it counts, without a unit."""
 
 COUNTED = {"chunks_in_flight", "queued_chunks", "videos", "unusable_states", "asyncio_tasks"}
-COUNTED |= {"assigned_partitions", "paused_partitions"}
+COUNTED |= {"assigned_partitions", "paused_partitions", "missing_topics"}
 
 
 def test_names_are_as_prometheus_has_them(metrics: Metrics) -> None:
