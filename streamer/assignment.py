@@ -85,7 +85,19 @@ class Assignment:
                 slot.trace.begun()
             slot.sampling_share = thinning.share
             with self._metrics.chunks_in_flight.track_inprogress():
-                return await process(slot.record, self._predict, max_bytes, slot.sampling_share)
+                try:
+                    return await process(slot.record, self._predict, max_bytes, slot.sampling_share)
+                except Exception:
+                    # The service ends; whoever has to step over a chunk for ever must know which.
+                    record = slot.record
+                    log.error(
+                        "chunk not processed",
+                        topic=record.topic,
+                        partition=record.partition,
+                        offset=record.offset,
+                        key=record.key,
+                    )
+                    raise
 
     async def take_over(self, partitions: frozenset[int]) -> None:
         """Begin with these partitions where the last owner has left off. Raises BrokerError."""

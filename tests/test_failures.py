@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from clips import make_clip
 from conftest import fresh_names
-from fakes import FakePipeline, ScoreLog, chunk, publish, running, service_config, until, watching
+from fakes import BROKEN, FakePipeline, ScoreLog, chunk, publish, running, service_config, until, watching
 from kafka_broker import Kafka, RunningKafka, restartable_kafka
+from members import make_engines
 from proxy import proxy
+from structlog.testing import capture_logs
 
-from streamer.config import KafkaConfig
-from streamer.errors import BrokerError
+from streamer.config import ClassifyConfig, DecodeConfig, FacesConfig, KafkaConfig
+from streamer.errors import BrokerError, InferenceError
 from streamer.kafka.client import admin_client
 from streamer.kafka.topics import create_topics
+from streamer.pipeline import Pipeline
 from streamer.service import Service
 
-pytestmark = pytest.mark.needs_kafka
+KILLED, HANGING = signal.SIGKILL, signal.SIGSTOP
 
 
 @pytest.fixture
@@ -57,6 +65,7 @@ def chunks(seq: int, videos: int = 4) -> list:
     return [chunk(f"video-{n}", seq) for n in range(videos)]
 
 
+@pytest.mark.needs_kafka
 async def test_broker_down_and_back(own_broker: RunningKafka, quick_looks: None) -> None:
     """The service waits, says so, and goes on as if nothing had been."""
 
@@ -93,6 +102,7 @@ async def test_broker_down_and_back(own_broker: RunningKafka, quick_looks: None)
         group.create_task(take_down(down))
 
 
+@pytest.mark.needs_kafka
 @pytest.mark.parametrize("topic", ["chunks_topic", "scores_topic"])
 async def test_deleted_topic_ends_the_service(real_kafka: KafkaConfig, quick_looks: None, topic: str) -> None:
     """aiokafka alone would wait for ever: without partitions, or in a transaction."""
@@ -116,6 +126,7 @@ async def proxied_kafka(own_kafka: Kafka) -> KafkaConfig:
     return kafka
 
 
+@pytest.mark.needs_kafka
 async def test_slow_broker(own_kafka: Kafka, proxied_kafka: KafkaConfig) -> None:
     """All takes longer, which shows; nothing is lost or given up."""
     direct = proxied_kafka
@@ -131,6 +142,7 @@ async def test_slow_broker(own_kafka: Kafka, proxied_kafka: KafkaConfig) -> None
             assert metric(service, "rebalances_total") == 1
 
 
+@pytest.mark.needs_kafka
 async def test_way_to_the_broker_goes_silent(
     own_kafka: Kafka, proxied_kafka: KafkaConfig, quick_looks: None
 ) -> None:
@@ -152,6 +164,7 @@ async def test_way_to_the_broker_goes_silent(
             await each_once(scores, 3)
 
 
+@pytest.mark.needs_kafka
 async def test_clock_jumps(real_kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wall clock set a day ahead, then back: no video ends, no time is negative, Kafka takes it all."""
     real, send = time.time, AIOKafkaProducer.send
@@ -179,3 +192,54 @@ async def test_clock_jumps(real_kafka: KafkaConfig, monkeypatch: pytest.MonkeyPa
         assert service.why_not_alive() is None
     assert {update.status for update in scores.updates} == {"scored"}
     assert min(update.latency_ms["total"] for update in scores.updates) >= 0
+
+
+@pytest.mark.parametrize(
+    ("blow", "reason"), [(KILLED, "decoder_crashed"), (HANGING, "decoder_timeout")], ids=["killed", "hangs"]
+)
+async def test_decode_worker_fails(
+    embedded_broker: str, tmp_path: Path, blow: signal.Signals, reason: str
+) -> None:
+    """It costs the chunk that it had, which is a dead letter, and is replaced."""
+    kafka = fresh_names(embedded_broker, "at_least_once")
+    await create_topics(kafka, partitions=2)
+    config = service_config(kafka).model_copy(
+        update={
+            "decode": DecodeConfig(workers=1, timeout_seconds=2 if blow == HANGING else 60),
+            "classify": ClassifyConfig(
+                engines=make_engines(tmp_path / "engines", sure=2.0), members=("sure",)
+            ),
+            "faces": FacesConfig(windows=()),
+        }
+    )
+    clip = make_clip(tmp_path / "clip.mp4").read_bytes()
+    pipeline = Pipeline(config)
+    async with watching(kafka) as scores, running(config, pipeline) as service:
+        workers = pipeline.decode_pool.pids
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        await publish(kafka, chunk("v", 0, clip))
+        await until(lambda: pipeline.decode_pool._idle.qsize() == 1)  # one has it
+        if blow == KILLED:
+            for pid in workers:
+                os.kill(pid, signal.SIGKILL)
+        await until(lambda: scores.updates, seconds=60)
+        for pid in workers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        await publish(kafka, chunk("v", 1, clip))
+        await until(lambda: len(scores.updates) == 2, seconds=60)
+        assert metric(service, "decode_worker_restarts_total", reason=reason) >= 1
+        assert metric(service, "dead_letters_total", stage="decode", reason=reason) == 1
+    assert [(u.status, u.error) for u in scores.updates] == [("undecodable", reason), ("no_face", None)]
+
+
+async def test_chunk_that_the_networks_fail_on_is_named(embedded_broker: str) -> None:
+    """The service ends, and would again: the log says which chunk to step over."""
+    kafka = fresh_names(embedded_broker, "at_least_once")
+    await create_topics(kafka, partitions=1)
+    await publish(kafka, chunk("v", 0), chunk("v", 1, BROKEN))
+    with capture_logs() as logs, pytest.raises(InferenceError):
+        await asyncio.wait_for(Service(service_config(kafka), FakePipeline).run(), 60)
+    (said,) = [entry for entry in logs if entry["event"] == "chunk not processed"]
+    assert (said["topic"], said["partition"], said["offset"], said["key"]) == (kafka.chunks_topic, 0, 1, b"v")
