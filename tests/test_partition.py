@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
 from fakes import BAD, BROKEN, FakePipeline, chunk, until
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from streamer.config import AlertConfig, FacesConfig, KafkaConfig, RollingConfig
@@ -68,8 +72,9 @@ class Bench:
         states: dict[str, bytes] | None = None,
         max_videos: int = 100,
         chunks_per_minute: int = 0,
+        delivered: Delivered | None = None,
     ) -> None:
-        self.delivered = Delivered()
+        self.delivered = delivered or Delivered()
         self.delivered.gate.set()
         self.let_go: list[int] = []
         self.rolling = RollingScores(
@@ -319,3 +324,46 @@ async def test_a_failure_comes_after_what_was_finished_before_it() -> None:
         with pytest.raises(InferenceError, match="network one failed"):
             await asyncio.wait_for(asyncio.shield(one.run), 5)
         assert one.delivered.chunks == [("v", 0)]
+
+
+@given(
+    st.lists(st.sampled_from(["hot", "hot", "hot", "cold", "cool"]), min_size=1, max_size=12),
+    st.sampled_from([1, 2, 8]),
+    st.lists(st.booleans(), max_size=3),
+    st.randoms(use_true_random=False),
+)
+@settings(max_examples=40)
+def test_every_chunk_is_published_once_in_order_whatever_ends_first_and_whenever_we_stop(
+    videos: list[str], most: int, stops: list[bool], rng: random.Random
+) -> None:
+    """stops: of one process after the other, True where it drains first."""
+    chunks = [chunk(video, videos[:place].count(video)) for place, video in enumerate(videos)]
+    delivered = asyncio.run(_lives(chunks, most, stops, rng))
+    calm = asyncio.run(_lives(chunks, 1, [], rng))
+    assert Counter(delivered.chunks) == Counter((each.video_id, each.seq) for each in chunks)
+    assert delivered.next_offset == len(chunks)
+    for video in set(videos):
+        assert [seq for name, seq in delivered.chunks if name == video] == list(range(videos.count(video)))
+    assert delivered.states() == calm.states()
+
+
+async def _lives(chunks: list[VideoChunk], most: int, stops: list[bool], rng: random.Random) -> Delivered:
+    """What is delivered by processes that each go on where the last has stopped; the last one finishes."""
+    delivered = Delivered()
+    for drains in (*stops, None):
+        start = delivered.next_offset or 0
+        async with bench(most=most, states=delivered.states(), delivered=delivered) as one:
+            for offset, each in enumerate(chunks[start:], start):
+                one.put(offset, each)
+            ending = rng.sample(chunks, len(chunks) if drains is None else rng.randrange(len(chunks)))
+            for each in ending:
+                one.end(each.video_id, each.seq)
+                for _ in range(rng.randrange(20)):
+                    await asyncio.sleep(0)
+            if drains is None:
+                await asyncio.wait_for(one.worker.drained(), 20)
+            elif drains:
+                await one.worker.give_up_waiting()
+                for _ in range(rng.randrange(40)):
+                    await asyncio.sleep(0)
+    return delivered
