@@ -6,9 +6,11 @@ import asyncio
 import base64
 import json
 import shutil
+import subprocess
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,38 +123,48 @@ class Page:
         return base64.b64decode(taken["data"])
 
 
-@asynccontextmanager
-async def chromium() -> AsyncIterator[Page]:
-    """A browser with one tab; ended, with its profile, after the block."""
+@contextmanager
+def chromium() -> Iterator[int]:
+    """A browser in the block, with a profile of its own: the port of its protocol."""
     assert EXECUTABLE is not None
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
-        process = await asyncio.create_subprocess_exec(
-            EXECUTABLE,
-            *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-            *("--no-first-run", "--disable-background-networking", "--remote-debugging-port=0"),
-            *("--remote-allow-origins=*", f"--user-data-dir={profile}", "about:blank"),
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
+        process = subprocess.Popen(
+            [
+                EXECUTABLE,
+                *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
+                *("--no-first-run", "--disable-background-networking", "--remote-debugging-port=0"),
+                *("--remote-allow-origins=*", f"--user-data-dir={profile}", "about:blank"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
-            async with asyncio.timeout(START_SECONDS):
-                port = await _port(Path(profile) / "DevToolsActivePort")
-            async with aiohttp.ClientSession() as session:
-                async with session.get(f"http://127.0.0.1:{port}/json") as response:
-                    tabs = await response.json(content_type=None)
-                address = next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
-                async with session.ws_connect(address, max_msg_size=0) as socket:
-                    page = Page(socket)
-                    for domain in ("Page", "Runtime", "Log"):
-                        await page.send(f"{domain}.enable")
-                    yield page
+            yield _port(Path(profile) / "DevToolsActivePort")
         finally:
             process.terminate()
-            await process.wait()
+            process.wait()
 
 
-async def _port(file: Path) -> int:
-    while True:
-        if file.exists() and (lines := file.read_text().splitlines()):  # noqa: ASYNC240  # a few bytes
+def _port(file: Path) -> int:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if file.exists() and (lines := file.read_text().splitlines()):
             return int(lines[0])
-        await asyncio.sleep(0.05)
+        time.sleep(0.05)
+    raise PageError(f"Chromium does not start within {START_SECONDS:.0f} s")
+
+
+@asynccontextmanager
+async def tab(port: int) -> AsyncIterator[Page]:
+    """A tab of the browser there, in front; closed after the block."""
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+        async with session.put("/json/new?about:blank") as response:
+            made = await response.json(content_type=None)
+        async with session.ws_connect(made["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+            page = Page(socket)
+            for domain in ("Page", "Runtime", "Log"):
+                await page.send(f"{domain}.enable")
+            await page.send("Page.bringToFront")
+            yield page
+        async with session.get(f"/json/close/{made['id']}"):
+            pass

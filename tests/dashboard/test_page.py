@@ -1,0 +1,260 @@
+"""The page in a real browser: order, hostile names, themes, keyboard, many videos, the form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from browser import EXECUTABLE, Page, chromium, tab
+from scenes import letters
+from test_watch import update
+
+from streamer.config import DashboardConfig
+from streamer.dashboard.feed import Feed, now_ms
+from streamer.dashboard.serve import serving
+from streamer.dashboard.store import Store, Unreadable
+
+pytestmark = [
+    pytest.mark.needs_chromium,
+    pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium on this machine"),
+]
+
+HOSTILE = "<img src=x onerror=\"document.title='owned'\">/../?a=b&c#d%2F\u202egpj.\n\x00"
+LIVE = "document.querySelector('#connection').dataset.state === 'live'"
+NAMES = "[...document.querySelectorAll('#videos a.video')].map((link) => link.textContent)"
+
+
+@dataclass
+class Screen:
+    """A page, and the store behind it."""
+
+    page: Page
+    store: Store
+    address: str
+    own_problems: int = 0
+
+    def tell(self, video_id: str, seq: int = 0, score: float | None = 0.5, **changes: Any) -> None:
+        """An update arrives now."""
+        changes = {"processed_at_ms": now_ms() - 20} | changes
+        self.store.apply(update(video_id, seq, score, **changes), now_ms())
+
+    async def open(self, path: str = "") -> None:
+        await self.page.open("about:blank")
+        await self.page.open(self.address + path)
+        await self.page.until(LIVE)
+
+    async def names(self) -> list[str]:
+        found: list[str] = await self.page.eval(NAMES)
+        return found
+
+    async def until_first(self, name: str) -> None:
+        await self.page.until(f"({NAMES})[0] === {json.dumps(name)}")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[int]:
+    """One for all tests; each has a tab, and an address and so a storage of its own."""
+    with chromium() as port:
+        yield port
+
+
+@pytest.fixture
+async def screen(browser: int) -> AsyncIterator[Screen]:
+    async with AsyncExitStack() as resources:
+        store = Store(max_videos=5000)
+        feed = Feed(store, tick_seconds=0.1)
+        address = await resources.enter_async_context(serving(feed, DashboardConfig(port=0)))
+        page = await resources.enter_async_context(tab(browser))
+        await page.size(1280, 800)
+        yield Screen(page, store, address)
+        assert page.problems == []  # no exception, nothing that the policy refused
+
+
+async def test_rows_alerts_and_order(screen: Screen) -> None:
+    page = screen.page
+    screen.tell("calm", score=0.1)
+    screen.tell("high", score=0.72)
+    screen.tell("random", score=0.99, trained=False)
+    await screen.open()
+    await screen.until_first("high")
+    assert await screen.names() == ["high", "calm", "random"]
+    assert await page.eval("document.querySelector('#announcement').textContent") == ""
+    text = await page.eval("document.querySelector('#table').innerText")
+    assert "0.72" in text
+    assert "0.67–0.77" in text
+    assert "untrained" in text
+    assert "0.99" not in text
+    screen.tell("calm", 1, 0.9, alert="raised", changed=True)
+    await screen.until_first("calm")
+    await page.until("document.querySelector('#announcement').textContent === 'Alert raised: calm'")
+    assert "▲ ALERT" in await page.eval("document.querySelector('#videos tr.alert').innerText")
+    assert await page.eval("document.title") == "▲ 1 · streamer"
+    assert await page.eval("document.querySelectorAll('[aria-live]').length") == 1
+    inked = "c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((value) => value)"
+    assert await page.eval(f"(() => {{ const c = document.querySelector('canvas'); return {inked}; }})()")
+
+
+async def test_any_name_is_harmless_and_leads_to_its_page(screen: Screen) -> None:
+    page = screen.page
+    screen.tell(HOSTILE, 3, 0.25, models={HOSTILE: 0.25}, status="undecodable", error=HOSTILE)
+    screen.tell("", 0, 0.1)
+    await screen.open()
+    await page.until(f"({NAMES}).length === 2")
+    first, empty = await screen.names()
+    assert first.startswith("<img src=x onerror=")
+    assert first.endswith(r"%2F\u{202e}gpj.\u{a}\u{0}")
+    assert empty == "(empty)"
+    assert await page.eval("document.images.length") == 0
+    await page.eval("document.querySelector('#videos a.video').click()")
+    await page.until(
+        f"location.pathname === '/video' && {LIVE} && !document.querySelector('#content').hidden"
+    )
+    assert await page.eval("document.querySelector('#name').textContent") == first
+    assert await page.eval("document.images.length") == 0
+    assert (await page.eval("document.title")).startswith("<img")
+    assert await page.eval("document.querySelectorAll('.uplot').length") == 3
+    text = await page.eval("document.querySelector('main').innerText")
+    assert "not published" in text
+    assert "0.25" in text
+
+
+async def test_the_order_waits_for_the_pointer(screen: Screen) -> None:
+    page = screen.page
+    for n in range(6):
+        screen.tell(f"v{n}", score=0.9 - n / 10)
+    await screen.open()
+    await page.until(f"({NAMES}).length === 6")
+    x, y = await page.eval(
+        "(({left, top}) => [left + 5, top + 5])"
+        "(document.querySelector('#videos a.video').getBoundingClientRect())"
+    )
+    await page.point(x, y)
+    screen.tell("v5", 1, 0.99, alert="raised", changed=True)
+    await page.until("!document.querySelector('#held').hidden")
+    assert (await screen.names())[0] == "v0"
+    assert "0.99" in await page.eval("document.querySelector('#videos').innerText")  # values go on
+    await page.eval("document.querySelector('#sort-now').click()")
+    await screen.until_first("v5")
+
+
+async def test_filter_order_pins_and_keys(screen: Screen) -> None:
+    page = screen.page
+    for n in range(30):
+        screen.tell(f"cam {n:02}", score=n / 30, faces=1000 - n)
+    await screen.open()
+    await screen.until_first("cam 29")
+    await page.eval("document.querySelector('[data-order=faces] button').click()")
+    await screen.until_first("cam 00")
+    assert await page.eval("document.querySelector('[data-order=faces]').ariaSort") == "descending"
+    await page.eval("document.activeElement.blur()")
+    await page.press("/")
+    await page.send("Input.insertText", text="CAM 1")
+    await page.until(f"({NAMES}).length === 10")
+    await screen.until_first("cam 10")
+    await page.press("Escape")
+    await screen.until_first("cam 00")
+    await page.eval("document.querySelector('#scroller').focus()")
+    await page.press("ArrowDown")
+    await page.press("ArrowDown")
+    assert await page.eval("document.activeElement.textContent") == "cam 01"
+    await page.press("p")
+    await page.eval("document.activeElement.blur()")
+    await screen.until_first("cam 01")
+    await screen.open()
+    await screen.until_first("cam 01")  # kept
+    assert await page.eval("document.querySelector('.pin').ariaPressed") == "true"
+
+
+async def test_thousands_of_videos_are_a_few_rows(screen: Screen) -> None:
+    page = screen.page
+    for n in range(2000):
+        screen.tell(f"v{n:04}", score=(2000 - n) / 4000)
+    await screen.open()
+    await page.until(f"({NAMES}).length > 10")
+    assert await page.eval("document.querySelectorAll('#videos tr').length") < 60
+    assert await page.eval("document.querySelector('#table').ariaRowCount") == "2001"
+    await page.eval("document.querySelector('#scroller').focus()")
+    await page.press("End")
+    await page.until("document.activeElement.textContent === 'v1999'")
+    assert await page.eval("document.activeElement.closest('tr').ariaRowIndex") == "2001"
+    await page.press("Home")
+    await page.until("document.activeElement.textContent === 'v0000'")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_nothing_is_wider_than_the_window(screen: Screen, width: int) -> None:
+    screen.tell("a name that is far too long for a narrow window " * 4, score=0.9, alert="raised")
+    for letter in letters(now_ms()):
+        screen.store.add_letter(letter, 1, now_ms())
+    await screen.page.size(width, 700)
+    for path in ("", "dead-letters", "video?id=nobody"):
+        await screen.open(path)
+        assert await screen.page.eval("document.documentElement.scrollWidth") <= width, path
+    await screen.open()
+    scroller = "document.querySelector('#scroller')"
+    assert await screen.page.eval(f"{scroller}.scrollWidth <= {scroller}.clientWidth")
+
+
+async def test_dark_and_light(screen: Screen) -> None:
+    page = screen.page
+    background = "getComputedStyle(document.body).backgroundColor"
+    await page.colours("light")
+    await screen.open()
+    light = await page.eval(background)
+    await page.colours("dark")
+    await page.until(f"{background} !== {json.dumps(light)}")
+    dark = await page.eval(background)
+    await page.eval("document.querySelector('#theme').click()")
+    assert await page.eval(background) == light
+    await screen.open("dead-letters")
+    assert await page.eval(background) == light  # kept, whatever the system prefers
+    await page.eval("document.querySelector('#theme').click()")
+    assert await page.eval(background) == dark
+
+
+async def test_dead_letters_and_unreadable_records(screen: Screen) -> None:
+    page = screen.page
+    await screen.open("dead-letters")
+    assert "None yet" in await page.eval("document.querySelector('main').innerText")
+    for letter in letters(now_ms()):
+        screen.store.add_letter(letter, len(letter.value), now_ms())
+    screen.store.add_unreadable(Unreadable("scores", 1, 77, "<b>no</b> score update", now_ms()))
+    await page.until("document.querySelectorAll('#rows tr').length === 18")
+    text = await page.eval("document.querySelector('main').innerText")
+    for said in ("7 damaged", "decoder crashed", "gate-0017", "scores/1@77", "<b>no</b> score update"):
+        assert said in text
+
+
+async def test_counts_silence_and_a_broken_stream(screen: Screen) -> None:
+    page = screen.page
+    screen.store.apply(update("quiet"), now_ms() - 60_000)
+    screen.tell("ended", last=True, status="final")
+    screen.store.trouble["scores"] = "no broker <b>"
+    screen.store.behind["scores"] = 1234
+    await screen.open()
+    await page.until("document.querySelector('#behind').textContent === '1,234'")
+    assert await page.eval("document.querySelector('#trouble').textContent") == "scores: no broker <b>"
+    text = await page.eval("document.querySelector('#videos').innerText")
+    assert "silent 1 min" in text
+    assert "ended" in text
+
+
+async def test_the_form_lets_in_with_the_token_only(browser: int) -> None:
+    store = Store(max_videos=5)
+    store.apply(update("secret video"), now_ms())
+    config = DashboardConfig(port=0, auth="token", token="a token of the test")
+    async with serving(Feed(store), config) as address, tab(browser) as page:
+        await page.open(f"{address}video?id=secret%20video")
+        await page.until("document.querySelector('#token') !== null && document.readyState === 'complete'")
+        await page.eval("document.querySelector('#token').value = 'wrong'")
+        await page.eval("document.querySelector('form').requestSubmit()")
+        await page.until("document.querySelector('#wrong')?.hidden === false")
+        await page.eval("document.querySelector('#token').value = 'a token of the test'")
+        await page.eval("document.querySelector('form').requestSubmit()")
+        await page.until(f"document.querySelector('#connection') && {LIVE}")
+        assert await page.eval("document.querySelector('#name').textContent") == "secret video"
+        assert page.problems == []
