@@ -1,10 +1,10 @@
 """How much of the sampling rate a partition keeps while it is behind. Pure.
 
 Behind is measured in records: published to the partition and not finished, its end offset minus the offset up
-to which all is finished. That is what the group must work off, and it is measured for the metrics anyway, by
-one request for all partitions. The age of chunks would be told in seconds, but a record's timestamp is its
-producer's word: a clock that is wrong, or a producer that wants its video looked at less, would thin the
-sampling of everybody in the partition.
+to which all is finished. That is what the group must work off, and it is measured for the metrics anyway,
+every five seconds by one request for all partitions. The age of chunks would be told in seconds, but a
+record's timestamp is its producer's word: a clock that is wrong, or a producer that wants its video looked at
+less, would thin the sampling of everybody in the partition.
 
 What holds while it thins: a chunk is counted once, whole, at the rate that its score update states
 (`sampling_rate`), and at that rate the same frames are drawn in every replay. What does not: which rate is in
