@@ -35,7 +35,7 @@ CACHE = Path(__file__).parents[1] / ".cache" / "kafka"
 JAVA_OPTIONS = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 """A node that starts quickly and stays near 250 MB."""
 
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 USERNAME, PASSWORD, KEY_PASSWORD = "alice", "alice-secret-4711", "key-secret-0815"
 
 
