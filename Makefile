@@ -37,7 +37,7 @@ $(VENV)/.bench-ready: requirements-bench.lock $(VENV)/.dev-ready
 	@touch $@
 
 demo: setup
-	$(BIN)/streamer demo
+	$(BIN)/streamer demo --page
 
 test: $(VENV)/.dev-ready
 	$(BIN)/pytest -m "not needs_cuda and not needs_torch"
@@ -67,6 +67,7 @@ bench: $(VENV)/.bench-ready
 	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/delivery.py
 	$(BIN)/python bench/restore.py
+	$(BIN)/python bench/dashboard.py
 	$(BIN)/python bench/chaos.py
 	$(BIN)/python bench/chaos.py --delivery at_least_once --seed 2
 

@@ -3,9 +3,9 @@
     python bench/dashboard.py [--videos 2000] [--rate 5] [--seconds 20] [--pages 1] [--no-browser]
 
 Score messages, made beforehand as bytes, are decoded and put into the store directly, at a steady rate, in
-the server's own event loop: no broker and no Kafka client, so what a broker's client costs comes on top (about as
-much again as decoding). The server, feed and streams are those of `streamer dashboard`. In the browser,
-requestAnimationFrame counts frames while the table is live, and while it is scrolled too.
+the server's own event loop: no broker and no Kafka client, whose cost comes on top. Server, feed and streams
+are those of `streamer dashboard`. In the browser, requestAnimationFrame counts frames while the table is live,
+and while it is scrolled too.
 """
 
 from __future__ import annotations

@@ -280,10 +280,8 @@ def dashboard(
         ("kafka.bootstrap_servers", bootstrap), ("dashboard.host", host), ("dashboard.port", port)
     )
     _start_log(config)
-    try:
-        from streamer.dashboard.serve import run_dashboard
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{error.name} is missing: pip install 'streamer[dashboard]'") from error
+    _need_dashboard()
+    from streamer.dashboard.serve import run_dashboard
 
     _run(run_dashboard(config, lambda address: typer.echo(f"{address}  (Ctrl-C ends it)")))
 
@@ -346,12 +344,27 @@ def doctor(
 
 
 @app.command()
-def demo(ctx: typer.Context, bootstrap: Bootstrap = None) -> None:
+def demo(
+    ctx: typer.Context,
+    page: Annotated[bool, typer.Option("--page", help="Show it on the live page, too.")] = False,
+    bootstrap: Bootstrap = None,
+) -> None:
     """Detect on two bundled clips, live: broker, service, cameras, view. Ends by itself."""
     config = ctx.obj.load(("kafka.bootstrap_servers", bootstrap))
+    if page:
+        _need_dashboard()
     from streamer.demo import run_demo
 
-    _exit(_run(run_demo(config, embedded=bootstrap is None)))
+    _exit(_run(run_demo(config, embedded=bootstrap is None, page=page)))
+
+
+def _need_dashboard() -> None:
+    """Raises ConfigError if the libraries of the live page are not installed."""
+    from importlib.util import find_spec
+
+    for name in ("starlette", "uvicorn", "sse_starlette"):
+        if find_spec(name) is None:
+            raise ConfigError(f"the live page needs {name}: pip install 'streamer[dashboard]'")
 
 
 def _start_log(config: Config) -> None:

@@ -40,6 +40,9 @@ INTERRUPTED = 130
 READY_SECONDS = 120.0
 """For loading the networks, on a slow machine."""
 
+KEEP_PAGE_SECONDS = 60.0
+"""For looking at the live page, when the clips are over."""
+
 FINISH_SECONDS = 300.0
 """After the last chunk was published, for the last score."""
 
@@ -68,8 +71,11 @@ class Tally:
             self.awaited.discard(update.video_id)
 
 
-async def run_demo(config: Config, *, embedded: bool) -> int:
-    """Run all of it; returns the exit status. Raises StreamerError if a part of it cannot work."""
+async def run_demo(config: Config, *, embedded: bool, page: bool = False) -> int:
+    """Run all of it; returns the exit status. Raises StreamerError if a part of it cannot work.
+
+    page: serve the live page, too; on a terminal it stays for a while after the clips.
+    """
     console = _console()
     config = _for_demo(config, embedded=embedded)
     set_up_logging(config.log)
@@ -90,6 +96,9 @@ async def run_demo(config: Config, *, embedded: bool) -> int:
         service = Service(config, lambda: Pipeline(config))
         with _step(console, "service", "loading networks"):
             serving = await resources.enter_async_context(_serving(service))
+        if page:
+            address = await resources.enter_async_context(_live_page(config))
+            console.print(Text.assemble("  live page: ", (address, "bold underline")))
         console.print()
         tally = Tally({clip.video_id for clip in clips})
         title = f"demo · {'embedded broker' if embedded else config.kafka.bootstrap_servers}"
@@ -98,8 +107,21 @@ async def run_demo(config: Config, *, embedded: bool) -> int:
         await first_of(showing, asyncio.create_task(_wait_for(serving)))
         if tally.awaited:
             return INTERRUPTED
-    _summarise(console, tally, embedded=embedded)
+        _summarise(console, tally, embedded=embedded)
+        if page and console.is_terminal:
+            console.print(f"\nThe live page stays for {duration(KEEP_PAGE_SECONDS)}; Ctrl-C ends it.")
+            await asyncio.wait({serving}, timeout=KEEP_PAGE_SECONDS)
     return 0
+
+
+@asynccontextmanager
+async def _live_page(config: Config) -> AsyncIterator[str]:
+    """The live page of this process on any free port; gives its address."""
+    from streamer.dashboard.serve import dashboard
+
+    anywhere = config.dashboard.model_copy(update={"port": 0})
+    async with dashboard(config.model_copy(update={"dashboard": anywhere})) as (address, _):
+        yield address
 
 
 def _console() -> Console:

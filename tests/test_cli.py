@@ -86,7 +86,9 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     return lambda *words: CliRunner().invoke(app, list(words), prog_name="streamer")
 
 
-@pytest.mark.parametrize("command", ["run", "publish", "watch", "score", "topics create", "doctor", "demo"])
+@pytest.mark.parametrize(
+    "command", ["run", "publish", "watch", "dashboard", "score", "topics create", "doctor", "demo"]
+)
 def test_help_of_every_command(in_process: Callable[..., Result], command: str) -> None:
     result = in_process(*command.split(), "--help")
     assert result.exit_code == 0

@@ -36,8 +36,10 @@ def test_bundled_clips_are_two_and_small() -> None:
 
 def test_with_trained_members(tmp_path: Path) -> None:
     engines = make_engines(tmp_path / "engines", sure=2.0, unsure=0.0)
-    result = demo("--set", f"classify.engines={engines}", "--set", "classify.members=['sure', 'unsure']")
+    members = ("--set", f"classify.engines={engines}", "--set", "classify.members=['sure', 'unsure']")
+    result = demo("--page", *members)
     assert result.returncode == 0, result.stderr
+    assert re.search(r"^  live page: http://127\.0\.0\.1:\d+/$", result.stdout, re.MULTILINE)
     for clip in demo_clips():
         assert re.search(rf"^{clip.stem}: 0:0\d, chunk 0, fake score 0\.69", result.stdout, re.MULTILINE)
         assert re.search(rf"^  {clip.stem}: fake score 0\.69 \(0\.69–0\.69\); ", result.stdout, re.MULTILINE)
