@@ -6,6 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from streamer.errors import LimitError
+from streamer.messages import MAX_VIDEO_ID_BYTES
 
 MINUTE_MS = 60_000
 
@@ -48,6 +49,7 @@ class VideoLimits:
         if not (self._most_chunks or self._most_bytes):
             return None
         number = (now_ms if timestamp_ms < 0 else min(timestamp_ms, now_ms)) // MINUTE_MS
+        key = key and key[:MAX_VIDEO_ID_BYTES]  # what is longer is no video's, and need not be remembered
         minute = self._minutes.pop(key, None)
         if minute is None or number > minute.number:
             minute = _Minute(number)

@@ -17,7 +17,10 @@ import structlog
 from streamer.config import LogConfig
 
 MAX_TEXT = 2000
-"""Characters of one value in a line."""
+"""Characters of one value in a line; the rest is cut off."""
+
+MAX_TRACEBACK = 16_000
+"""Characters of a traceback; the middle is left out."""
 
 REPEAT_SECONDS = 10.0
 """Between equal records of a library."""
@@ -32,9 +35,13 @@ bytes, and the password while it authenticates."""
 def printable(text: str) -> str:
     """The text with everything escaped that is not printable: control and format characters, surrogates.
 
+    Cut to MAX_TEXT: a name of a million characters would hold up whoever shows it.
+
     >>> printable("a\\x1b[31m")
     'a\\\\x1b[31m'
     """
+    if len(text) > MAX_TEXT:
+        text = f"{text[:MAX_TEXT]}…"
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -42,9 +49,9 @@ def printable(text: str) -> str:
 
 def _harmless(value: object) -> object:
     if isinstance(value, bytes):
-        value = value.decode("utf-8", "backslashreplace")
+        value = value[: 4 * MAX_TEXT].decode("utf-8", "backslashreplace")
     if isinstance(value, str):
-        return printable(value if len(value) <= MAX_TEXT else f"{value[:MAX_TEXT]}…")
+        return printable(value)
     if isinstance(value, Mapping):
         return {str(_harmless(k)): _harmless(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -66,6 +73,9 @@ def _escape_lines(_: object, __: str, event: MutableMapping[str, Any]) -> Mutabl
     """Escape tracebacks line by line: their line breaks are meant."""
     for key in ("exception", "stack"):
         if isinstance(text := event.get(key), str):
+            if len(text) > MAX_TRACEBACK:
+                half = MAX_TRACEBACK // 2
+                text = f"{text[:half]}\n…\n{text[-half:]}"
             event[key] = "\n".join(printable(line) for line in text.split("\n"))
     return event
 

@@ -198,7 +198,8 @@ def _raw_media_fields(
             "last": by_name.get("last", b"").lower() in (b"1", b"true"),
         }
     except ValueError as error:
-        raise MessageError("invalid_message", f"key or headers of a raw media record: {error}") from error
+        text = f"key or headers of a raw media record: {error!s:.300}"
+        raise MessageError("invalid_message", text) from error
 
 
 def _unpack_map(value: bytes, max_bytes: int) -> dict[str, Any]:

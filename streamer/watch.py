@@ -33,6 +33,9 @@ NARROW_TREND_CHUNKS = 14
 MAX_ROWS = 2000
 """Videos remembered; beyond it the one silent longest is forgotten."""
 
+MAX_NAME = 200
+"""Characters of a name in the table, which is drawn anew again and again."""
+
 RECENT_ALERTS = 4
 
 WIDE_COLUMNS = 120
@@ -168,14 +171,14 @@ class Board:
         update = row.update
         loud = "bold white on red" if row.raised else ""
         yield Text("▲" if row.raised else " ", style=loud)
-        yield Text(printable(update.video_id), style="bold" if row.raised else "")
+        yield Text(_name(update.video_id), style="bold" if row.raised else "")
         yield Text(clock(row.at_seconds))
         yield from scores
         yield Text(f"{update.faces:,}")
         if wide:
             total_ms = update.latency_ms.get("total")
             yield Text("" if total_ms is None else duration(total_ms / 1000), style="dim")
-        yield Text(printable(self._state(row)), style=loud)
+        yield Text(_name(self._state(row)), style=loud)
 
     def _score_cells(self, row: Row, *, wide: bool, trend: int) -> Iterable[Text]:
         update = row.update
@@ -219,6 +222,10 @@ def describe_status(update: ScoreUpdate) -> str:
             return "ended"
 
 
+def _name(text: str) -> str:
+    return printable(text[:MAX_NAME])
+
+
 def _tint(update: ScoreUpdate, score: float) -> str:
     if score >= update.alert.threshold:
         return "bold red"
@@ -248,7 +255,7 @@ def _alert_text(update: ScoreUpdate) -> Text:
     watched = "" if update.window_score is None else f", last seconds {update.window_score:.2f}"
     return Text.assemble(
         ("▲ alert raised " if raised else "△ alert cleared", "bold red" if raised else "green"),
-        f"  {printable(update.video_id)} at {clock(update.end_seconds)}{watched}",
+        f"  {_name(update.video_id)} at {clock(update.end_seconds)}{watched}",
         no_wrap=True,
         overflow="ellipsis",
     )

@@ -21,7 +21,14 @@ from streamer.config import KafkaConfig
 from streamer.kafka.changelog import position_record, state_record
 from streamer.kafka.client import CONNECT_SECONDS
 from streamer.kafka.publish import OutRecord, Publisher, TooLargeError
-from streamer.messages import DeadLetter, Headers, ScoreUpdate, encode_dead_letter, encode_score
+from streamer.messages import (
+    MAX_VIDEO_ID_BYTES,
+    DeadLetter,
+    Headers,
+    ScoreUpdate,
+    encode_dead_letter,
+    encode_score,
+)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -208,5 +215,11 @@ def _without_bytes(batch: Batch, error: TooLargeError) -> Batch:
         where = f"{letter.topic} partition {letter.partition} offset {letter.offset}"
         log.warning("dead letter without its bytes", reason=letter.reason, where=where, error=str(error))
         left_out = f"{len(letter.value)} bytes left out: too large; they are in {where}"
-        shorter.append(letter.model_copy(update={"value": b"", "error": f"{letter.error} ({left_out})"}))
+        cut: dict[str, object] = {
+            "value": b"",
+            "key": letter.key and letter.key[:MAX_VIDEO_ID_BYTES],  # these may be what is too large
+            "headers": [],
+            "error": f"{letter.error} ({left_out})",
+        }
+        shorter.append(letter.model_copy(update=cut))
     return replace(batch, letters=shorter)
