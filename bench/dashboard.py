@@ -4,8 +4,8 @@
 
 Score messages, made beforehand as bytes, are decoded and put into the store directly, at a steady rate, in
 the server's own event loop: no broker and no Kafka client, whose cost comes on top. Server, feed and streams
-are those of `streamer dashboard`. In the browser, requestAnimationFrame counts frames while the table is live,
-and while it is scrolled too.
+are those of `streamer dashboard`. In the browser, requestAnimationFrame counts frames while the table is
+live, and while it is scrolled too.
 """
 
 from __future__ import annotations
