@@ -1,7 +1,7 @@
 """Live streams (RTSP, RTMP, HTTP, TCP ...) -> segments cut at keyframes, nothing re-encoded.
 
-As for files (`streamer.segment`), FFmpeg runs in a process of its own. A stream that is lost is connected
-again, with growing pauses; the gap stays one in the video's time. A segment with a damaged packet is skipped.
+As for files (`streamer.segment`), FFmpeg runs in a process of its own, which starts without heavy libraries.
+A segment with a damaged packet is left out.
 """
 
 from __future__ import annotations
@@ -9,20 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import random
+import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
 from streamer.errors import DecodeError
-from streamer.files import Piece, SourceError
-from streamer.messages import VideoChunk
 from streamer.segment import (
     DEMUXERS,
     LENGTH,
@@ -32,7 +28,6 @@ from streamer.segment import (
     video_stream,
     write_message,
 )
-from streamer.sources import NetworkOptions, without_secrets
 
 OPEN_SECONDS = 15.0
 """For connecting and for finding out what is sent."""
@@ -46,21 +41,16 @@ JUMP_SECONDS = 10.0
 MAX_SEGMENT_SECONDS = 60.0
 """Without a keyframe."""
 
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
-"""Before a stream is connected again; doubled from failure to failure, and scattered."""
-
 _PROTOCOLS = "tcp,udp,rtp,srtp,tls,http,https,httpproxy,rtmp,rtmps,rtmpt,rtmpts,srt"
 """What FFmpeg may use: the network, no files."""
 
-_STREAM_DEMUXERS = f"{DEMUXERS},rtsp,rtp,sdp,live_flv"
+_STREAM_DEMUXERS = f"{DEMUXERS},rtsp,rtp,live_flv"
 
 _DEFAULTS = {"rtsp_transport": "tcp"}
 """Of FFmpeg's options: packets that UDP loses would cost chunks."""
 
-_HOPELESS = frozenset({"unsupported_codec", "unsupported_format", "no_video", "too_many_bytes"})
-"""Reasons that trying again does not change."""
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+_RTSP_LISTENING = {"listen_timeout": "86400"}
+"""Seconds; FFmpeg refuses its own default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,79 +73,14 @@ class Recorded:
         return f"Recorded({len(self.data)} bytes, {self.start_seconds:.3f} s + {self.duration_seconds:.3f} s)"
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """A URL that FFmpeg can read."""
+async def record(
+    url: str, chunk_seconds: float, *, options: Mapping[str, str], max_bytes: int
+) -> AsyncGenerator[Recorded, None]:
+    """Record until the stream ends. Close it with `contextlib.aclosing`. Raises DecodeError.
 
-    url: str = field(repr=False)
-    video_id: str
-    network: NetworkOptions
-
-    @property
-    def name(self) -> str:
-        return without_secrets(self.url)
-
-    async def pieces(self, chunk_seconds: float) -> AsyncGenerator[Piece, None]:
-        """Chunks as they are recorded, with `captured_at_ms`; ends only with a source that states its length.
-
-        Raises SourceError if the stream is of no use, or was lost too many times in a row.
-        """
-        seq, end_seconds, failures = 0, 0.0, 0
-        began: float | None = None  # when the first frame came
-        while True:
-            base: float | None = None  # position of this connection's first frame
-            lost = SourceError("stream_ended", "the stream has ended")
-            try:
-                async with aclosing(record(self.url, chunk_seconds, self.network)) as recording:
-                    async for recorded in recording:
-                        failures = 0
-                        first_frame_at = time.monotonic() - recorded.start_seconds - recorded.duration_seconds
-                        began = first_frame_at if began is None else began
-                        base = max(end_seconds, first_frame_at - began) if base is None else base
-                        seq += recorded.lost
-                        end_seconds = base + recorded.start_seconds + recorded.duration_seconds
-                        chunk = VideoChunk(
-                            video_id=self.video_id,
-                            seq=seq,
-                            data=recorded.data,
-                            format="matroska",
-                            start_seconds=base + recorded.start_seconds,
-                            captured_at_ms=recorded.captured_at_ms,
-                            last=recorded.is_last,
-                        )
-                        yield Piece(chunk, end_seconds)
-                        seq += 1
-                        if recorded.is_last:
-                            return
-            except SourceError as error:
-                if error.reason in _HOPELESS:
-                    raise
-                lost = error
-            failures += 1
-            if failures == self.network.attempts:
-                raise lost
-            pause = min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS) * random.uniform(
-                0.5, 1
-            )
-            log.warning(
-                "a stream is lost; connecting again",
-                video_id=self.video_id,
-                source=self.name,
-                reason=lost.reason,
-                error=str(lost),
-                pause_seconds=round(pause, 1),
-            )
-            await asyncio.sleep(pause)
-
-
-async def record(url: str, chunk_seconds: float, network: NetworkOptions) -> AsyncGenerator[Recorded, None]:
-    """Record until the stream ends. Close it with `contextlib.aclosing`. Raises SourceError."""
-    settings = {
-        "url": url,
-        "chunk_seconds": chunk_seconds,
-        "options": dict(network.ffmpeg),
-        "max_bytes": network.max_bytes,
-    }
+    options: of FFmpeg. max_bytes: of a segment.
+    """
+    settings = {"url": url, "chunk_seconds": chunk_seconds, "options": dict(options), "max_bytes": max_bytes}
     process = await asyncio.create_subprocess_exec(
         *child_command("streamer.record"),
         stdin=asyncio.subprocess.PIPE,
@@ -167,21 +92,21 @@ async def record(url: str, chunk_seconds: float, network: NetworkOptions) -> Asy
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        # not as arguments, which every user of the machine can read; open until we end: then it ends, too
+        # not as arguments, which every user of the machine can read; the child ends when it closes
         process.stdin.write(json.dumps(settings).encode() + b"\n")
         while True:
             try:
                 (size,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
                 fields = json.loads(await process.stdout.readexactly(size))
                 if "error" in fields:
-                    raise SourceError(*fields["error"])
+                    raise DecodeError(*fields["error"])
                 data = await process.stdout.readexactly(fields.pop("bytes"))
             except asyncio.IncompleteReadError:
                 break
             yield Recorded(data=data, **fields)
         if (code := await process.wait()) != 0:
             how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
-            raise SourceError("decoder_crashed", f"reading the stream ended {how}")
+            raise DecodeError("decoder_crashed", f"reading the stream ended {how}")
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
@@ -195,6 +120,7 @@ def main() -> None:
     import av
 
     settings = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         with _open(settings["url"], settings["options"]) as source:
             for fields, data in _segments(source, settings["chunk_seconds"], settings["max_bytes"]):
@@ -205,13 +131,24 @@ def main() -> None:
         write_message({"error": [error.reason, str(error)]})
     except MemoryError:
         write_message({"error": ["decoder_out_of_memory", "not enough memory to record this stream"]})
+    except av.ExitError:
+        write_message({"error": ["unreadable", "nothing came in time"]})
     except av.FFmpegError as error:
         write_message({"error": ["unreadable", f"FFmpeg: {error.strerror}"]})
+
+
+def _end_with_parent() -> None:
+    """Even while FFmpeg waits for a stream that does not come."""
+    while os.read(sys.stdin.fileno(), 1):  # not through its buffer, whose lock Python wants at its end
+        pass
+    os._exit(1)
 
 
 def _open(url: str, options: dict[str, str]) -> Any:
     import av
 
+    if "listen" in options.get("rtsp_flags", ""):
+        options = _RTSP_LISTENING | options
     is_listening = "listen" in f"{url} {options}"  # waits for whoever sends, however long it takes
     return av.open(
         url,

@@ -16,6 +16,10 @@ from streamer.messages import MAX_VIDEO_ID_BYTES
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least
 
 
+STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "tcp", "udp", "rtp", "srt")
+"""Of URLs that FFmpeg reads; srt only where it was built with it, which PyAV's wheels are not."""
+
+
 class Source(Protocol):
     """A video that is cut into chunks somewhere."""
 
@@ -126,9 +130,11 @@ def _source(text: str, video_id: str, network: NetworkOptions) -> Source:
             raise ConfigError(f"--hls reads http, https and files, not {without_secrets(text)}")
         return Playlist(text, video_id, network)
     if is_url(text):
-        from streamer.record import Stream
+        from streamer.stream import Stream
 
         if urlsplit(text).path.endswith((".m3u8", ".m3u")):
             raise ConfigError(f"{without_secrets(text)} is an HLS playlist: --hls")
+        if urlsplit(text).scheme not in STREAM_SCHEMES:
+            raise ConfigError(f"{without_secrets(text)}: streams are {', '.join(STREAM_SCHEMES)}")
         return Stream(text, video_id, network)
     return Clip(Path(text), video_id)

@@ -34,6 +34,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "streamer.record",
             "streamer.score",
             "streamer.sources",
+            "streamer.stream",
             "streamer.watch",
         }
     ),

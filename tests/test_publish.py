@@ -17,8 +17,8 @@ from streamer.files import FileError
 from streamer.hls import Playlist
 from streamer.messages import VideoChunk
 from streamer.publish import Published, publish_source, publish_sources
-from streamer.record import Stream
 from streamer.sources import Clip, NetworkOptions, sources_of
+from streamer.stream import Stream
 from streamer.tasks import gather_or_cancel
 
 

@@ -1,0 +1,101 @@
+"""Live streams -> chunks: recorded by `streamer.record`, and connected again whenever they are lost.
+
+The pauses before that grow, and the gap stays one in the video's time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import structlog
+
+from streamer.errors import DecodeError
+from streamer.files import Piece, SourceError
+from streamer.messages import VideoChunk
+from streamer.record import record
+from streamer.sources import NetworkOptions, without_secrets
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
+"""Before a stream is connected again; doubled from failure to failure, and scattered."""
+
+_HOPELESS = frozenset({"unsupported_codec", "unsupported_format", "no_video", "too_many_bytes"})
+"""Reasons that trying again does not change."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A URL that FFmpeg can read."""
+
+    url: str = field(repr=False)
+    video_id: str
+    network: NetworkOptions
+
+    @property
+    def name(self) -> str:
+        return without_secrets(self.url)
+
+    async def pieces(self, chunk_seconds: float) -> AsyncGenerator[Piece, None]:
+        """Chunks as they are recorded, with `captured_at_ms`; ends only with a source that states its length.
+
+        Raises SourceError if the stream is of no use, or was lost too many times in a row.
+        """
+        seq, end_seconds, failures = 0, 0.0, 0
+        began: float | None = None  # when the first frame came
+        while True:
+            base: float | None = None  # position of this connection's first frame
+            lost = SourceError("stream_ended", "the stream has ended")
+            try:
+                async with aclosing(
+                    record(
+                        self.url,
+                        chunk_seconds,
+                        options=self.network.ffmpeg,
+                        max_bytes=self.network.max_bytes,
+                    )
+                ) as recording:
+                    async for recorded in recording:
+                        failures = 0
+                        first_frame_at = time.monotonic() - recorded.start_seconds - recorded.duration_seconds
+                        began = first_frame_at if began is None else began
+                        base = max(end_seconds, first_frame_at - began) if base is None else base
+                        seq += recorded.lost
+                        end_seconds = base + recorded.start_seconds + recorded.duration_seconds
+                        chunk = VideoChunk(
+                            video_id=self.video_id,
+                            seq=seq,
+                            data=recorded.data,
+                            format="matroska",
+                            start_seconds=base + recorded.start_seconds,
+                            captured_at_ms=recorded.captured_at_ms,
+                            last=recorded.is_last,
+                        )
+                        yield Piece(chunk, end_seconds)
+                        seq += 1
+                        if recorded.is_last:
+                            return
+            except DecodeError as error:
+                lost = SourceError(error.reason, str(error))
+                if error.reason in _HOPELESS:
+                    raise lost from error
+            failures += 1
+            if failures == self.network.attempts:
+                raise lost
+            pause = min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS) * random.uniform(
+                0.5, 1
+            )
+            log.warning(
+                "a stream is lost; connecting again",
+                video_id=self.video_id,
+                source=self.name,
+                reason=lost.reason,
+                error=str(lost),
+                pause_seconds=round(pause, 1),
+            )
+            await asyncio.sleep(pause)

@@ -1,0 +1,312 @@
+"""Live streams -> chunks, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any
+
+import av
+import media
+import psutil
+import pytest
+from aiohttp import web
+from fakes import until
+from test_decode import decode
+
+from streamer import stream as stream_module
+from streamer.errors import ConfigError
+from streamer.files import Piece, SourceError
+from streamer.sources import NetworkOptions, sources_of
+from streamer.stream import Stream
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(stream_module, "LONGEST_PAUSE_SECONDS", 0.1)
+
+
+@pytest.fixture
+def port() -> int:
+    """One that is free."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+        return number
+
+
+@pytest.fixture(scope="module")
+def clip() -> bytes:
+    """MPEG-TS, 90 frames, a keyframe every second."""
+    return media.encode(frames=90, gop=30)
+
+
+def stream(url: str, *, attempts: int = 1, max_bytes: int = 10**7, **ffmpeg: str) -> Stream:
+    return Stream(url, "cam", NetworkOptions(attempts=attempts, ffmpeg=ffmpeg, max_bytes=max_bytes))
+
+
+async def take(source: Stream, most: int = 1000) -> tuple[list[Piece], SourceError | None]:
+    """The first chunks, and how it ended if it did before."""
+    found: list[Piece] = []
+    try:
+        async with asyncio.timeout(90), aclosing(source.pieces(0.9)) as pieces:
+            async for piece in pieces:
+                found.append(piece)  # those before an error count
+                if len(found) == most:
+                    break
+    except SourceError as error:
+        return found, error
+    return found, None
+
+
+@asynccontextmanager
+async def sending(*connections: bytes) -> AsyncIterator[str]:
+    """Address of a server that answers each connection with the next bytes, and then is gone."""
+    waiting = list(connections)
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            writer.write(waiting.pop(0))
+            if not waiting:
+                server.close()
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+def frames_of(piece: Piece) -> list[int]:
+    """Indices that the frames of a chunk show."""
+    return [media.index_of(image) for image in decode(piece.chunk.data)[1]]
+
+
+async def test_a_stream_is_cut_at_its_keyframes(clip: bytes) -> None:
+    async with sending(clip) as address:
+        found, error = await take(stream(address))
+    assert error is not None
+    assert error.reason == "stream_ended"
+    assert [frames_of(piece) for piece in found] == [list(range(n, n + 30)) for n in (0, 30, 60)]
+    chunks = [piece.chunk for piece in found]
+    assert [chunk.seq for chunk in chunks] == [0, 1, 2]
+    assert [chunk.start_seconds for chunk in chunks] == pytest.approx([0, 1, 2], abs=0.01)
+    assert not any(chunk.last for chunk in chunks)
+    assert {chunk.video_id for chunk in chunks} == {"cam"}
+    assert all(abs((chunk.captured_at_ms or 0) / 1000 - time.time()) < 60 for chunk in chunks)
+
+
+async def test_a_lost_stream_is_connected_again(clip: bytes) -> None:
+    started = time.monotonic()
+    async with sending(clip, b"no video", clip) as address:
+        found, error = await take(stream(address, attempts=3))
+    took = time.monotonic() - started
+    assert error is not None  # nobody there any more, three times
+    assert "refused" in str(error)
+    chunks = [piece.chunk for piece in found]
+    assert [chunk.seq for chunk in chunks] == list(range(6))
+    first, again = chunks[2].start_seconds, chunks[3].start_seconds
+    assert first is not None
+    assert again is not None
+    assert first + 0.99 <= again <= first + 1 + took  # the gap is one in the video, too
+    assert frames_of(found[3]) == list(range(30))
+
+
+async def test_a_damaged_segment_is_left_out(clip: bytes) -> None:
+    packets = [clip[start : start + 188] for start in range(0, len(clip), 188)]
+    pictures = [
+        n for n, packet in enumerate(packets) if packet[1] & 0x5F == 0x41 and packet[2] == 0
+    ]  # PID 256
+    assert len(pictures) == 90
+    del packets[pictures[45]]  # the continuity counter of the next one tells
+    async with sending(b"".join(packets)) as address:
+        found, _ = await take(stream(address))
+    assert [(piece.chunk.seq, frames_of(piece)[0]) for piece in found] == [(0, 0), (2, 60)]
+    assert found[1].chunk.start_seconds == pytest.approx(2, abs=0.01)
+
+
+async def test_timestamps_that_jump_back(clip: bytes) -> None:
+    async with sending(clip + clip, clip) as address:
+        found, error = await take(stream(address, attempts=2), most=5)
+    assert error is None
+    # what was under way when they jumped is left out; then the connection is made anew
+    assert [piece.chunk.seq for piece in found] == list(range(5))
+    assert [frames_of(piece)[0] for piece in found] == [0, 30, 0, 30, 60]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (media.encode("avi", "mjpeg", frames=30, pix_fmt="yuvj420p"), "unsupported_codec"),
+        (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n", "unreadable"),
+        (b"v=0\r\nm=video 5004 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n", "unreadable"),
+    ],
+)
+async def test_what_is_refused(data: bytes, reason: str) -> None:
+    async with sending(data) as address:
+        found, error = await take(stream(address))
+    assert not found
+    assert error is not None
+    assert error.reason == reason
+
+
+async def test_limits(monkeypatch: pytest.MonkeyPatch, clip: bytes) -> None:
+    async with sending(clip) as address:
+        found, error = await take(stream(address, attempts=0, max_bytes=2000))
+    assert not found
+    assert error is not None  # hopeless: not tried again
+    assert error.reason == "too_many_bytes"
+
+
+def test_only_the_network() -> None:
+    for url in ("file:///etc/passwd", "concat://a", "pipe://0", "ftp://host/a"):
+        with pytest.raises(ConfigError, match="streams are rtsp"):
+            sources_of([url], None)
+
+
+async def test_files_behind_a_network_scheme_are_not_read(clip: bytes) -> None:
+    found, error = await take(stream("rtsp://127.0.0.1:1/x", attempts=2))
+    assert (found, error and error.reason) == ([], "unreadable")
+
+
+# ------------------------------------------------------------------------------ HTTP
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[dict[str, Any]]:
+    """Content by path; `address` is where."""
+    content: dict[str, Any] = {}
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        body = content[request.path]
+        if isinstance(body, bytes):
+            asked = request.http_range
+            if asked.start is None:
+                return web.Response(body=body, headers={"Accept-Ranges": "bytes"})
+            end = len(body)
+            headers = {"Content-Range": f"bytes {asked.start}-{end - 1}/{end}"}
+            return web.Response(body=body[asked], status=206, headers=headers)
+        response = web.StreamResponse()
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        with suppress(ConnectionError):
+            for part in body:
+                await response.write(part)
+        return response
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    server = web.TCPSite(runner, "127.0.0.1", 0)
+    await server.start()
+    assert server._server is not None
+    content["address"] = f"http://127.0.0.1:{server._server.sockets[0].getsockname()[1]}"
+    yield content
+    await runner.cleanup()
+
+
+async def test_http_without_an_end(site: dict[str, Any], clip: bytes) -> None:
+    site["/live.ts"] = [clip[start : start + 1316] for start in range(0, len(clip), 1316)]
+    found, error = await take(stream(f"{site['address']}/live.ts?token=secret"))
+    assert [frames_of(piece)[0] for piece in found] == [0, 30, 60]
+    assert error is not None
+    assert error.reason == "stream_ended"
+
+
+async def test_a_file_over_http_ends(site: dict[str, Any]) -> None:
+    site["/clip.mp4"] = media.encode("mp4", frames=60, gop=30)
+    found, error = await take(stream(f"{site['address']}/clip.mp4"))
+    assert error is None
+    assert [piece.chunk.last for piece in found] == [False, True]
+
+
+# --------------------------------------------------- RTSP and RTMP, pushed to a listener
+
+
+def push(url: str, container: str, clip: bytes) -> None:
+    """Send a clip as an encoder would, as soon as someone listens."""
+    deadline = time.monotonic() + 60
+    options = {"rtsp_transport": "tcp"} if container == "rtsp" else {}
+    while True:
+        try:
+            with (
+                av.open(io.BytesIO(clip)) as source,
+                av.open(url, "w", format=container, options=options) as output,
+            ):
+                template = source.streams.video[0]
+                target = output.add_stream_from_template(template, opaque=True)
+                for packet in source.demux(template):
+                    if packet.size:
+                        packet.stream = target
+                        output.mux(packet)
+            return
+        except av.ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "container", "listen", "first"),
+    [
+        (
+            "rtsp",
+            "rtsp",
+            {"rtsp_flags": "listen"},
+            30,
+        ),  # RTP's first picture comes without a time: joined late
+        ("rtmp", "flv", {"listen": "1"}, 0),
+        ("tcp", "mpegts", {"listen": "1"}, 0),
+    ],
+)
+async def test_what_an_encoder_pushes(
+    port: int, clip: bytes, scheme: str, container: str, listen: dict[str, str], first: int
+) -> None:
+    url = f"{scheme}://127.0.0.1:{port}" + ("" if scheme == "tcp" else "/live/cam")
+    pushing = asyncio.create_task(asyncio.to_thread(push, url, container, clip))
+    try:
+        found, _ = await take(stream(url, **listen), most=2)
+    finally:
+        with suppress(av.FFmpegError):  # nobody listens to the end
+            await pushing
+    assert [frames_of(piece) for piece in found] == [list(range(n, n + 30)) for n in (first, first + 30)]
+    assert [piece.chunk.start_seconds for piece in found] == pytest.approx([0, 1], abs=0.01)
+
+
+# ------------------------------------------------------------------------- processes
+
+
+async def test_leaving_early_leaves_no_process(port: int) -> None:
+    me = psutil.Process()
+    before = set(me.children())
+    waiting = asyncio.create_task(take(stream(f"tcp://127.0.0.1:{port}?listen")))
+    await until(lambda: set(me.children()) - before)
+    (child,) = set(me.children()) - before
+    waiting.cancel()
+    with suppress(asyncio.CancelledError):
+        await waiting
+    assert not child.is_running()
+
+
+async def test_a_process_that_is_killed_is_replaced(clip: bytes) -> None:
+    me = psutil.Process()
+    before = set(me.children())
+    async with (
+        sending(clip, clip) as address,
+        asyncio.timeout(90),
+        aclosing(stream(address, attempts=2).pieces(0.9)) as pieces,
+    ):
+        first = await anext(pieces)
+        (child,) = set(me.children()) - before
+        child.kill()
+        rest = [await anext(pieces) for _ in range(3)]
+    assert [piece.chunk.seq for piece in (first, *rest)] == list(range(4))
