@@ -147,6 +147,7 @@ class PartitionWorker:
         """time.monotonic() at which the delivery under way began; None: none is."""
         self.thinning = thinning
         self._limits = limits
+        self._epoch_seconds = time.time() - time.monotonic()  # wall clock without its later jumps
         self._partition = partition
         self._delivery = delivery
         self._metrics = metrics
@@ -194,7 +195,7 @@ class PartitionWorker:
     def put(self, record: Record, work: Callable[[Slot], asyncio.Task[Outcome]]) -> None:
         """Add a record; `work` starts the task that sets `begun` when it is its turn."""
         self._tracker.start(record.offset)
-        now_ms = round(1000 * time.time())
+        now_ms = round(1000 * (self._epoch_seconds + time.monotonic()))
         slot = Slot(record, self._limits.take(record.key, record.size, record.timestamp_ms, now_ms=now_ms))
         if self._tracing is not None:
             slot.trace = self._tracing.begin(record.topic, record.partition, record.offset, record.headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -99,11 +100,17 @@ class Bench:
         self._may_end: dict[tuple[str, int], asyncio.Event] = {}
 
     def put(
-        self, offset: int, each: VideoChunk, *, key: bytes | None = b"its own", ends: bool = False
+        self,
+        offset: int,
+        each: VideoChunk,
+        *,
+        key: bytes | None = b"its own",
+        ends: bool = False,
+        timestamp_ms: int = 0,
     ) -> None:
         """A record of a chunk. ends: its prediction does not wait for `end`."""
         key = each.video_id.encode() if key == b"its own" else key
-        self.put_record(Record("chunks", 0, offset, 0, key, encode_chunk(each)))
+        self.put_record(Record("chunks", 0, offset, timestamp_ms, key, encode_chunk(each)))
         if ends:
             self.end(each.video_id, each.seq)
 
@@ -300,6 +307,16 @@ async def test_what_is_beyond_the_limit_is_told_in_order_and_takes_no_turn() -> 
         ]
         assert letters[0].value == encode_chunk(chunk("hot", 2))
         assert ("hot", 2) not in one.pipeline.started
+
+
+async def test_a_jump_of_our_clock_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with bench(chunks_per_minute=1) as one:
+        now_ms = round(1000 * time.time())
+        one.put(0, chunk("v", 0), ends=True, timestamp_ms=now_ms - 120_000)
+        monkeypatch.setattr("streamer.partition.time.time", lambda: now_ms / 1000 - 86_400)
+        one.put(1, chunk("v", 1), ends=True, timestamp_ms=now_ms - 60_000)
+        await until(lambda: one.let_go == [0, 1])
+        assert {update.status for batch in one.delivered.batches for update in batch.updates} == {"scored"}
 
 
 async def test_thinned_chunks_are_counted_and_state_their_rate() -> None:
