@@ -111,8 +111,7 @@ async def publish_for(bench: Bench, run: Run, data: bytes, rate: float, seconds:
     while due < started + seconds:
         due += rng.expovariate(rate)
         await asyncio.sleep(max(0.0, due - time.monotonic()))
-        while number - (len(bench.updates) - answered) > BACKLOG:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+        await bench.wait_for(answered + number - BACKLOG)
         due = max(due, time.monotonic() - 1.0)  # what the waiting has cost is not made up for
         if number % BAD_EVERY == 0:
             bad_one = number + rng.randrange(BAD_EVERY)
@@ -154,7 +153,10 @@ async def watch(bench: Bench, run: Run, port: int) -> None:
     """Take samples until cancelled."""
     while True:
         with suppress(psutil.NoSuchProcess):
-            run.samples.append(await look(bench, port))
+            run.samples.append(sample := await look(bench, port))
+            if len(run.samples) % 12 == 0:
+                figures = ", ".join(f"{name} {value:.0f}" for name, value in sample.items())
+                print(f"{len(bench.updates)} updates; {figures}", file=sys.stderr, flush=True)
         await asyncio.sleep(SAMPLE_SECONDS)
 
 
