@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test test-torch members check bench lock clean
+.PHONY: help setup demo test test-torch members check audit licences bench lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,8 @@ help:
 	@echo "make test        all tests, those against Apache Kafka included"
 	@echo "make test-torch  those that compare with torch (installs it: 5 GB)"
 	@echo "make check       formatting, lint, types"
+	@echo "make audit       known vulnerabilities of the locked dependencies (asks the package index)"
+	@echo "make licences    licences of the default install -> docs/licences.md; fails on one not allowed"
 	@echo "make bench       measure against a straightforward baseline (installs torch: 5 GB)"
 	@echo "make members     train the light members on CACHE=folder, which streamer train prepare filled: hours"
 	@echo "make lock        resolve the dependencies anew into requirements*.lock (needs uv)"
@@ -60,6 +62,21 @@ check: $(VENV)/.dev-ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Strict, for without it pip-audit ends well when it could ask about nothing at all.
+AUDIT := $(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off
+audit: $(VENV)/.dev-ready
+	@for lock in requirements.lock requirements-dev.lock; do \
+	  echo "$$lock:"; \
+	  $(AUDIT) --requirement $$lock || { echo "make audit: $$lock has vulnerabilities, listed above, or was not" \
+	    "audited: a package 'not found' is one whose advisories the package index does not serve" >&2; exit 1; }; \
+	done
+
+RUN_PACKAGES = $$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/\1/p' requirements.lock)
+licences: $(VENV)/.dev-ready
+	$(BIN)/pip-licenses --packages $(RUN_PACKAGES) > $(VENV)/licences.md || { cat $(VENV)/licences.md; exit 1; }
+	sed -i '/^| Name/,$$d' docs/licences.md
+	cat $(VENV)/licences.md >> docs/licences.md
+
 bench: $(VENV)/.bench-ready
 	$(BIN)/python build_engines.py --target openvino --precision int8
 	$(BIN)/python bench/throughput.py
@@ -74,7 +91,7 @@ bench: $(VENV)/.bench-ready
 EXPORT := uv export --quiet --no-emit-project --no-annotate --no-header
 lock:
 	uv lock --upgrade
-	$(EXPORT) --extra dashboard -o requirements.lock
+	$(EXPORT) --extra dashboard --extra otel -o requirements.lock
 	$(EXPORT) --extra dev -o requirements-dev.lock
 	$(EXPORT) --extra dev --extra train -o requirements-bench.lock
 	rm uv.lock
