@@ -33,6 +33,14 @@ KEY = {
     "minLength": 1,
     "description": f"video_id, UTF-8, at most {MAX_VIDEO_ID_BYTES} bytes",
 }
+TRACE_HEADERS = {
+    "traceparent": {
+        "type": "string",
+        "pattern": "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}",
+        "description": "W3C Trace Context; a chunk's trace goes on to its score update where `tracing` is on",
+    },
+    "tracestate": {"type": "string"},
+}
 RAW_HEADERS = {
     "type": "object",
     "required": ["content-type"],
@@ -41,6 +49,7 @@ RAW_HEADERS = {
         "seq": {"type": "string", "pattern": "^[0-9]+$", "description": "absent: the record's offset"},
         "start-seconds": {"type": "string", "description": "position in the video, decimal seconds"},
         "last": {"type": "string", "enum": ["0", "1", "false", "true"]},
+        **TRACE_HEADERS,
     },
 }
 
@@ -134,6 +143,7 @@ def _message(model: type[BaseModel], title: str, *examples: BaseModel) -> dict[s
         "name": model.__name__,
         "title": title,
         "contentType": "application/msgpack",
+        **({} if model is DeadLetter else {"headers": {"type": "object", "properties": TRACE_HEADERS}}),
         "payload": {"$ref": f"#/components/schemas/{model.__name__}"},
         "bindings": {"kafka": {"key": KEY, "bindingVersion": "0.5.0"}},
         "examples": [{"payload": example.model_dump(mode="json", exclude_none=True)} for example in examples]
