@@ -86,7 +86,7 @@ async def running(
     config: Config, pipeline: FakePipeline, tracing: Tracing | None = None
 ) -> AsyncIterator[Service]:
     """A service that is ready; stopped at the end, when its failure is raised."""
-    service = Service(config, lambda: pipeline, connect_seconds=5, tracing=tracing)
+    service = Service(config, lambda: pipeline, connect_seconds=30, tracing=tracing)
     task = asyncio.create_task(service.run())
     try:
         await until(lambda: task.done() or service.why_not_ready() is None)
@@ -98,7 +98,7 @@ async def running(
         await task
 
 
-async def until(condition: Callable[[], object], *, seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
     """Return when the condition holds."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  # any condition
@@ -145,7 +145,7 @@ async def watching(kafka: KafkaConfig) -> AsyncIterator[ScoreLog]:
 
     task = asyncio.create_task(read())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await ready.wait()
         yield scores
     finally:
