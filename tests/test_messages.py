@@ -253,6 +253,24 @@ def test_bombs_are_refused_within_little_memory(bomb: str) -> None:
         tracemalloc.stop()
 
 
+JSON_BOMBS = {
+    "json, deep": b'{"a":' * 300_000 + b"0" + b"}" * 300_000,
+    "json, deep arrays": b'{"v":' + b"[" * 1_000_000,
+    "json, a long number": b'{"v":' + b"9" * 1_000_000 + b"}",
+    "json, many keys": json.dumps({f"k{i}": 0 for i in range(5_000)}).encode(),
+    "json, lone surrogate": b'{"video_id":"\\ud800"}',
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS | JSON_BOMBS)
+def test_bombs_in_other_topics_are_refused(bomb: str) -> None:
+    """What `watch` and the readers of dead letters meet, if others may write to those topics."""
+    for read_back in (decode_score, decode_dead_letter):
+        with pytest.raises(MessageError) as caught:
+            read_back((BOMBS | JSON_BOMBS)[bomb])
+        assert len(str(caught.value)) < 1000
+
+
 # ------------------------------------------------------------------ raw media
 
 
