@@ -222,8 +222,8 @@ class ServiceConfig(_Section):
     max_bytes_in_flight: PositiveInt = 256 * 1024 * 1024
     """Of chunks fetched and not finished; beyond it partitions are paused."""
     max_queued_per_partition: PositiveInt = 64
-    """Of chunks fetched and not finished. Within these, videos take turns: a video overtakes at least half as
-    many chunks of another one that are before it, less those that have begun."""
+    """Of chunks fetched and not finished. Within these, videos take turns: a chunk overtakes those of other
+    videos that are before it in the queue and have not begun. To be in it, it must be reached by reading."""
     max_video_chunks_per_minute: Annotated[int, Field(ge=0)] = 0
     """Of one video, by the records' timestamps; what is beyond becomes a dead letter. 0: no limit."""
     max_video_bytes_per_minute: Annotated[int, Field(ge=0)] = 0
