@@ -18,8 +18,8 @@ import aiohttp
 
 EXECUTABLE = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
-START_SECONDS = 60.0
-WAIT_SECONDS = 45.0
+START_SECONDS = 120.0
+WAIT_SECONDS = 120.0
 """For a condition to hold, on a busy machine."""
 
 

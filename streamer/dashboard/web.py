@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+import structlog
 from sse_starlette import EventSourceResponse
+from sse_starlette.sse import SendTimeoutError
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
@@ -39,6 +41,8 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 def make_app(feed: Feed, config: DashboardConfig) -> Starlette:
@@ -153,7 +157,10 @@ class _SafeHeaders:
                 headers["Cache-Control"] = "no-cache" if static else "no-store"
             await send(message)
 
-        await self._app(scope, receive, send_safely)
+        try:
+            await self._app(scope, receive, send_safely)
+        except SendTimeoutError:  # e.g. a computer that was put to sleep with the page open
+            log.info("a page took nothing for long; its stream is ended", path=scope["path"])
 
 
 class _Guarded:

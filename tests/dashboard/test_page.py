@@ -20,6 +20,7 @@ from streamer.dashboard.store import Store, Unreadable
 
 pytestmark = [
     pytest.mark.needs_chromium,
+    pytest.mark.timeout(600),  # a browser on a busy machine
     pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium on this machine"),
 ]
 

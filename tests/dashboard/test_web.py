@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from html.parser import HTMLParser
@@ -341,3 +342,34 @@ def test_the_proxys_header_can_be_named() -> None:
     asking = client(auth="proxy", proxy_header="X-Auth-Request-Email")
     assert asking.get("/", headers={"X-Auth-Request-Email": "a@b"}).status_code == 200
     assert asking.get("/", headers={"X-Forwarded-User": "a"}).status_code == 403
+
+
+# ------------------------------------------------------------------ clients that do not read
+
+
+async def test_a_page_that_takes_nothing_loses_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.dashboard.web.SEND_SECONDS", 0.1)
+    store = Store(max_videos=10)
+    store.apply(update("a"), 1)
+    feed = Feed(store)
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/events",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+        "client": ("127.0.0.1", 5000),
+        "server": ("127.0.0.1", 9465),
+    }
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.sleep(3600)
+
+    async with asyncio.timeout(60):
+        await make_app(feed, DashboardConfig())(scope, receive, send)  # type: ignore[arg-type]
+    assert feed.streams == 0

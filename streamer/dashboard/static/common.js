@@ -142,7 +142,8 @@ setUpThemeButton();
 
 // ---------------------------------------------------------------- stream
 
-const STALL_MS = 10000; // the server says something every two seconds
+const STALL_MS = 10000; // the server says something every two seconds; twice as patient after each try
+const MAX_STALL_MS = 160000;
 const RETRY_MS = 3000;
 
 // Follows a stream of changes, for ever. The server's clock is `now()` of what this returns.
@@ -152,6 +153,7 @@ export const follow = (address, onChange) => {
   let source;
   let heard = Date.now();
   let retrying = 0;
+  let patience = STALL_MS;
   const say = (state, text) => {
     shown.dataset.state = state;
     setText(shown, text);
@@ -163,6 +165,7 @@ export const follow = (address, onChange) => {
     heard = Date.now();
     source.addEventListener("change", (event) => {
       heard = Date.now();
+      patience = STALL_MS;
       const change = JSON.parse(event.data);
       stream.offset = change.now - heard;
       say("live", "live");
@@ -181,7 +184,8 @@ export const follow = (address, onChange) => {
     });
   };
   setInterval(() => {
-    if (Date.now() - heard > STALL_MS && !retrying) {
+    if (Date.now() - heard > patience && !retrying) {
+      patience = Math.min(2 * patience, MAX_STALL_MS);
       say("broken", "not connected, trying again");
       open();
     }

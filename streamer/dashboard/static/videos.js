@@ -165,6 +165,7 @@ const render = () => {
     drawn.delete(id);
     spare.push(row);
   }
+  const focused = body.contains(document.activeElement) ? document.activeElement : null;
   let place = above.nextSibling;
   visible.forEach((video, offset) => {
     let row = drawn.get(video.id);
@@ -176,6 +177,8 @@ const render = () => {
     else body.insertBefore(row, place);
     fill(row, video, from + offset, now);
   });
+  // a row that is moved loses the focus
+  if (focused?.isConnected && focused !== document.activeElement) focused.focus({ preventScroll: true });
   byId("nothing").hidden = ordered.length > 0;
 };
 
