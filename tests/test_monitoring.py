@@ -176,6 +176,13 @@ def test_every_rule_has_its_section_in_the_manual_and_no_other_has() -> None:
     assert sections == [rule["alert"] for rule in RULES]
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/operating.md", "docs/failures.md"])
+def test_metrics_that_the_manuals_name_exist(page: str) -> None:
+    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in SERIES}
+    for name in re.findall(r"`(streamer_[a-z_]+)", (ROOT / page).read_text()):
+        assert name in SERIES or name in families or name == "streamer_", name
+
+
 def test_every_rule_is_tested_both_ways() -> None:
     tests = yaml.safe_load((MONITORING / "alerts_test.yaml").read_text())["tests"]
     fired = {
