@@ -18,6 +18,8 @@ from typing import Any
 import msgpack
 import pytest
 import structlog
+from conftest import fresh_names
+from fakes import dead_letters
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
@@ -29,9 +31,9 @@ from streamer.config import AlertConfig, FacesConfig, KafkaConfig, LogConfig, Ro
 from streamer.errors import DecodeError, MessageError
 from streamer.kafka.changelog import state_record
 from streamer.kafka.consume import Record
-from streamer.kafka.deliver import Batch, _without_bytes, result_records
+from streamer.kafka.deliver import Batch, _without_bytes, make_delivery, result_records
 from streamer.kafka.publish import OutRecord, TooLargeError
-from streamer.kafka.topics import ENVELOPE_BYTES
+from streamer.kafka.topics import ENVELOPE_BYTES, create_topics
 from streamer.limits import MAX_KEYS, VideoLimits
 from streamer.log import set_up_logging
 from streamer.messages import (
@@ -322,3 +324,16 @@ def test_limits_do_not_remember_large_keys() -> None:
     for n in range(20):
         limits.take(bytes([n]) * 1_000_000, 1, 0, now_ms=0)
     assert MAX_KEYS * max(len(key or b"") for key in limits._minutes) < 10_000_000
+
+
+async def test_a_record_with_a_huge_key_does_not_stop_its_partition(embedded_broker: str) -> None:
+    """Its dead letter holds the key twice, and so is larger than what may be sent."""
+    kafka = fresh_names(embedded_broker)
+    await create_topics(kafka, partitions=1)
+    narrow = kafka.model_copy(update={"max_message_bytes": 100_000, "delivery": "at_least_once"})
+    record = Record(kafka.chunks_topic, 0, 7, 0, bytes([0xFF]) * 700_000, b"no chunk")
+    refused = await process(record, refuse, 100_000)
+    async with make_delivery(narrow) as delivery:
+        await delivery.deliver(Batch(0, [_dead_letter(record, refused)], next_offset=8))
+    (letter,) = await dead_letters(kafka, 1)
+    assert (letter.offset, letter.reason, letter.value) == (7, "not_msgpack", b"")
