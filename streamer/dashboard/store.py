@@ -359,8 +359,17 @@ def _summary(row: Row, since: int) -> dict[str, Any]:
         "at": row.at_seconds,
         "latency": update.latency_ms.get("total"),
         "lag": row.seen_ms - update.processed_at_ms,
-        "points": [score for version, score in row.trend if version > since],
+        "points": _points_since(row.trend, since),
     }
+
+
+def _points_since(trend: deque[tuple[int, float | None]], since: int) -> list[float | None]:
+    points = []
+    for version, score in reversed(trend):
+        if version <= since:
+            break
+        points.append(score)
+    return points[::-1]
 
 
 def _history_entry(update: ScoreUpdate, numbers: dict[str, int], now_ms: int) -> bytes:
