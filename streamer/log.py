@@ -26,7 +26,8 @@ REPEAT_SECONDS = 10.0
 """Between equal records of a library."""
 
 LOUD_LIBRARIES = dict.fromkeys(
-    ("aiokafka", "asyncio", "aiohttp", "sse_starlette", "uvicorn"), logging.WARNING
+    ("aiokafka", "asyncio", "aiohttp", "opentelemetry", "sse_starlette", "urllib3", "uvicorn"),
+    logging.WARNING,
 )
 """Least level of libraries, whatever ours is. aiokafka's debug level writes every request out: the chunks'
 bytes, and the password while it authenticates."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer
 from fakes import BAD, FakePipeline, chunk, running, service_config, until
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -174,14 +177,47 @@ def test_without_the_extra_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         open_tracing(TracingConfig(exporter="otlp"))
 
 
-def test_a_collector_that_is_away_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("streamer.tracing.CLOSE_SECONDS", 0.2)
-    tracing = open_tracing(TracingConfig(exporter="otlp"))
-    assert tracing is not None
-    tracing.begin("chunks", 0, 0, []).end()
-    loop = asyncio.new_event_loop()
-    started = loop.time()
-    tracing.close()
-    assert loop.time() - started < 5
-    loop.close()
+def test_spans_reach_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As OTLP over HTTP, where OpenTelemetry's own variables say."""
+    posted: list[tuple[str, bytes]] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr("streamer.tracing.CLOSE_SECONDS", 60.0)
+        tracing = open_tracing(TracingConfig(exporter="otlp"))
+        assert tracing is not None
+        tracing.begin("chunks", 0, 0, []).end()
+        tracing.close()
+        server.shutdown()
+        thread.join()
+    ((path, body),) = posted
+    assert path == "/v1/traces"
+    resource_spans = ExportTraceServiceRequest.FromString(body).resource_spans[0]
+    names = {pair.key: pair.value.string_value for pair in resource_spans.resource.attributes}
+    assert names["service.name"] == "streamer"
+    assert [span.name for span in resource_spans.scope_spans[0].spans] == ["process chunks"]
+
+
+@pytest.mark.timeout(60)
+def test_a_collector_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+
+    class Stuck(TracerProvider):
+        def shutdown(self) -> None:
+            answers.wait(120)
+
+    monkeypatch.setattr("streamer.tracing.CLOSE_SECONDS", 0.1)
+    Tracing(Stuck(shutdown_on_exit=False)).close()
+    assert not answers.is_set()
+    answers.set()
