@@ -126,6 +126,8 @@ class _Watched:
         self._shift = 0
         """Added to sequence numbers: a packager that was restarted begins anew."""
         self._position_seconds = 0.0
+        self._origin_seconds = 0.0
+        """Unix time at which a live video was joined, as in `streamer.stream`."""
         self._video_seconds: float | None = None
         self._is_live = False
         self._init: tuple[tuple[str, ByteRange | None], bytes] | None = None
@@ -137,6 +139,7 @@ class _Watched:
             self._is_live = not playlist.is_ended
             if self._is_live:
                 segments = segments[-EDGE_SEGMENTS:]
+                self._origin_seconds = _unix_seconds(segments)
             else:
                 self._video_seconds = sum(segment.duration_seconds for segment in segments) or None
         elif segments and segments[-1].number + 1 < self._next - self._shift:
@@ -176,7 +179,7 @@ class _Watched:
             seq=segment.number + self._shift,
             data=fetched.data,
             init=init,
-            start_seconds=start,
+            start_seconds=self._origin_seconds + start,
             duration_seconds=self._video_seconds,
             captured_at_ms=captured,
             last=last,
@@ -252,6 +255,13 @@ async def _load(fetcher: Fetcher, address: str) -> tuple[Any, str]:
         return await asyncio.to_thread(m3u8.loads, text), fetched.address
     except Exception as error:
         raise SourceError("not_media", f"not an HLS playlist: {error!r:.200}") from error
+
+
+def _unix_seconds(segments: list[Segment]) -> float:
+    """When the first segment begins; as far as it is not said, as if the last one ended now."""
+    if segments and (captured_at_ms := segments[0].captured_at_ms) is not None:
+        return captured_at_ms / 1000 - segments[0].duration_seconds
+    return time.time() - sum(segment.duration_seconds for segment in segments)
 
 
 def _byte_range(text: str | None, start: int) -> ByteRange | None:

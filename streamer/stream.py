@@ -44,39 +44,41 @@ class Stream:
     async def pieces(self, chunk_seconds: float) -> AsyncGenerator[Piece, None]:
         """Chunks as they are recorded, with `captured_at_ms`; ends only with a source that states its length.
 
+        Positions are Unix times, and seq counts on from Unix time over `chunk_seconds`: a recording that is
+        started again goes on with the same video, and what was missed meanwhile counts as missing.
+
         Raises SourceError if the stream is of no use, or was lost too many times in a row.
         """
-        seq, end_seconds, failures = 0, 0.0, 0
-        began: float | None = None  # when the first frame came
+        seq, end, failures = 0, 0.0, 0
+        began: float | None = None
         while True:
-            base: float | None = None  # position of this connection's first frame
+            base: float | None = None
             lost = SourceError("stream_ended", "the stream has ended")
+            recording = record(
+                self.url, chunk_seconds, options=self.network.ffmpeg, max_bytes=self.network.max_bytes
+            )
             try:
-                async with aclosing(
-                    record(
-                        self.url,
-                        chunk_seconds,
-                        options=self.network.ffmpeg,
-                        max_bytes=self.network.max_bytes,
-                    )
-                ) as recording:
+                async with aclosing(recording):
                     async for recorded in recording:
                         failures = 0
-                        first_frame_at = time.monotonic() - recorded.start_seconds - recorded.duration_seconds
-                        began = first_frame_at if began is None else began
-                        base = max(end_seconds, first_frame_at - began) if base is None else base
+                        if base is None:  # Unix time of this connection's first frame
+                            base = time.time() - recorded.start_seconds - recorded.duration_seconds
+                            base = max(base, end)
+                            began = base if began is None else began
+                            seq = max(seq, int(base / chunk_seconds))
                         seq += recorded.lost
-                        end_seconds = base + recorded.start_seconds + recorded.duration_seconds
+                        start = base + recorded.start_seconds
+                        end = start + recorded.duration_seconds
                         chunk = VideoChunk(
                             video_id=self.video_id,
                             seq=seq,
                             data=recorded.data,
                             format="matroska",
-                            start_seconds=base + recorded.start_seconds,
+                            start_seconds=start,
                             captured_at_ms=recorded.captured_at_ms,
                             last=recorded.is_last,
                         )
-                        yield Piece(chunk, end_seconds)
+                        yield Piece(chunk, end - (began or 0.0))
                         seq += 1
                         if recorded.is_last:
                             return

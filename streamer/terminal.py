@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 CONNECT_SECONDS = 5.0
@@ -16,10 +17,16 @@ def sparkline(values: Sequence[float | None]) -> str:
     return "".join("·" if v is None else BLOCKS[min(top, max(0, int(v * len(BLOCKS))))] for v in values)
 
 
+UNIX_SECONDS = 1e8
+"""Positions beyond it, three years, are Unix times: those of a live recording are."""
+
+
 def clock(seconds: float | None) -> str:
-    """Position in a video: 0:08, 12:34, 1:02:03."""
+    """Position in a video: 0:08, 12:34, 1:02:03; of a live recording the time of day, 13:02:03Z."""
     if seconds is None:
         return "–"
+    if seconds >= UNIX_SECONDS:
+        return time.strftime("%H:%M:%SZ", time.gmtime(seconds))
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
