@@ -89,7 +89,7 @@ async def running(
     service = Service(config, lambda: pipeline, connect_seconds=30, tracing=tracing)
     task = asyncio.create_task(service.run())
     try:
-        await until(lambda: task.done() or service.why_not_ready() is None)
+        await until(lambda: task.done() or service.why_not_ready() is None, seconds=120)
         if task.done():
             task.result()
         yield service

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import gc
 import os
 import re
 import shutil
@@ -12,9 +13,10 @@ import subprocess
 import tempfile
 import time
 import uuid
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 from typing import BinaryIO
@@ -79,21 +81,33 @@ def running_kafka() -> Iterator[Kafka]:
 @contextmanager
 def restartable_kafka() -> Iterator[RunningKafka]:
     """Fetch, format, start, wait until it answers, stop. Fails the test with what Kafka said."""
+    with cluster(1) as (broker,):
+        yield broker
+
+
+@contextmanager
+def cluster(brokers: int) -> Iterator[list[RunningKafka]]:
+    """The first is the controller, too, and has all listeners; the others have the plain one."""
     classpath = f"{fetch_jars()}/*"
     java = find_java()
     command = [java, *JAVA_OPTIONS, "-cp", classpath, f"-Dlog4j2.configurationFile={HERE}/log4j2.properties"]
-    with tempfile.TemporaryDirectory(prefix="streamer-kafka-") as folder:
+    # No dash: one in front would make it an option.
+    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
+    with tempfile.TemporaryDirectory(prefix="streamer-kafka-") as folder, ExitStack() as resources:
         directory = Path(folder)
-        kafka, properties = configure(directory)
-        log = directory / "kafka.log"
-        with log.open("wb") as output:
-            format_storage(command, properties, output)
-            broker = RunningKafka(kafka, [*command, "kafka.Kafka", str(properties)], log, output)
-            try:
-                broker.start()
-                yield broker
-            finally:
-                broker.stop()
+        kafka, properties = configure(directory, replicas=min(2, brokers))
+        members = []
+        for number in range(1, brokers + 1):
+            if number > 1:
+                kafka, properties = configure_another(directory, kafka, number)
+            log = directory / f"kafka-{number}.log"
+            output = resources.enter_context(log.open("wb"))
+            format_storage(command, properties, cluster_id, output)
+            members.append(RunningKafka(kafka, [*command, "kafka.Kafka", str(properties)], log, output))
+        for member in members:
+            resources.callback(member.stop)
+            member.start()
+        yield members
 
 
 class RunningKafka:
@@ -167,7 +181,7 @@ def fetch_jars() -> Path:
     return target
 
 
-def configure(directory: Path) -> tuple[Kafka, Path]:
+def configure(directory: Path, *, replicas: int) -> tuple[Kafka, Path]:
     """Certificates, ports and server.properties in a new folder."""
     certificates, broker_pem = make_certificates(directory)
     plain, controller, sasl, sasl_ssl, mtls, proxied, proxy = free_ports(7)
@@ -183,6 +197,7 @@ def configure(directory: Path) -> tuple[Kafka, Path]:
             proxied_port=proxied,
             proxy_port=proxy,
             data=directory / "data",
+            replicas=replicas,
             username=USERNAME,
             password=PASSWORD,
             broker_pem=broker_pem,
@@ -191,6 +206,19 @@ def configure(directory: Path) -> tuple[Kafka, Path]:
     )
     addresses = [f"127.0.0.1:{port}" for port in (plain, sasl, sasl_ssl, mtls, proxied, proxy)]
     return Kafka(*addresses, certificates=certificates), properties
+
+
+def configure_another(directory: Path, first: Kafka, number: int) -> tuple[Kafka, Path]:
+    """Of two entries of the same name the last one counts."""
+    (port,) = free_ports(1)
+    listener = f"127.0.0.1:{port}"
+    properties = directory / f"server-{number}.properties"
+    properties.write_text(
+        (directory / "server.properties").read_text()
+        + f"process.roles=broker\nnode.id={number}\nlog.dirs={directory}/data-{number}\n"
+        f"listeners=PLAINTEXT://{listener}\nadvertised.listeners=PLAINTEXT://{listener}\n"
+    )
+    return replace(first, bootstrap_servers=listener), properties
 
 
 def make_certificates(directory: Path) -> tuple[Certificates, Path]:
@@ -228,11 +256,9 @@ def free_ports(count: int) -> list[int]:
             probe.close()
 
 
-def format_storage(command: list[str], properties: Path, output: object) -> None:
-    # No dash: one in front would make it an option.
-    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
+def format_storage(command: list[str], properties: Path, cluster_id: str, output: object) -> None:
     scram = [f"{m}=[name={USERNAME},password={PASSWORD}]" for m in ("SCRAM-SHA-256", "SCRAM-SHA-512")]
-    arguments = ["format", "-t", cluster, "-c", str(properties)]
+    arguments = ["format", "-t", cluster_id, "-c", str(properties)]
     for credential in scram:
         arguments += ["--add-scram", credential]
     subprocess.run(
@@ -254,8 +280,11 @@ def wait_until_ready(process: subprocess.Popen[bytes], kafka: Kafka, log: Path) 
             pytest.fail(f"Kafka ended with status {process.returncode}:\n{log.read_text()[-3000:]}")
         try:
             kafka_config = KafkaConfig(bootstrap_servers=kafka.bootstrap_servers)
-            info = asyncio.run(describe_broker(kafka_config, connect_seconds=2))
+            info = asyncio.run(describe_broker(kafka_config, connect_seconds=5))
         except BrokerError as error:
+            with warnings.catch_warnings():  # aiokafka leaves open what it was connecting
+                warnings.simplefilter("ignore", ResourceWarning)
+                gc.collect()
             if time.monotonic() > deadline:
                 pytest.fail(f"Kafka does not answer ({error}):\n{log.read_text()[-3000:]}")
         else:

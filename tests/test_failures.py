@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from clips import make_clip
 from conftest import fresh_names
 from fakes import BROKEN, FakePipeline, ScoreLog, chunk, publish, running, service_config, until, watching
-from kafka_broker import Kafka, RunningKafka, restartable_kafka
+from kafka_broker import Kafka, RunningKafka, cluster, restartable_kafka
 from members import make_engines
 from proxy import proxy
 from structlog.testing import capture_logs
@@ -55,7 +56,7 @@ def metric(service: Service, name: str, **labels: str) -> float:
 
 async def each_once(scores: ScoreLog, seqs: int, videos: int = 4) -> None:
     """Wait until every video has its updates; none may come twice, or out of order."""
-    await until(lambda: len(scores.chunks()) == videos * seqs, seconds=60)
+    await until(lambda: len(scores.chunks()) == videos * seqs, seconds=120)
     assert set(Counter((u.video_id, u.seq) for u in scores.updates).values()) == {1}
     for n in range(videos):
         assert [update.seq for update in scores.of(f"video-{n}")] == list(range(seqs))
@@ -100,6 +101,42 @@ async def test_broker_down_and_back(own_broker: RunningKafka, quick_looks: None)
         group.create_task(through_it("exactly_once", down))
         group.create_task(through_it("at_least_once", down))
         group.create_task(take_down(down))
+
+
+@pytest.fixture
+def two_brokers() -> Iterator[list[RunningKafka]]:
+    """A cluster of two, of which the second may be stopped."""
+    with cluster(2) as brokers:
+        yield brokers
+
+
+@pytest.mark.needs_kafka
+@pytest.mark.timeout(600)
+async def test_broker_of_two_is_lost(two_brokers: list[RunningKafka], quick_looks: None) -> None:
+    """Partitions get new leaders; scores need both replicas, so results wait until the other is back.
+
+    In a transaction they would wait for a minute at most, and a starved machine may take longer to start it.
+    """
+    first, second = two_brokers
+    kafka = fresh_names(first.kafka.bootstrap_servers, "at_least_once")
+    await create_topics(kafka, partitions=2, replication=2)
+    both = ConfigResource(ConfigResourceType.TOPIC, kafka.scores_topic, {"min.insync.replicas": "2"})
+    async with admin_client(kafka) as admin:
+        await admin.alter_configs([both])
+        (chunks_topic,) = await admin.describe_topics([kafka.chunks_topic])
+    assert {partition["leader"] for partition in chunks_topic["partitions"]} == {1, 2}
+    async with watching(kafka) as scores, running(service_config(kafka), FakePipeline()) as service:
+        await publish(kafka, *chunks(0))
+        await each_once(scores, 1)
+        await asyncio.to_thread(second.stop)
+        await publish(kafka, *chunks(1))
+        await until(lambda: "have not been acknowledged" in (service.why_not_ready() or ""), seconds=60)
+        await until(lambda: metric(service, "delivery_age_seconds") > 1)
+        assert len(scores.updates) == len(chunks(0))
+        await asyncio.to_thread(second.start)
+        await publish(kafka, *chunks(2))
+        await each_once(scores, 3)
+        await until(lambda: service.why_not_ready() is None)
 
 
 @pytest.mark.needs_kafka

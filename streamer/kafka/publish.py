@@ -207,7 +207,10 @@ class Publisher:
         if isinstance(error, MessageSizeTooLargeError):
             return TooLargeError(f"{what}: {error}")
         if isinstance(error, ProducerFenced | InvalidProducerEpoch):
-            return FencedError(f"{what}: another process has taken over {self._transactional_id}")
+            return FencedError(
+                f"{what}: another process has taken over {self._transactional_id}, or Kafka has given the "
+                f"transaction up, which was open for a minute"
+            )
         return BrokerError(f"{what} at {self._kafka.bootstrap_servers}: {describe(error)}")
 
 
