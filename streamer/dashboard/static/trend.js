@@ -2,9 +2,10 @@
 
 export const TREND_UPDATES = 60;
 
-export const drawTrend = (canvas, points, threshold, palette) => {
+const height = 30; // as in style.css
+
+export const drawTrend = (canvas, width, points, threshold, palette) => {
   const ratio = window.devicePixelRatio || 1;
-  const [width, height] = [canvas.clientWidth, canvas.clientHeight];
   if (!width) return;
   if (canvas.width !== Math.round(width * ratio)) {
     canvas.width = Math.round(width * ratio);

@@ -140,9 +140,10 @@ const fill = (row, video, index, now) => {
   setText(cells.at, positionText(video.at));
   setText(cells.latency, durationText(video.latency));
   setText(cells.lag, durationText(video.lag));
-  drawTrend(cells.canvas, video.trend, video.threshold, palette);
+  drawTrend(cells.canvas, trendWidth, video.trend, video.threshold, palette);
 };
 
+let trendWidth = 0; // of all sparklines; measured once, since asking for it costs a layout
 const rowHeight = () => parseFloat(getComputedStyle(table).getPropertyValue("--row")) || 40;
 let height = rowHeight();
 
@@ -157,17 +158,16 @@ const render = () => {
   above.firstChild.style.height = `${from * height}px`;
   below.firstChild.style.height = `${Math.max(0, ordered.length - from - visible.length) * height}px`;
 
+  const focused = body.contains(document.activeElement) ? document.activeElement : null;
   const ids = new Set(visible.map((video) => video.id));
   for (const [id, row] of drawn) {
     if (ids.has(id)) continue;
-    if (row.contains(document.activeElement)) scroller.focus({ preventScroll: true });
     row.remove();
     drawn.delete(id);
     spare.push(row);
   }
-  const focused = body.contains(document.activeElement) ? document.activeElement : null;
   let place = above.nextSibling;
-  visible.forEach((video, offset) => {
+  for (const video of visible) {
     let row = drawn.get(video.id);
     if (!row) {
       row = spare.pop() ?? makeRow();
@@ -175,10 +175,14 @@ const render = () => {
     }
     if (row === place) place = place.nextSibling;
     else body.insertBefore(row, place);
-    fill(row, video, from + offset, now);
-  });
-  // a row that is moved loses the focus
-  if (focused?.isConnected && focused !== document.activeElement) focused.focus({ preventScroll: true });
+  }
+  // Only now, with the table at its full height: a layout before would let the browser correct the scrolling.
+  trendWidth ||= drawn.get(visible[0]?.id)?.cells_.canvas.clientWidth ?? 0;
+  visible.forEach((video, offset) => fill(drawn.get(video.id), video, from + offset, now));
+  if (focused && focused !== document.activeElement) {
+    // its row was moved, or has left: then the table keeps the focus
+    (focused.isConnected ? focused : scroller).focus({ preventScroll: true });
+  }
   byId("nothing").hidden = ordered.length > 0;
 };
 
@@ -349,6 +353,7 @@ const repaint = () => {
   palette = colours();
   paletteNumber += 1;
   height = rowHeight();
+  trendWidth = 0;
   schedule();
 };
 onThemeChange(repaint);
