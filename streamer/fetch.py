@@ -120,15 +120,27 @@ def is_http(address: str) -> bool:
 
 def resolve(base: str, reference: str) -> str:
     """The address that a playlist at `base` means by a reference. Raises SourceError if it is forbidden."""
-    scheme = urlsplit(reference).scheme
-    if is_http(base) or scheme in ("http", "https"):
-        address = urljoin(base, reference) if is_http(base) else reference
-        if not is_http(address):
-            raise SourceError("forbidden_address", f"the playlist names an address of scheme {scheme!r:.20}")
-        return address
+    try:
+        return _resolve_http(base, reference) if is_http(base) else _resolve_local(base, reference)
+    except ValueError as error:
+        raise SourceError("forbidden_address", "the playlist names an address that is none") from error
+
+
+def _resolve_http(base: str, reference: str) -> str:
+    address = urljoin(base, reference)
+    if not is_http(address):
+        scheme = urlsplit(address).scheme
+        raise SourceError("forbidden_address", f"the playlist names an address of scheme {scheme!r:.20}")
+    return address
+
+
+def _resolve_local(base: str, reference: str) -> str:
+    if is_http(reference):
+        return reference
     folder = Path(base).resolve().parent
-    path = (folder / unquote(urlsplit(reference).path)).resolve()
-    if scheme or not path.is_relative_to(folder):
+    parts = urlsplit(reference)
+    path = (folder / unquote(parts.path)).resolve()
+    if parts.scheme or not path.is_relative_to(folder):
         raise SourceError("forbidden_address", "a local playlist may name files of its own folder only")
     return str(path)
 

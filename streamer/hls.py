@@ -218,6 +218,8 @@ def read_media_playlist(playlist: Any, base: str) -> MediaPlaylist:
     if playlist.is_variant:
         raise SourceError("not_media", "the master playlist names another master playlist")
     first = playlist.media_sequence or 0
+    if not 0 <= first < 2**53:
+        raise SourceError("not_media", f"media sequence number {first:.20g}")
     segments: list[Segment] = []
     ends: dict[str, int] = {}
     for number, one in enumerate(playlist.segments, first):
@@ -233,10 +235,10 @@ def read_media_playlist(playlist: Any, base: str) -> MediaPlaylist:
             ends[address] = part.start + part.length
         init = None
         if one.init_section is not None:
-            init = (resolve(base, one.init_section.uri), _byte_range(one.init_section.byterange, 0))
+            init = (resolve(base, one.init_section.uri or ""), _byte_range(one.init_section.byterange, 0))
         captured = None
         if (date := one.current_program_date_time) is not None:
-            captured = round(1000 * (date.timestamp() + (one.duration or 0.0)))
+            captured = max(0, round(1000 * (date.timestamp() + (one.duration or 0.0))))
         duration = float(one.duration or 0.0)
         segments.append(Segment(number, address, part, init, duration, captured, bool(one.gap_tag)))
     if playlist.is_endlist and not segments:
@@ -260,7 +262,7 @@ async def _load(fetcher: Fetcher, address: str) -> tuple[Any, str]:
 def _unix_seconds(segments: list[Segment]) -> float:
     """When the first segment begins; as far as it is not said, as if the last one ended now."""
     if segments and (captured_at_ms := segments[0].captured_at_ms) is not None:
-        return captured_at_ms / 1000 - segments[0].duration_seconds
+        return max(0.0, captured_at_ms / 1000 - segments[0].duration_seconds)
     return time.time() - sum(segment.duration_seconds for segment in segments)
 
 

@@ -115,6 +115,10 @@ def test_version() -> None:
         (["doctor", "--set", "sample=1", "--set", "sample.frames_per_second=1"], "section.key=value"),
         (["doctor", "--log-level", "loud"], "log.level"),
         (["publish", "--video-id", "x", "a.mp4", "b.mp4"], "--video-id names one video"),
+        (["publish", "https://cdn/x.m3u8"], "is an HLS playlist: --hls"),
+        (["publish", "ftp://host/x.mp4"], "streams are rtsp"),
+        (["publish", "--hls", "ftp://host/x.m3u8"], "--hls reads http, https and files"),
+        (["publish", "--input-option", "rtsp_transport", "rtsp://cam/x"], "--input-option takes KEY=VALUE"),
     ],
 )
 def test_wrong_usage_is_status_2_and_one_message(

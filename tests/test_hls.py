@@ -245,6 +245,12 @@ async def test_retries(site: Site, transport: list[bytes], at_once: None) -> Non
         (vod(segment_line("0.ts", 1.0, "#EXT-X-BYTERANGE:-5@0")), "not_media"),
         (vod(segment_line("0.ts", 1.0, '#EXT-X-KEY:METHOD=AES-128,URI="k"')), "encrypted"),
         (vod(segment_line("file:///etc/passwd")), "forbidden_address"),
+        (vod(segment_line("http://[::1/0.ts")), "forbidden_address"),
+        (vod(segment_line("http://host:port/0.ts")), "unreadable"),
+        (vod(segment_line("0.ts", 1.0, "#EXT-X-MAP:BYTERANGE=5")), "not_media"),
+        (vod(segment_line("0.ts")).replace("SEQUENCE:0", f"SEQUENCE:{2**64}"), "not_media"),
+        (vod(segment_line("0.ts")).replace("SEQUENCE:0", "SEQUENCE:-1"), "not_media"),
+        (vod(segment_line("0.ts")).replace("SEQUENCE:0", "SEQUENCE:1e999"), "not_media"),
         (vod(segment_line("ftp://host/0.ts")), "forbidden_address"),
         (vod(segment_line("0.ts", 1.0, '#EXT-X-MAP:URI="file:///etc/passwd"')), "forbidden_address"),
         ("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nfile:///etc/passwd\n", "forbidden_address"),
@@ -383,6 +389,12 @@ async def test_capture_times_and_gaps(packager: Packager) -> None:
     (piece,) = await pieces(packager.location)
     assert (piece.chunk.seq, piece.chunk.start_seconds, piece.chunk.last) == (1, 0.5, True)
     assert piece.chunk.captured_at_ms == 1_767_225_601_000  # half a second of gap, half a second of video
+
+
+async def test_capture_times_before_all_time(packager: Packager) -> None:
+    packager.show(0, 1, ended=True, before="#EXT-X-PROGRAM-DATE-TIME:1901-01-01T00:00:00Z\n")
+    (piece,) = await pieces(packager.location)
+    assert piece.chunk.captured_at_ms == 0
 
 
 async def test_a_live_playlist_that_goes_away_and_comes_back(
