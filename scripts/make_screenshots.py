@@ -17,7 +17,7 @@ from PIL import Image
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from browser import Page, chromium, tab
-from scenes import cameras, letters
+from scenes import Camera, cameras, letters
 
 from streamer.config import DashboardConfig
 from streamer.dashboard.feed import Feed, now_ms
@@ -27,6 +27,7 @@ from streamer.dashboard.store import Store
 OUTPUT = Path(__file__).parents[1] / "docs" / "screenshots"
 VIDEOS = 110
 UPDATES = 62
+LIVE = "document.querySelector('#connection')?.dataset.state === 'live'"
 SETTLE_SECONDS = 2.0
 COLOURS = 224
 MAX_BYTES = 300_000
@@ -41,9 +42,8 @@ PICTURES = (
 )
 
 
-def fill(store: Store) -> str:
+def fill(store: Store, shown: list[Camera]) -> str:
     """Made-up videos, of which one is returned that turned fake."""
-    shown = cameras(VIDEOS, seed=3)
     start = now_ms() - 2000 * UPDATES
     for n in range(UPDATES):
         at_ms = start + 2000 * (n + 1)
@@ -55,6 +55,15 @@ def fill(store: Store) -> str:
     return next(row.video_id for row in store.rows() if row.raised and len(row.update.tracks) > 1)
 
 
+async def go_on(store: Store, shown: list[Camera]) -> None:
+    """Updates, until cancelled."""
+    while True:
+        for camera in shown:
+            if not camera.ended:
+                store.apply(camera.next(now_ms()), now_ms() + 30)
+        await asyncio.sleep(1)
+
+
 async def take(page: Page, address: str, fake: str) -> int:
     """All pictures; their size in bytes."""
     total = 0
@@ -63,8 +72,9 @@ async def take(page: Page, address: str, fake: str) -> int:
         await page.colours(scheme)
         await page.open("about:blank")
         await page.open(address + path.format(fake=fake))
-        await page.until("document.querySelector('#connection')?.dataset.state === 'live'")
+        await page.until(LIVE)
         await asyncio.sleep(SETTLE_SECONDS)
+        await page.until(LIVE)
         small = reduced(await page.picture())
         (OUTPUT / f"{name}.png").write_bytes(small)
         total += len(small)
@@ -75,7 +85,9 @@ def reduced(png: bytes) -> bytes:
     """The same in COLOURS colours."""
     small = io.BytesIO()
     picture = Image.open(io.BytesIO(png)).convert("RGB")
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+        small, "PNG", optimize=True
+    )
     return small.getvalue()
 
 
@@ -83,11 +95,14 @@ async def main(port: int) -> None:
     """Serve, look, write."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
     store = Store(max_videos=5000)
-    fake = fill(store)
+    shown = cameras(VIDEOS, seed=3)
+    fake = fill(store, shown)
+    going = asyncio.create_task(go_on(store, shown))
     async with serving(Feed(store), DashboardConfig(port=0)) as address, tab(port) as page:
         total = await take(page, address, fake)
         if page.problems:
             raise SystemExit("\n".join(page.problems))
+    going.cancel()
     print(f"{len(PICTURES)} pictures, {total:,} bytes")
     if total > MAX_BYTES:
         raise SystemExit(f"more than {MAX_BYTES:,} bytes")

@@ -160,6 +160,7 @@ const render = () => {
 
   const focused = body.contains(document.activeElement) ? document.activeElement : null;
   const ids = new Set(visible.map((video) => video.id));
+  const stays = focused && ids.has(focused.closest("tr").video.id); // else its row may serve another video
   for (const [id, row] of drawn) {
     if (ids.has(id)) continue;
     row.remove();
@@ -179,9 +180,9 @@ const render = () => {
   // Only now, with the table at its full height: a layout before would let the browser correct the scrolling.
   trendWidth ||= drawn.get(visible[0]?.id)?.cells_.canvas.clientWidth ?? 0;
   visible.forEach((video, offset) => fill(drawn.get(video.id), video, from + offset, now));
-  if (focused && focused !== document.activeElement) {
+  if (focused && (!stays || focused !== document.activeElement)) {
     // its row was moved, or has left: then the table keeps the focus
-    (focused.isConnected ? focused : scroller).focus({ preventScroll: true });
+    (stays ? focused : scroller).focus({ preventScroll: true });
   }
   byId("nothing").hidden = ordered.length > 0;
 };
