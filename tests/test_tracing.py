@@ -114,13 +114,14 @@ async def scores_with_headers(kafka: KafkaConfig, n: int) -> list[tuple[Any, Hea
     )
     await consumer.start()
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             records = [await consumer.getone() for _ in range(n)]
     finally:
         await consumer.stop()
     return [(decode_score(record.value), record.headers) for record in records]
 
 
+@pytest.mark.timeout(400)
 async def test_one_trace_from_the_producer_to_the_score(
     kafka: KafkaConfig, tracing: Tracing, memory: InMemorySpanExporter
 ) -> None:
@@ -132,7 +133,7 @@ async def test_one_trace_from_the_producer_to_the_score(
             raw = [("content-type", b"video/mp2t"), ("traceparent", TRACEPARENT.encode())]
             await publisher.send_raw(b"media", b"theirs", raw)
         scores = await scores_with_headers(kafka, 3)
-        await until(lambda: len(memory.get_finished_spans()) == 5)
+        await until(lambda: len(memory.get_finished_spans()) == 5, seconds=60)
     spans = {own_ids(span): span for span in memory.get_finished_spans()}
     for update, headers in scores:
         consumed = spans[ids_of(headers)]
