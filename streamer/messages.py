@@ -59,6 +59,8 @@ class VideoChunk(_Message):
     def __repr__(self) -> str:
         return f"VideoChunk({self.video_id!r}, seq={self.seq}, {len(self.data)} bytes)"
 
+    __str__ = __repr__  # pydantic's shows the data
+
 
 class TrackScore(_Message):
     """One person's face through the video."""

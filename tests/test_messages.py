@@ -327,4 +327,5 @@ def test_header_without_value() -> None:
 
 
 def test_repr_never_shows_media() -> None:
-    assert repr(VideoChunk(video_id="a", seq=1, data=b"secret")) == "VideoChunk('a', seq=1, 6 bytes)"
+    chunk = VideoChunk(video_id="a", seq=1, data=b"secret")
+    assert repr(chunk) == str(chunk) == "VideoChunk('a', seq=1, 6 bytes)"
