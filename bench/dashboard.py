@@ -63,7 +63,7 @@ def make_messages(videos: int) -> list[list[bytes]]:
     return [[encode_score(camera.next(now_ms())) for camera in shown] for _ in range(ROUNDS)]
 
 
-async def serve(videos: int, rate: float, pipe: Connection) -> None:
+async def serve(videos: int, rate: float, history: int, pipe: Connection) -> None:
     """The server, fed at the rate; tells its address, then how many messages it took whenever it is asked."""
     rounds = make_messages(videos)
     store = Store(max_videos=5000)
@@ -72,7 +72,7 @@ async def serve(videos: int, rate: float, pipe: Connection) -> None:
     def take(value: bytes) -> None:
         store.apply(decode_score(value), now_ms())
 
-    for n in range(HISTORY_UPDATES):  # histories are full
+    for n in range(history):
         take_batch(store, [Tailed("scores", 0, 0, value) for value in rounds[n % ROUNDS]], take)
     async with serving(Feed(store), DashboardConfig(port=0)) as address:
         pipe.send(address)
@@ -89,11 +89,11 @@ async def serve(videos: int, rate: float, pipe: Connection) -> None:
                 await asyncio.sleep(max(0.0, due - loop.time()))
 
 
-def run_server(videos: int, rate: float, pipe: Connection) -> None:
+def run_server(videos: int, rate: float, history: int, pipe: Connection) -> None:
     """In a process of its own."""
     import uvloop
 
-    uvloop.run(serve(videos, rate, pipe))
+    uvloop.run(serve(videos, rate, history, pipe))
 
 
 async def read_stream(address: str, seconds: float) -> tuple[int, int]:
@@ -158,7 +158,8 @@ async def main(options: argparse.Namespace) -> None:
     """All rows."""
     ours, theirs = multiprocessing.Pipe()
     context: Any = multiprocessing.get_context("spawn")
-    server = context.Process(target=run_server, args=(options.videos, options.rate, theirs), daemon=True)
+    arguments = (options.videos, options.rate, options.history, theirs)
+    server = context.Process(target=run_server, args=arguments, daemon=True)
     server.start()
     try:
         address = await asyncio.to_thread(ours.recv)
@@ -187,6 +188,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--videos", type=int, default=2000)
     parser.add_argument("--rate", type=float, default=5.0)
+    parser.add_argument(
+        "--history", type=int, default=HISTORY_UPDATES, help="updates of each video beforehand; default: full"
+    )
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--pages", type=int, default=1)
     parser.add_argument("--no-browser", action="store_true")

@@ -11,8 +11,15 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgpack
-
+from streamer.dashboard.history import (
+    HISTORY_MODELS,
+    HISTORY_TRACKS,
+    MAX_TEXT,
+    pack,
+    rounded,
+    unpack,
+    withheld,
+)
 from streamer.messages import MAX_VIDEO_ID_BYTES, DeadLetter, ScoreUpdate
 from streamer.watch import people_in
 
@@ -22,10 +29,6 @@ TREND_UPDATES = 60
 HISTORY_UPDATES = 240
 """Kept of a video for its own page: 8 minutes of two-second chunks, 100 to 200 bytes each."""
 
-HISTORY_TRACKS = 32
-HISTORY_MODELS = 32
-"""Kept of an update; an ensemble and `rolling.max_tracks` stay below."""
-
 MAX_LETTERS = 500
 MAX_UNREADABLE = 20
 MAX_REASONS = 50
@@ -33,9 +36,6 @@ MAX_REASONS = 50
 
 MAX_GONE = 10_000
 """Forgotten videos that are remembered as such; who is further behind gets everything anew."""
-
-MAX_TEXT = 500
-"""Characters kept of an error's text."""
 
 FORGET_SECONDS = 1800.0
 """Without an update."""
@@ -61,7 +61,7 @@ class Row:
     trend: deque[tuple[int, float | None]] = field(default_factory=lambda: deque(maxlen=TREND_UPDATES))
     """(version, window score)."""
     history: deque[tuple[int, bytes]] = field(default_factory=lambda: deque(maxlen=HISTORY_UPDATES))
-    """(version, packed `_history_entry`)."""
+    """(version, `history.pack`)."""
     models: dict[str, int] = field(default_factory=dict)
     """Number of a model in `history` by name."""
 
@@ -124,7 +124,7 @@ class Store:
         row = self._rows.get(update.video_id)
         was = None if row is None else (row.raised, row.step, row.update.last)
         models = {} if row is None else row.models
-        packed = _history_entry(update, models, now_ms)
+        packed = pack(update, models, now_ms)
         self.version += 1
         self.updates += 1
         if row is None:
@@ -141,8 +141,8 @@ class Store:
             row.at_seconds = max(update.end_seconds, row.at_seconds or 0.0)
         by_chunk = update.status != "final" or update.end_seconds is not None  # else it ended by idleness
         if by_chunk and update.status != "duplicate":
-            shown = _withheld(update, update.window_score) if update.status != "undecodable" else None
-            row.trend.append((self.version, _rounded(shown)))
+            shown = withheld(update, update.window_score) if update.status != "undecodable" else None
+            row.trend.append((self.version, rounded(shown)))
         row.history.append((self.version, packed))
         if len(self._rows) > self._max_videos:
             self._forget(self._least_needed())
@@ -261,19 +261,19 @@ class Store:
             "video": _summary(row, since),
             "latest": latest,
             "models": [
-                {"name": name[:MAX_TEXT], "score": _withheld(update, score)}
+                {"name": name[:MAX_TEXT], "score": withheld(update, score)}
                 for name, score in list(update.models.items())[:HISTORY_MODELS]
             ],
             "tracks": [
                 {
                     "track": track.track,
-                    "score": _withheld(update, track.fake_score),
+                    "score": withheld(update, track.fake_score),
                     "faces": track.faces,
                     "box": track.box,
                 }
                 for track in update.tracks[:HISTORY_TRACKS]
             ],
-            "updates": [_unpacked(packed, names) for version, packed in row.history if version > since],
+            "updates": [unpack(packed, names) for version, packed in row.history if version > since],
         }
 
     def letters_since(self, since: int) -> dict[str, Any]:
@@ -308,13 +308,9 @@ def _check(update: ScoreUpdate) -> None:
         raise ValueError("a count or time is beyond 64 bits")
 
 
-def _withheld(update: ScoreUpdate, score: float | None) -> float | None:
-    return score if update.trained else None
-
-
 def _score_of(update: ScoreUpdate) -> float | None:
     """What a video is ranked by: its last seconds, else all of it."""
-    return _withheld(update, update.window_score if update.window_score is not None else update.fake_score)
+    return withheld(update, update.window_score if update.window_score is not None else update.fake_score)
 
 
 def _step(score: float | None, was: int) -> int:
@@ -324,10 +320,6 @@ def _step(score: float | None, was: int) -> int:
     if was >= 0 and (was - 0.5) * STEP <= score < (was + 1.5) * STEP:
         return was
     return math.floor(score / STEP)
-
-
-def _rounded(score: float | None) -> float | None:
-    return None if score is None else round(score, 3)
 
 
 def _summary(row: Row, since: int) -> dict[str, Any]:
@@ -345,9 +337,9 @@ def _summary(row: Row, since: int) -> dict[str, Any]:
         "trained": update.trained,
         "last": update.last,
         "seq": update.seq,
-        "score": _rounded(_withheld(update, update.window_score)),
-        "overall": _rounded(_withheld(update, update.fake_score)),
-        "interval": [_rounded(bound) for bound in interval] if interval else None,
+        "score": rounded(withheld(update, update.window_score)),
+        "overall": rounded(withheld(update, update.fake_score)),
+        "interval": [rounded(bound) for bound in interval] if interval else None,
         "threshold": update.alert.threshold,
         "since_seq": update.alert.since_seq,
         "faces": update.faces,
@@ -370,61 +362,3 @@ def _points_since(trend: deque[tuple[int, float | None]], since: int) -> list[fl
             break
         points.append(score)
     return points[::-1]
-
-
-def _history_entry(update: ScoreUpdate, numbers: dict[str, int], now_ms: int) -> bytes:
-    """An update without what its video's page does not draw, as bytes, a tenth of the objects' size."""
-    trained = update.trained
-    models: list[Any] = []
-    for name, score in update.models.items() if trained else ():
-        if name not in numbers and len(numbers) >= HISTORY_MODELS:
-            continue
-        models += (numbers.setdefault(name, len(numbers)), score)
-    tracks: list[Any] = []
-    for track in update.tracks[:HISTORY_TRACKS] if trained else ():
-        tracks += (track.track, track.fake_score)
-    interval = update.interval if trained else None
-    packed: bytes = msgpack.packb(
-        (
-            update.seq,
-            update.status,
-            now_ms,
-            _ms(update.start_seconds),
-            _ms(update.end_seconds),
-            _withheld(update, update.window_score),
-            _withheld(update, update.fake_score),
-            interval,
-            update.faces,
-            update.latency_ms.get("total"),
-            trained and update.alert.state == "raised",
-            trained and update.alert.changed,
-            update.error[:MAX_TEXT] if update.error else None,
-            models,
-            tracks,
-        )
-    )
-    return packed
-
-
-_FIELDS = (
-    *("seq", "status", "seen", "start", "end", "score", "overall", "interval", "faces", "latency"),
-    *("alert", "alert_changed", "error"),
-)
-
-
-def _unpacked(packed: bytes, names: list[str]) -> dict[str, Any]:
-    *values, models, tracks = msgpack.unpackb(packed)
-    entry = dict(zip(_FIELDS, values, strict=True))
-    entry["score"], entry["overall"] = _rounded(entry["score"]), _rounded(entry["overall"])
-    entry["models"] = [
-        (names[number][:MAX_TEXT], _rounded(score))
-        for number, score in zip(models[::2], models[1::2], strict=True)
-    ]
-    entry["tracks"] = [
-        (track, _rounded(score)) for track, score in zip(tracks[::2], tracks[1::2], strict=True)
-    ]
-    return entry
-
-
-def _ms(seconds: float | None) -> int | None:
-    return None if seconds is None else round(1000 * seconds)

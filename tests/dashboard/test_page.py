@@ -227,7 +227,7 @@ async def test_dead_letters_and_unreadable_records(screen: Screen) -> None:
     screen.store.add_unreadable(Unreadable("scores", 1, 77, "<b>no</b> score update", now_ms()))
     await page.until("document.querySelectorAll('#rows tr').length === 18")
     text = await page.eval("document.querySelector('main').innerText")
-    for said in ("decoder crashed", "no keyframe", "gate-0017", "scores/1@77", "<b>no</b> score update"):
+    for said in ("decoder crashed", "no keyframe", "gate-0015", "scores/1@77", "<b>no</b> score update"):
         assert said in text
 
 
