@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 
 import aiohttp
 import pytest
 from aiokafka import AIOKafkaProducer
 from conftest import fresh_names
-from fakes import until
+from fakes import until as until_within
 from test_cli import options_of, process, streamer
 from test_watch import update
 
@@ -24,6 +24,11 @@ from streamer.kafka.embedded import EmbeddedBroker
 from streamer.kafka.tail import tail
 from streamer.kafka.topics import create_topics
 from streamer.messages import DeadLetter, encode_dead_letter, encode_score
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait as long as a busy machine may need to connect."""
+    await until_within(condition, seconds=90)
 
 
 def config_of(kafka: KafkaConfig) -> Config:
