@@ -134,7 +134,10 @@ def test_members_that_do_not_fit(engines: Path) -> None:
     make_network(engines, "vector", outputs=("features",), trained=True)
     with pytest.raises(ManifestError, match="this is a detector"):
         Ensemble(config(engines, "detector"))
-    with pytest.raises(ManifestError, match="a logit, and perhaps a mask, is needed; this is a classifier with logit, features"):
+    with pytest.raises(
+        ManifestError,
+        match="a logit, and perhaps a mask, is needed; this is a classifier with logit, features",
+    ):
         Ensemble(config(engines, "two"))
     with pytest.raises(ManifestError, match="two members are called 'a'"):
         Ensemble(config(engines, "a", "more/a"))
