@@ -311,7 +311,10 @@ async def test_mp4_cut_anywhere_in_its_first_2000_bytes() -> None:
 
 def peak_mib(pid: int) -> int:
     """Most memory that a process has had in use; 0 of one that has just ended."""
-    found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    try:
+        found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    except FileNotFoundError:
+        return 0
     return int(found[1]) // 1024 if found else 0
 
 

@@ -35,14 +35,16 @@ def config_of(kafka: KafkaConfig) -> Config:
     return Config.model_construct(**{**Config().__dict__, "kafka": kafka})
 
 
-async def send(kafka: KafkaConfig, topic: str, *values: bytes, timestamp_ms: int | None = None) -> None:
+async def send(kafka: KafkaConfig, topic: str, *values: bytes, timestamp_ms: int | None = None) -> bool:
+    """Whether the records carry the broker's time, not ours."""
     producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers, max_request_size=2**24)
     await producer.start()
     try:
         for value in values:
-            await producer.send_and_wait(topic, value, partition=0, timestamp_ms=timestamp_ms)
+            sent = await producer.send_and_wait(topic, value, partition=0, timestamp_ms=timestamp_ms)
     finally:
         await producer.stop()
+    return sent.timestamp_type == 1
 
 
 @asynccontextmanager
@@ -75,16 +77,19 @@ LETTER = DeadLetter(
 
 
 async def test_both_topics_are_read_from_a_little_ago_on(kafka: KafkaConfig) -> None:
-    await send(kafka, kafka.scores_topic, encode_score(update("long ago")), timestamp_ms=1)
+    restamped = await send(kafka, kafka.scores_topic, encode_score(update("long ago")), timestamp_ms=1)
+    recent = {"long ago", "before"} if restamped else {"before"}
     await send(kafka, kafka.scores_topic, encode_score(update("before")), b"rubbish")
     await send(kafka, kafka.scores_topic, encode_score(update("x", model_set="x" * MAX_SCORE_BYTES)))
     await send(kafka, kafka.dead_letters_topic, encode_dead_letter(LETTER), b"rubbish")
     async with reading(kafka) as store:
-        await until(lambda: len(store) == 1 and store.letters == 1 and store.status()["unreadable"] == 3)
+        await until(
+            lambda: len(store) == len(recent) and store.letters == 1 and store.status()["unreadable"] == 3
+        )
         await send(kafka, kafka.scores_topic, encode_score(update("after"), "json"))
-        await until(lambda: len(store) == 2)
+        await until(lambda: len(store) == len(recent) + 1)
         await until(lambda: store.status()["behind"] == 0)
-    assert {row.video_id for row in store.rows()} == {"before", "after"}
+    assert {row.video_id for row in store.rows()} == recent | {"after"}
     assert store.unreadable == {kafka.scores_topic: 2, kafka.dead_letters_topic: 1}
     assert store.letters_since(0)["letters"][0]["bytes"] == 99
     assert store.status()["trouble"] == []
