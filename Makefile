@@ -78,7 +78,7 @@ licences: $(VENV)/.dev-ready
 	cat $(VENV)/licences.md >> docs/licences.md
 
 bench: $(VENV)/.bench-ready
-	$(BIN)/python build_engines.py --target openvino --precision int8
+	$(BIN)/python build_engines.py --target openvino --precision int8 untrained/resnext50_32x4d untrained/densenet121
 	$(BIN)/python bench/throughput.py
 	$(BIN)/python bench/latency.py
 	$(BIN)/python bench/memory.py

@@ -21,6 +21,9 @@ from streamer.messages import ScoreUpdate, VideoChunk
 
 VIDEOS = 8
 
+FULL_SIZE = ["untrained/resnext50_32x4d", "untrained/densenet121"]
+"""What benches measure: members of the size that the method asks for. Random weights cost the same time."""
+
 
 @dataclass(frozen=True)
 class FullLoad:
@@ -103,6 +106,7 @@ async def running_service(
         config = config.model_copy(update={"kafka": kafka})
         await create_topics(kafka)
         settings = [
+            f"classify.members={FULL_SIZE}",
             *(f"kafka.{key}={value}" for key, value in changes.items()),
             "service.http_port=0",
             "log.level=warning",

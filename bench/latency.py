@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 import uvloop
-from harness import Bench, running_service
+from harness import FULL_SIZE, Bench, running_service
 from media import wandering_face
 
 from streamer.config import load_config
@@ -50,7 +50,7 @@ def main() -> None:
 
 async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Full load first, for the rate; then 80 % of it."""
-    config = load_config(None)
+    config = load_config(None, {"classify": {"members": FULL_SIZE}})
     ensure_untrained(config.classify)
     data = wandering_face(CHUNK_SECONDS)
     overrides = [

@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 import uvloop
-from harness import running_service
+from harness import FULL_SIZE, running_service
 from media import wandering_face
 
 from streamer.config import load_config
@@ -46,7 +46,7 @@ def main() -> None:
 
 async def measure(minutes: float) -> dict[str, Any]:
     """Publish the stream, keeping a few chunks ahead; sample the resident set at every chunk."""
-    config = load_config(None)
+    config = load_config(None, {"classify": {"members": FULL_SIZE}})
     ensure_untrained(config.classify)
     data = wandering_face(CHUNK_SECONDS, width=640, height=360)
     chunks = round(60 * minutes / CHUNK_SECONDS)

@@ -28,7 +28,7 @@ from typing import Any
 import aiohttp
 import psutil
 import uvloop
-from harness import VIDEOS, Bench, running_service
+from harness import FULL_SIZE, VIDEOS, Bench, running_service
 from media import wandering_face
 
 ROOT = Path(__file__).parents[1]
@@ -173,7 +173,7 @@ async def kill_workers(bench: Bench, run: Run) -> None:
 async def measure(bootstrap_servers: str, minutes: float) -> dict[str, Any]:
     """Full load first, for the rate; then 80 % of it for `minutes`."""
     kafka = fresh_names(bootstrap_servers)
-    config = load_config(None).model_copy(update={"kafka": kafka})
+    config = load_config(None, {"classify": {"members": FULL_SIZE}}).model_copy(update={"kafka": kafka})
     ensure_untrained(config.classify)
     data = wandering_face(2.0, width=640, height=360)
     (port,) = free_ports(1)

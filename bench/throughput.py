@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 import uvloop
-from harness import VIDEOS, running_service
+from harness import FULL_SIZE, VIDEOS, running_service
 from media import wandering_face
 
 from streamer.config import Config, load_config
@@ -75,7 +75,11 @@ def measure(arguments: argparse.Namespace, data: bytes, rate: float) -> dict[str
     """Service and baseline at one sampling rate."""
     overrides: dict[str, Any] = {
         "sample": {"frames_per_second": rate},
-        "classify": {"precision": arguments.precision, "allow_untrained": True},
+        "classify": {
+            "members": FULL_SIZE,
+            "precision": arguments.precision,
+            "allow_untrained": True,
+        },
     }
     if arguments.scan_every:
         overrides["faces"] = {"scan_every": arguments.scan_every}

@@ -172,8 +172,8 @@ class ClassifyConfig(_Section):
     engines: Path = Path("engines")
     """Folder of networks and manifests, detectors too; relative to the working directory."""
     members: Annotated[tuple[str, ...], Field(min_length=1)] = (
-        "untrained/resnext50_32x4d",
-        "untrained/densenet121",
+        "mobilenet_v2",
+        "efficientnet_lite0",
     )
     """Manifests under `engines`, without `.json`."""
     backend: Literal["openvino", "onnxruntime", "torch"] = "openvino"
