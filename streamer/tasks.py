@@ -19,14 +19,19 @@ async def cancel_all(tasks: Collection[asyncio.Task[Any]]) -> None:
 
 
 async def gather_or_cancel(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Results of all, side by side; the first failure cancels the others and is raised as it is."""
+    """Results of all, side by side; the first failure cancels the others and is raised as it is.
+
+    Each is cancelled once: a second time would break off what it closes.
+    """
     tasks = [asyncio.create_task(one) for one in work]
     try:
-        return await asyncio.gather(*tasks)
+        if tasks:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        pending = [task for task in tasks if not task.done()]
+        await cancel_all(pending)
+    failed = [task for task in tasks if task not in pending and task.exception() is not None]
+    return [task.result() for task in failed or tasks]
 
 
 @contextmanager

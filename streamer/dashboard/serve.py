@@ -18,7 +18,7 @@ from streamer.dashboard.web import make_app
 from streamer.errors import BrokerError, ConfigError, MessageError
 from streamer.kafka.tail import Tailed, tail
 from streamer.messages import decode_dead_letter, decode_score
-from streamer.tasks import call_on_signal, cancel_all
+from streamer.tasks import call_on_signal, cancel_all, gather_or_cancel
 from streamer.terminal import CONNECT_SECONDS
 
 RETRY_SECONDS = 5.0
@@ -120,14 +120,12 @@ async def read_topics(config: Config, store: Store) -> None:
         store.add_letter(letter, len(letter.value), now_ms())
 
     kafka = config.kafka
-    scores = asyncio.create_task(_read(config, store, kafka.scores_topic, take_score, must_start=True))
-    letters = asyncio.create_task(
-        _read(config, store, kafka.dead_letters_topic, take_letter, must_start=False)
+    await gather_or_cancel(
+        [
+            _read(config, store, kafka.scores_topic, take_score, must_start=True),
+            _read(config, store, kafka.dead_letters_topic, take_letter, must_start=False),
+        ]
     )
-    try:
-        await asyncio.gather(scores, letters)
-    finally:
-        await cancel_all([scores, letters])
 
 
 async def _read(
