@@ -88,7 +88,7 @@ async def test_broker_down_and_back(own_broker: RunningKafka, quick_looks: None)
             await down.wait()
             await until(lambda: service.why_not_ready() is None, seconds=60)
             await publish(kafka, *chunks(2))
-            await each_once(scores, 3, repeats=delivery == "at_least_once")
+            await each_once(scores, 3)
 
     async def take_down(down: asyncio.Barrier) -> None:
         await down.wait()

@@ -108,8 +108,8 @@ PUBLISHED = BlendConfig(
         rotation_degrees=0,
     ),
 )
-"""As near to the paper's own as these terms come: whole faces, always a change of sharpness. Far easier to
-see than the default, which is meant for training."""
+"""Near the paper's own, as far as these terms come and its description was understood; never compared with its
+code. Whole faces, always a change of sharpness: far easier to see than the default, which is for training."""
 
 
 @dataclass(frozen=True, slots=True)

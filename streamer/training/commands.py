@@ -59,7 +59,7 @@ QUICK = {"crops_per_video": 8, "pictures": 300}
 """What is left of a cache for a look on a slow machine; see `thinned`."""
 
 BLENDS = "self-blends"
-"""Name of the set in which every real face meets a self-blend of itself, made as in the paper."""
+"""Name of the set in which every real face meets a self-blend of the whole face; see `blend.PUBLISHED`."""
 
 HARD_BLENDS = "hard self-blends"
 """The same with blends as training makes them by default."""
@@ -269,7 +269,7 @@ def _sets(
         sets.append(
             EvaluationSet(
                 name=BLENDS,
-                description=f"Real faces of the {split} part, and of each a self-blend made as in the paper.",
+                description=f"Real faces of the {split} part, and of each a self-blend of the whole face, near the paper's.",
                 seen_in_training=f"{people}, the kind of fake yes, where self-blends are trained on",
                 faces=SelfBlends(records, cache, config=PUBLISHED),
                 curves=curves,
