@@ -108,8 +108,8 @@ PUBLISHED = BlendConfig(
         rotation_degrees=0,
     ),
 )
-"""Near the paper's own, as far as these terms come and its description was understood; never compared with its
-code. Whole faces, always a change of sharpness: far easier to see than the default, which is for training."""
+"""Near the paper's own, as far as its description was understood; never compared with its code. Whole faces,
+always a change of sharpness: far easier to see than the default, which is for training."""
 
 
 @dataclass(frozen=True, slots=True)

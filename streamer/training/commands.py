@@ -269,7 +269,8 @@ def _sets(
         sets.append(
             EvaluationSet(
                 name=BLENDS,
-                description=f"Real faces of the {split} part, and of each a self-blend of the whole face, near the paper's.",
+                description=f"Real faces of the {split} part, and of each a self-blend of the whole face, "
+                "near the paper's.",
                 seen_in_training=f"{people}, the kind of fake yes, where self-blends are trained on",
                 faces=SelfBlends(records, cache, config=PUBLISHED),
                 curves=curves,
