@@ -32,6 +32,7 @@ from streamer.backends.load import load_network  # noqa: E402
 from streamer.config import FacesConfig  # noqa: E402
 from streamer.faces.detect import FaceDetector  # noqa: E402
 from streamer.faces.nms import overlaps  # noqa: E402
+from streamer.faces.resize import Pyramid  # noqa: E402
 from streamer.types import Faces, Float32Array, UInt8Array  # noqa: E402
 
 WIDTH, HEIGHT = 1920, 1080
@@ -67,7 +68,11 @@ class Way:
 
     def faces(self, frames: Sequence[UInt8Array]) -> list[Faces]:
         """Faces of each frame; of frames shown singly the matrix windows are looked at in each."""
-        return self.detector.detect_sequences([frames])[0] if self.sequence else self.detector.detect(frames)
+        return (
+            self.detector.detect_sequences([list(map(Pyramid, frames))])[0]
+            if self.sequence
+            else self.detector.detect(frames)
+        )
 
 
 def cut_head(rgb: UInt8Array, box: Float32Array) -> Head:

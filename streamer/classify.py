@@ -10,12 +10,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from streamer.backends.base import Network
+from streamer.backends.base import Network, start
+from streamer.backends.images import is_uint8, stack
 from streamer.backends.load import load_network
 from streamer.config import ClassifyConfig
 from streamer.errors import InferenceError, ManifestError, UntrainedError
 from streamer.manifest import Calibration, Manifest, read_manifest
-from streamer.types import Float32Array, UInt8Array
+from streamer.types import Float32Array, Images, UInt8Array
 
 MASK = "mask"
 """Name of a member's second output; see `Manifest.outputs`."""
@@ -58,32 +59,36 @@ class Ensemble:
         """Where and how it runs, for people."""
         return ", ".join(dict.fromkeys(network.device for network in self._networks))
 
-    def classify(self, crops: UInt8Array) -> Float32Array:
+    def classify(self, crops: Images) -> Float32Array:
         """Score crops.
 
         crops: (n, crop_size, crop_size, 3) uint8 RGB, n may be 0. Returns (n, members) float32, probability
-        of `fake` in [0, 1]. Members with a smaller input get the crops shrunk by area averaging. Members run
-        one after the other: each spreads its batch over all cores. Blocks, releases the GIL. Raises
-        InferenceError, also when a network gives NaN or infinity.
+        of `fake` in [0, 1]. Members with a smaller input get the crops shrunk by area averaging. On CPUs
+        members run one after the other, each spreading its batch over all cores; on a GPU all at once.
+        Blocks, releases the GIL. Raises InferenceError, also when a network gives NaN or infinity.
         """
         expected = (self.crop_size, self.crop_size, 3)
-        if crops.ndim != 4 or crops.shape[1:] != expected or crops.dtype != np.uint8:
+        if crops.ndim != 4 or tuple(crops.shape[1:]) != expected or not is_uint8(crops):
             raise InferenceError(
-                f"crops must be (n, {', '.join(map(str, expected))}) uint8, got {crops.shape} {crops.dtype}"
+                f"crops must be (n, {', '.join(map(str, expected))}) uint8, "
+                f"got {tuple(crops.shape)} {crops.dtype}"
             )
         probabilities = np.empty((len(crops), len(self._networks)), np.float32)
         if not len(crops):
             return probabilities
-        for column, network in enumerate(self._networks):
-            logits, *_ = network.run(_shrink(crops, network.manifest.input.height))
+        started = [
+            start(network, _shrink(crops, network.manifest.input.height)) for network in self._networks
+        ]
+        for column, (network, outputs) in enumerate(zip(self._networks, started, strict=True)):
+            logits, *_ = outputs()
             probabilities[:, column] = _probabilities(logits, len(crops), network.manifest)
         return probabilities
 
-    def classify_many(self, batch: Sequence[UInt8Array]) -> list[Float32Array]:
+    def classify_many(self, batch: Sequence[Images]) -> list[Float32Array]:
         """Score the crops of many callers at once: each (n_i, size, size, 3) -> (n_i, members)."""
         if not batch:
             return []
-        scored = self.classify(np.concatenate(batch))
+        scored = self.classify(stack(batch))
         return np.split(scored, np.cumsum([len(crops) for crops in batch])[:-1])
 
     def heat_maps(self, crops: UInt8Array) -> Float32Array | None:
@@ -127,9 +132,13 @@ def _probabilities(logits: Float32Array, n: int, manifest: Manifest) -> Float32A
     return probability(logits[:, 0], manifest.calibration)
 
 
-def _shrink(crops: UInt8Array, size: int) -> UInt8Array:
+def _shrink(crops: Images, size: int) -> Images:
     if crops.shape[1] == size:
         return crops
+    if not isinstance(crops, np.ndarray):
+        from streamer.gpu.picture import shrink
+
+        return shrink(crops, size)
     small = np.empty((len(crops), size, size, 3), np.uint8)
     for crop, out in zip(crops, small, strict=True):
         cv2.resize(crop, (size, size), dst=out, interpolation=cv2.INTER_AREA)

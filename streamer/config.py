@@ -176,15 +176,28 @@ class ClassifyConfig(_Section):
         "efficientnet_lite0",
     )
     """Manifests under `engines`, without `.json`."""
-    backend: Literal["openvino", "onnxruntime", "torch"] = "openvino"
-    precision: Literal["f32", "bf16", "int8"] = "f32"
-    """int8 needs members built with `build_engines.py --precision int8`."""
+    backend: Literal["openvino", "tensorrt", "onnxruntime", "torch"] = "openvino"
+    """tensorrt needs engines built on this GPU with `build_engines.py --target tensorrt`."""
+    precision: Literal["f32", "fp16", "bf16", "int8"] = "f32"
+    """int8 needs members built with `build_engines.py --precision int8`; fp16 is for tensorrt."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads for all networks together; 0: all cores."""
     allow_untrained: bool = False
     """Publish the output of untrained members, marked `trained: false`. For trials of the plumbing only."""
     batch_crops: PositiveInt = 16
     batch_timeout_ms: PositiveFloat = 20.0
+
+
+class GpuConfig(_Section):
+    """What runs on an NVIDIA GPU (extra `gpu`)."""
+
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")] = "cuda:0"
+    """As PyTorch names it; `cpu` for trials of the same code without a GPU."""
+    frames: Literal["auto", "on", "off"] = "auto"
+    """Colour conversion, windows and crops on the device. auto: with backend tensorrt."""
+    nvdec: Literal["off", "auto"] = "off"
+    """auto: the GPU's decoder for what it takes. The drivers then run in the decode workers, which lose their
+    filter of system calls and their limits of memory and files."""
 
 
 class RollingConfig(_Section):
@@ -308,6 +321,7 @@ class Config(BaseSettings):
     sample: SampleConfig = SampleConfig()
     faces: FacesConfig = FacesConfig()
     classify: ClassifyConfig = ClassifyConfig()
+    gpu: GpuConfig = GpuConfig()
     rolling: RollingConfig = RollingConfig()
     alert: AlertConfig = AlertConfig()
     service: ServiceConfig = ServiceConfig()

@@ -30,7 +30,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from streamer.errors import DecodeError
 from streamer.media_structure import check_structure
 from streamer.sample import Sampler
-from streamer.types import UInt8Array
+from streamer.types import MATRICES, UInt8Array, YuvLayout
 
 CODECS = {
     "h264": "H.264",
@@ -50,6 +50,7 @@ _FALLBACK_FPS = 25.0
 _HD_HEIGHT = 720  # untagged video is BT.709 from here on and BT.601 below, as players assume
 _AVCOL_SPC_UNSPECIFIED = 2
 _AVCOL_RANGE_JPEG = 2
+_YUV_420 = frozenset({"yuv420p", "yuvj420p", "nv12"})
 
 _reformatter = VideoReformatter()  # keeps the conversion's tables from frame to frame
 
@@ -89,6 +90,31 @@ class SampledFrame:
         swaps = _orientation(self.picture)[0] % 2 == 1
         return (width, height, 3) if swaps else (height, width, 3)
 
+    def yuv_layout(self) -> YuvLayout | None:
+        """What `write_yuv` gives; None if the frame is not 4:2:0 of 8 bits with a matrix of `MATRICES`."""
+        matrix, full_range = _colours(self.picture)
+        kind = self.picture.format.name
+        if kind not in _YUV_420 or matrix not in MATRICES:
+            return None
+        return YuvLayout(
+            self.picture.height,
+            self.picture.width,
+            kind == "nv12",
+            matrix,
+            full_range,
+            *_orientation(self.picture),
+        )
+
+    def write_yuv(self, out: UInt8Array) -> None:
+        """Copy luma and chroma as they are into `out`, (yuv_layout().bytes,) uint8."""
+        start = 0
+        for plane in self.picture.planes:
+            samples = 2 if self.picture.format.name == "nv12" and start else 1
+            rows, columns = plane.height, samples * plane.width
+            stored = np.frombuffer(plane, np.uint8)[: rows * plane.line_size].reshape(rows, plane.line_size)
+            out[start : start + rows * columns].reshape(rows, columns)[...] = stored[:, :columns]
+            start += rows * columns
+
     def write_rgb(self, out: UInt8Array) -> None:
         """Convert into `out`: `shape()` uint8, RGB, [0, 255], upright."""
         quarter_turns, mirrored = _orientation(self.picture)
@@ -98,20 +124,39 @@ class SampledFrame:
         np.copyto(out, np.rot90(rgb, quarter_turns) if quarter_turns else rgb)
 
 
+class Nvdec:
+    """The decoder of a GPU; codecs that it lacks are decoded on the CPU.
+
+    It conceals errors and does not say so: damage inside pictures does not show, that of the container does.
+    """
+
+    def __init__(self, device: str) -> None:
+        """device: index of the GPU. Raises RuntimeError if it cannot be used."""
+        from av.codec import Codec
+        from av.codec.hwaccel import HWAccel
+
+        self.settings = HWAccel("cuda", device=device, options={"primary_ctx": "1"})
+        try:
+            # Every stream gets a reference to the GPU's primary context, which this one keeps alive.
+            self._context = self.settings.create(Codec("h264", "r"))
+        except (av.FFmpegError, NotImplementedError) as error:
+            raise RuntimeError(f"NVDEC of GPU {device}: {error}") from error
+
+
 def sampled_frames(
-    data: bytes, init: bytes | None, sampler: Sampler, limits: DecodeLimits
+    data: bytes, init: bytes | None, sampler: Sampler, limits: DecodeLimits, nvdec: Nvdec | None = None
 ) -> Generator[SampledFrame, None, float]:
     """Decode a chunk and yield the frames that the sampler takes, in order of time.
 
-    data: media segment. init: its CMAF init segment, if separate. The generator's value is the end of the
-    chunk: seconds from its first frame to where its last one stops being shown. Raises DecodeError.
-    """
+    data: media segment. init: its CMAF init segment, if separate. nvdec: decodes what it can. The generator's
+    value is the end of the chunk: seconds from its first frame to where its last one stops being shown.
+    Raises DecodeError."""
     if not data:
         raise DecodeError("empty", "the chunk has no media data")
     media = init + data if init else data
     container_kind = check_structure(media, after_init=bool(init))
     try:
-        with _open(media, _DEMUXERS[container_kind], limits) as container:
+        with _open(media, _DEMUXERS[container_kind], limits, nvdec) as container:
             stream = _video_stream(container, limits)
             return (yield from _sample(container, stream, sampler, limits))
     except MemoryError as error:  # FFmpeg's is a subclass
@@ -120,7 +165,7 @@ def sampled_frames(
         raise DecodeError("damaged", f"FFmpeg: {error.strerror}") from error
 
 
-def _open(media: bytes, demuxer: str, limits: DecodeLimits) -> Any:
+def _open(media: bytes, demuxer: str, limits: DecodeLimits, nvdec: Nvdec | None) -> Any:
     options = {
         "codec_whitelist": ",".join(CODECS),
         "max_pixels": str(4 * limits.max_pixels),
@@ -131,6 +176,7 @@ def _open(media: bytes, demuxer: str, limits: DecodeLimits) -> Any:
         options=options,
         container_options={"format_whitelist": demuxer, "protocol_whitelist": "none"},
         metadata_errors="replace",
+        hwaccel=nvdec.settings if nvdec else None,
     )
 
 
@@ -300,11 +346,7 @@ class _Timeline:
 
 def _to_rgb(picture: Any) -> UInt8Array:
     """(height, width, 3) uint8 RGB of a decoded frame by its own matrix and range, not yet upright."""
-    matrix = picture.colorspace
-    if matrix == _AVCOL_SPC_UNSPECIFIED:
-        matrix = int(Colorspace.ITU709 if picture.height >= _HD_HEIGHT else Colorspace.ITU601)
-    kind = picture.format
-    full_range = picture.color_range == _AVCOL_RANGE_JPEG or kind.is_rgb or kind.name.startswith("yuvj")
+    matrix, full_range = _colours(picture)
     converted = _reformatter.reformat(
         picture,
         format="rgb24",
@@ -314,6 +356,16 @@ def _to_rgb(picture: Any) -> UInt8Array:
         threads=1,
     )
     return cast(UInt8Array, converted.to_ndarray())
+
+
+def _colours(picture: Any) -> tuple[int, bool]:
+    """Matrix (ITU-T H.273) of a decoded frame, and whether its values span the full range."""
+    matrix = int(picture.colorspace)
+    if matrix == _AVCOL_SPC_UNSPECIFIED:
+        matrix = int(Colorspace.ITU709 if picture.height >= _HD_HEIGHT else Colorspace.ITU601)
+    kind = picture.format
+    full_range = picture.color_range == _AVCOL_RANGE_JPEG or kind.is_rgb or kind.name.startswith("yuvj")
+    return matrix, full_range
 
 
 def _orientation(picture: Any) -> tuple[int, bool]:

@@ -32,11 +32,15 @@ log = structlog.get_logger(__name__)
 class DecodePool:
     """A pool of decoding processes. All methods belong to one event loop."""
 
-    def __init__(self, config: DecodeConfig) -> None:
+    def __init__(self, config: DecodeConfig, *, yuv: bool = False, nvdec: str | None = None) -> None:
+        """yuv: 4:2:0 frames come as `YuvFrame`, half the bytes of RGB and not yet converted. nvdec: index of
+        the GPU whose decoder is used for what it takes; None: none."""
         self.restarts: Counter[str] = Counter()
         """Workers replaced so far by reason: `decoder_crashed`, `decoder_timeout`,
         `decoder_out_of_memory`."""
         self._config = config
+        self._yuv = yuv
+        self._nvdec = nvdec
         self._size = config.workers or len(os.sched_getaffinity(0))
         self._turns = asyncio.Semaphore(self._size)
         self._workers: list[Worker] = []
@@ -61,13 +65,15 @@ class DecodePool:
 
     async def start(self) -> None:
         """Start the workers. Raises StreamerError, saying why, if they do not come up."""
-        self._workers = [Worker(self._config) for _ in range(self._size + 1)]
+        self._workers = [
+            Worker(self._config, yuv=self._yuv, nvdec=self._nvdec) for _ in range(self._size + 1)
+        ]
         try:
             await asyncio.gather(*(worker.start() for worker in self._workers))
         except BaseException:
             await self.close()
             raise
-        if self.unfiltered is not None and self._config.seccomp == "auto":
+        if self.unfiltered is not None and self._config.seccomp != "off":
             log.warning("system calls of the decode workers are not filtered", why=self.unfiltered)
         for worker in self._workers:
             self._idle.put_nowait(worker)

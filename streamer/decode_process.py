@@ -25,7 +25,7 @@ from streamer.decode_worker import LENGTH
 from streamer.errors import DecodeError, StreamerError
 from streamer.messages import VideoChunk
 from streamer.sample import sampling_rate, sampling_seed
-from streamer.types import Frame, UInt8Array
+from streamer.types import Frame, UInt8Array, YuvFrame, YuvLayout
 
 BATCH_FRAMES = 8
 """Most frames in a batch; of frames beyond 1080p, as many as fit."""
@@ -41,7 +41,7 @@ _REASONS = frozenset(DecodeError.REASONS)
 class DecodedBatch:
     """Some of the sampled frames of a chunk."""
 
-    frames: list[Frame]
+    frames: list[Frame | YuvFrame]
     """In order of time, at most BATCH_FRAMES, may be empty. Their pixels are read-only and lie in shared
     memory that is overwritten later: they are valid until the next batch is asked for."""
     end_seconds: float
@@ -73,13 +73,16 @@ class WorkerFailedError(Exception):
 class Worker:
     """A process and the memory that it shares with us, in two halves."""
 
-    def __init__(self, config: DecodeConfig) -> None:
+    def __init__(self, config: DecodeConfig, *, yuv: bool = False, nvdec: str | None = None) -> None:
+        """yuv, nvdec: see `DecodePool`."""
         self.is_replaced = False
         self.is_asked = False
         """A batch has been asked for and not been answered."""
         self.unfiltered: str | None = None
         """Why its system calls are not filtered; None: they are."""
         self._config = config
+        self._yuv = yuv
+        self._nvdec = nvdec
         self._half_bytes = max(_BATCH_BYTES, 3 * config.max_pixels)
         self._half = 0
         self._deadline = 0.0
@@ -123,6 +126,8 @@ class Worker:
             "memory_mib": config.memory_mib,
             "cpu_seconds": config.cpu_seconds,
             "seccomp": config.seccomp,
+            "yuv": self._yuv,
+            "nvdec": self._nvdec,
             "limits": {
                 "max_pixels": config.max_pixels,
                 "max_seconds": config.max_chunk_seconds,
@@ -197,13 +202,17 @@ class Worker:
         if len(answer["frames"]) > BATCH_FRAMES or self._mapping is None:
             raise ValueError("too many frames")
         memory = np.frombuffer(self._mapping, np.uint8)
-        frames = []
-        for offset, height, width, seconds in answer["frames"]:
-            size = height * width * 3
+        frames: list[Frame | YuvFrame] = []
+        for offset, height, width, seconds, yuv in answer["frames"]:
+            layout = YuvLayout(height, width, *yuv) if yuv else None
+            size = layout.bytes if layout else height * width * 3
             if not (height > 0 and width > 0 and low <= offset and offset + size <= low + self._half_bytes):
                 raise ValueError("frame outside of its memory")
-            rgb: UInt8Array = memory[offset : offset + size].reshape(height, width, 3)
-            frames.append(Frame(rgb, self._later(seconds)))
+            pixels: UInt8Array = memory[offset : offset + size]
+            if layout:
+                frames.append(YuvFrame(pixels, layout, self._later(seconds)))
+            else:
+                frames.append(Frame(pixels.reshape(height, width, 3), self._later(seconds)))
         end = answer["end"]
         return DecodedBatch(frames, self._last_seconds if end is None else self._later(end), end is not None)
 

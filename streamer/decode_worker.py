@@ -10,9 +10,11 @@ Messages, each a 4-byte big-endian length and a JSON object. The parent asks, th
 
     (start)                                   -> {"ready": true, "unfiltered": why or null}
     {"open": {"data": bytes, "init": bytes, "rate", "seed", "at_least_one"}}, then data and init, raw
-    {"next": [offset, capacity, max_frames]}  -> {"frames": [[offset, height, width, seconds], ...],
+    {"next": [offset, capacity, max_frames]}  -> {"frames": [[offset, height, width, seconds, yuv], ...],
                                                   "end": seconds or null}
                                               or {"error": [reason, text]}
+
+`yuv` is null for an upright RGB frame, else the rest of its `types.YuvLayout`.
 
 `open` has no answer; it drops whatever chunk was being decoded before. The process ends when the socket does.
 """
@@ -71,20 +73,27 @@ def _shut_in(settings: dict[str, Any]) -> str | None:
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if os.getppid() != settings["parent"]:
         raise RuntimeError("the parent is gone")  # before PDEATHSIG was set
-    address_space = settings["memory_mib"] * _MIB + settings["shared_bytes"]
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0}
+    if settings["nvdec"] is None:
+        limits |= {resource.RLIMIT_AS: _address_space(settings), resource.RLIMIT_NOFILE: 0}
+        unfiltered = _filter_system_calls(settings["seccomp"])
+    elif settings["seccomp"] == "required":
+        raise RuntimeError('decode.seccomp is "required", which the GPU\'s driver (gpu.nvdec) does not bear')
+    else:
+        unfiltered = "the GPU's driver works in them (gpu.nvdec); their memory and files have no limit either"
+    for limit, value in limits.items():
+        resource.setrlimit(limit, (value, value))
+    return unfiltered
+
+
+def _address_space(settings: dict[str, Any]) -> int:
+    """Bytes that the process may use. Raises RuntimeError if it has them already."""
+    address_space: int = settings["memory_mib"] * _MIB + settings["shared_bytes"]
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     if in_use + _LEAST_MIB * _MIB > address_space:
         taken = f"{-(-in_use // _MIB)} MiB are taken before any media arrives"
         raise RuntimeError(f"too little memory, {taken} (decode.memory_mib = {settings['memory_mib']})")
-    unfiltered = _filter_system_calls(settings["seccomp"])
-    for limit, value in (
-        (resource.RLIMIT_AS, address_space),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, 0),
-    ):
-        resource.setrlimit(limit, (value, value))
-    return unfiltered
+    return address_space
 
 
 def _filter_system_calls(wanted: str) -> str | None:
@@ -103,12 +112,14 @@ class _Server:
     def __init__(self, link: socket.socket, settings: dict[str, Any]) -> None:
         import numpy as np
 
-        from streamer.decode import DecodeLimits, import_all
+        from streamer.decode import DecodeLimits, Nvdec, import_all
 
         import_all()
+        self._nvdec = None if settings["nvdec"] is None else Nvdec(settings["nvdec"])
         self._link = link
         self._limits = DecodeLimits(**settings["limits"])
         self._cpu_seconds = settings["cpu_seconds"]
+        self._yuv = settings["yuv"]
         with os.fdopen(settings["memory"], "r+b") as memory:
             self._memory = mmap.mmap(memory.fileno(), settings["shared_bytes"])
         self._pixels = np.frombuffer(self._memory, np.uint8)
@@ -140,7 +151,9 @@ class _Server:
         resource.setrlimit(resource.RLIMIT_CPU, (cpu_limit, resource.RLIM_INFINITY))
         sampler = Sampler(chunk["rate"], chunk["seed"], at_least_one=chunk["at_least_one"])
         self._held = self._end_seconds = None
-        self._chunk = self._remember_end(sampled_frames(data, init or None, sampler, self._limits))
+        self._chunk = self._remember_end(
+            sampled_frames(data, init or None, sampler, self._limits, self._nvdec)
+        )
 
     def _remember_end(self, frames: Generator[SampledFrame, None, float]) -> Iterator[SampledFrame]:
         self._end_seconds = yield from frames
@@ -151,7 +164,7 @@ class _Server:
 
         if self._chunk is None:
             return {"error": ["decoder_error", "no chunk is open"]}
-        written: list[tuple[int, int, int, float]] = []
+        written: list[tuple[int, int, int, float, list[int] | None]] = []
         stop = offset + capacity
         try:
             while len(written) < max_frames:
@@ -160,14 +173,20 @@ class _Server:
                     return {"frames": written, "end": self._end_seconds}
                 height, width, channels = shape = frame.shape()
                 size = height * width * channels
+                if layout := frame.yuv_layout() if self._yuv else None:
+                    height, width, size = layout.height, layout.width, layout.bytes
                 if offset + size > stop:
                     self._held = (
                         frame  # goes into the next batch; a batch holds at least one frame of any size
                     )
                     break
-                frame.write_rgb(self._pixels[offset : offset + size].reshape(shape))
+                if layout:
+                    frame.write_yuv(self._pixels[offset : offset + size])
+                else:
+                    frame.write_rgb(self._pixels[offset : offset + size].reshape(shape))
                 self._held = None
-                written.append((offset, height, width, frame.time_seconds))
+                yuv = list(map(int, layout[2:])) if layout else None
+                written.append((offset, height, width, frame.time_seconds, yuv))
                 offset += size
         except DecodeError as error:
             if error.reason == "damaged" and self._is_short_of_memory():
@@ -194,7 +213,8 @@ class _Server:
         """Whether the address space has ever been nearly full; afterwards this process is replaced."""
         status = os.pread(self._status, 4096, 0).decode()
         peak = int(status.split("VmPeak:")[1].split()[0]) * 1024
-        return resource.getrlimit(resource.RLIMIT_AS)[0] - peak < 2 * _LEAST_MIB * _MIB
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        return limit != resource.RLIM_INFINITY and limit - peak < 2 * _LEAST_MIB * _MIB
 
     def _failed(self, reason: str, text: str) -> dict[str, Any]:
         self._chunk = self._held = None

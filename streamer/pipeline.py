@@ -11,18 +11,20 @@ import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeVar
 
+from streamer.backends.images import to_array
 from streamer.backends.load import load_network
 from streamer.batching import Batcher
 from streamer.classify import Ensemble
 from streamer.config import Config
 from streamer.decode_pool import DecodePool
-from streamer.faces.crop import crop_faces
 from streamer.faces.detect import FaceDetector
+from streamer.faces.resize import Picture, Pyramid
+from streamer.gpu import nvdec_device, open_device
 from streamer.messages import VideoChunk
 from streamer.rolling import EnsembleInfo
 from streamer.sample import sampling_rate, thinned
@@ -33,7 +35,9 @@ from streamer.types import (
     Float32Array,
     Frame,
     FramePrediction,
+    Images,
     UInt8Array,
+    YuvFrame,
 )
 
 T = TypeVar("T")
@@ -42,12 +46,16 @@ FRAMES_AHEAD = 32
 """Frames of one chunk that may wait for the classifiers; bounds the crops held in memory."""
 
 
+WORKERS_ON_GPU = 4
+"""Batches of a stage under way at once: while one waits for the GPU, others are prepared."""
+
+
 @dataclass(frozen=True, slots=True)
 class FoundFaces:
     """Faces of one frame and their crops, (n, size, size, 3) uint8 RGB."""
 
     faces: Faces
-    crops: UInt8Array
+    crops: Images
 
 
 @dataclass(slots=True)
@@ -73,6 +81,7 @@ class Pipeline:
         """Load the networks. Raises ModelError."""
         self._config = config
         threads = config.classify.threads or os.cpu_count() or 1
+        self._device = open_device(config)
         self._face_networks = [
             load_network(
                 config.classify.engines / f"{name}.json",
@@ -85,21 +94,24 @@ class Pipeline:
         detector, scanner, verifier = self._face_networks
         self._detector = FaceDetector(detector, config.faces, scanner=scanner, verifier=verifier)
         self._ensemble = Ensemble(config.classify)
-        self.decode_pool = DecodePool(config.decode)
-        self.detect_batcher: Batcher[list[Frame], list[FoundFaces]] = Batcher(
+        self.decode_pool = DecodePool(
+            config.decode, yuv=self._device is not None, nvdec=nvdec_device(config.gpu)
+        )
+        workers = min(threads, WORKERS_ON_GPU) if self._device else threads
+        self.detect_batcher: Batcher[list[Frame | YuvFrame], list[FoundFaces]] = Batcher(
             "detect",
             self._find_and_crop,
             max_items=config.faces.batch_frames,
             timeout_ms=config.faces.batch_timeout_ms,
-            workers=threads,
+            workers=workers,
             size=len,
         )
-        self.classify_batcher: Batcher[UInt8Array, Float32Array] = Batcher(
+        self.classify_batcher: Batcher[Images, Float32Array] = Batcher(
             "classify",
             self._ensemble.classify_many,
             max_items=config.classify.batch_crops,
             timeout_ms=config.classify.batch_timeout_ms,
-            workers=threads,
+            workers=workers,
             size=len,
         )
         self._open = AsyncExitStack()
@@ -177,7 +189,7 @@ class Pipeline:
             sampling_rate=sampling_rate(sample, chunk.duration_seconds),
         )
 
-    async def predict_frames(self, frames: Sequence[Frame]) -> list[FramePrediction]:
+    async def predict_frames(self, frames: Sequence[Frame | YuvFrame]) -> list[FramePrediction]:
         """Look at frames decoded elsewhere: one, or consecutive ones of a video. Raises ModelError."""
         found = await self.detect_batcher.submit(list(frames))
         work = zip(frames, found, strict=True)
@@ -189,28 +201,40 @@ class Pipeline:
         """See `Ensemble.heat_maps`."""
         return await asyncio.to_thread(self._ensemble.heat_maps, crops)
 
-    def _find_and_crop(self, sequences: list[list[Frame]]) -> list[list[FoundFaces]]:
+    def _find_and_crop(self, sequences: list[list[Frame | YuvFrame]]) -> list[list[FoundFaces]]:
         """Consecutive frames of several videos at once."""
-        images = [[frame.rgb for frame in sequence] for sequence in sequences]
         margin, size = self._config.faces.margin, self._ensemble.crop_size
-        return [
-            [
-                FoundFaces(faces, crop_faces(image, faces.boxes, margin=margin, size=size))
-                for image, faces in zip(sequence, found, strict=True)
+        with self._device.work() if self._device else nullcontext():
+            pictures = [[self._picture(frame) for frame in sequence] for sequence in sequences]
+            return [
+                [
+                    FoundFaces(faces, picture.crop(faces.boxes, margin=margin, size=size))
+                    for picture, faces in zip(sequence, found, strict=True)
+                ]
+                for sequence, found in zip(pictures, self._detector.detect_sequences(pictures), strict=True)
             ]
-            for sequence, found in zip(images, self._detector.detect_sequences(images), strict=True)
-        ]
+
+    def _picture(self, frame: Frame | YuvFrame) -> Picture:
+        if self._device is not None:
+            return self._device.picture(frame)
+        if isinstance(frame, YuvFrame):
+            raise TypeError("frames of a decode pool that was not asked for YUV")
+        return Pyramid(frame.rgb)
 
     async def _classify(self, time_seconds: float, found: FoundFaces, *, keep_crops: bool) -> FramePrediction:
         if not len(found.faces):
             return FramePrediction(time_seconds, ())
         probabilities = await self.classify_batcher.submit(found.crops)
+        crops = to_array(found.crops) if keep_crops else [None] * len(found.faces)
         return FramePrediction(
             time_seconds,
             tuple(
-                FacePrediction((box[0], box[1], box[2], box[3]), tuple(row), crop if keep_crops else None)
+                FacePrediction((box[0], box[1], box[2], box[3]), tuple(row), crop)
                 for box, row, crop in zip(
-                    found.faces.boxes.tolist(), probabilities.tolist(), found.crops, strict=True
+                    found.faces.boxes.tolist(),
+                    probabilities.tolist(),
+                    crops,
+                    strict=True,
                 )
             ),
         )

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 UInt8Array: TypeAlias = NDArray[np.uint8]
 Float32Array: TypeAlias = NDArray[np.float32]
+Images: TypeAlias = "UInt8Array | Tensor"
+"""(n, height, width, 3) uint8 RGB, in memory or on a device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,58 @@ class Frame:
 
     def __repr__(self) -> str:
         return f"Frame({self.rgb.shape[1]}x{self.rgb.shape[0]} at {self.time_seconds:.3f} s)"
+
+
+MATRICES = {
+    1: (0.2126, 0.0722),  # BT.709
+    4: (0.30, 0.11),  # FCC
+    5: (0.299, 0.114),  # BT.470BG
+    6: (0.299, 0.114),  # SMPTE 170M
+    7: (0.212, 0.087),  # SMPTE 240M
+    9: (0.2627, 0.0593),  # BT.2020, constant luminance not
+}
+"""Number of a colour matrix (ITU-T H.273, table 4) -> (Kr, Kb)."""
+
+
+class YuvLayout(NamedTuple):
+    """How a 4:2:0 picture of 8 bits lies in memory, and what it means."""
+
+    height: int
+    """Pixels, before it is turned upright."""
+    width: int
+    interleaved: bool
+    """Chroma is UVUV... (NV12); false: all U, then all V (YUV 4:2:0 planar)."""
+    matrix: int
+    """Colour matrix, a key of `MATRICES`."""
+    full_range: bool
+    """Luma is [0, 255]; false: [16, 235]."""
+    quarter_turns: int
+    """Counterclockwise quarter turns, 0 to 3, that make it upright, after mirroring."""
+    mirrored: bool
+    """Left and right must be swapped."""
+
+    @property
+    def bytes(self) -> int:
+        """Size of luma and chroma together."""
+        return self.height * self.width + 2 * ((self.height + 1) // 2) * ((self.width + 1) // 2)
+
+
+@dataclass(frozen=True, slots=True)
+class YuvFrame:
+    """One decoded frame as the decoder left it, for the GPU to convert; see `streamer.gpu`."""
+
+    planes: UInt8Array
+    """(layout.bytes,) uint8: luma, then chroma at half the resolution, row by row."""
+    layout: YuvLayout
+    time_seconds: float
+    """As in `Frame`."""
+
+    def __post_init__(self) -> None:
+        layout = self.layout
+        if layout.height < 1 or layout.width < 1 or self.planes.shape != (layout.bytes,):
+            raise ValueError(f"{self.planes.shape} bytes are no picture of {layout.width}x{layout.height}")
+        if layout.matrix not in MATRICES or layout.quarter_turns not in range(4):
+            raise ValueError(f"no matrix {layout.matrix} or {layout.quarter_turns} quarter turns")
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ LAZY = (
 )
 """Imported inside functions only, or at the top of the module that wraps them."""
 
-WRAPPERS = ("streamer.backends.", "streamer.models.", "streamer.training.")
+WRAPPERS = ("streamer.backends.", "streamer.gpu.", "streamer.models.", "streamer.training.")
 
 
 def module_of(file: str) -> str:

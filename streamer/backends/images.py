@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from streamer.errors import InferenceError
 from streamer.manifest import InputSpec, Manifest
-from streamer.types import Float32Array, UInt8Array
+from streamer.types import Float32Array, Images, UInt8Array
 
 
-def check_images(images: UInt8Array, manifest: Manifest) -> None:
+def is_uint8(images: Images) -> bool:
+    """Of an array or a tensor."""
+    return str(images.dtype).removeprefix("torch.") == "uint8"
+
+
+def stack(parts: Sequence[Images]) -> Images:
+    """Images of several sources in one batch; all in memory, or all on one device. At least one part."""
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    import torch
+
+    return torch.cat(parts)
+
+
+def to_array(images: Images) -> UInt8Array:
+    """Images in memory, wherever they are; waits for a device."""
+    return images if isinstance(images, np.ndarray) else np.asarray(images.cpu().numpy())
+
+
+def check_images(images: Images, manifest: Manifest) -> None:
     """Raise InferenceError unless images are (n, height, width, 3) uint8, n >= 1, as the manifest says."""
     expected = (manifest.input.height, manifest.input.width, 3)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected or not len(images):
+    if not is_uint8(images) or images.ndim != 4 or tuple(images.shape[1:]) != expected or not len(images):
         raise InferenceError(
             f"{manifest.name}: expected (n, {', '.join(map(str, expected))}) uint8 with n >= 1, "
-            f"got {images.shape} {images.dtype}"
+            f"got {tuple(images.shape)} {images.dtype}"
         )
+
+
+def in_memory(images: Images, manifest: Manifest) -> UInt8Array:
+    """Checked images for a backend that computes in memory. Raises InferenceError, also for a tensor."""
+    check_images(images, manifest)
+    if not isinstance(images, np.ndarray):
+        raise InferenceError(f"{manifest.name}: its backend takes arrays, not tensors")
+    return images
 
 
 def normalise(images: UInt8Array, spec: InputSpec) -> Float32Array:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from streamer.backends.images import check_images, normalise
+from streamer.backends.images import in_memory, normalise
 from streamer.errors import BackendError, InferenceError, ManifestError
 from streamer.manifest import Manifest
-from streamer.types import Float32Array, UInt8Array
+from streamer.types import Float32Array, Images
 
 
 class OnnxRuntimeNetwork:
@@ -43,9 +43,9 @@ class OnnxRuntimeNetwork:
     def device(self) -> str:
         return "onnxruntime f32 on CPU"
 
-    def run(self, images: UInt8Array) -> tuple[Float32Array, ...]:
+    def run(self, images: Images) -> tuple[Float32Array, ...]:
         """See `Network.run`."""
-        check_images(images, self._manifest)
+        images = in_memory(images, self._manifest)
         session = self._session
         if session is None:
             raise InferenceError(f"{self._manifest.name}: used after close()")

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from streamer.backends.images import check_images
+from streamer.backends.images import in_memory
 from streamer.backends.probe import Precision, cpu_shows_amx, lower_isa, probe
 from streamer.errors import BackendError, InferenceError, ManifestError
 from streamer.manifest import Manifest
-from streamer.types import Float32Array, UInt8Array
+from streamer.types import Float32Array, Images, UInt8Array
 
 _lock = threading.Lock()
 _core: Any = None
@@ -79,9 +79,9 @@ class OpenVinoNetwork:
     def device(self) -> str:
         return f"openvino {self._precision} on CPU"
 
-    def run(self, images: UInt8Array) -> tuple[Float32Array, ...]:
+    def run(self, images: Images) -> tuple[Float32Array, ...]:
         """See `Network.run`."""
-        check_images(images, self._manifest)
+        images = in_memory(images, self._manifest)
         try:
             futures = [self._workers.submit(self._infer, images[i : i + 1]) for i in range(len(images))]
         except RuntimeError as error:

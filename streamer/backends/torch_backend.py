@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamer.backends.images import check_images, normalise
+from streamer.backends.images import check_images, normalise, to_array
 from streamer.errors import BackendError, InferenceError, ManifestError
 from streamer.manifest import Manifest
-from streamer.types import Float32Array, UInt8Array
+from streamer.types import Float32Array, Images
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +71,7 @@ class TorchNetwork:
     def device(self) -> str:
         return "torch f32 on CPU"
 
-    def run(self, images: UInt8Array) -> tuple[Float32Array, ...]:
+    def run(self, images: Images) -> tuple[Float32Array, ...]:
         """See `Network.run`."""
         import torch
 
@@ -79,7 +79,7 @@ class TorchNetwork:
         if self._constants is None:
             raise InferenceError(f"{self._manifest.name}: used after close()")
         values: dict[str, Any] = dict(self._constants)
-        values[self._input] = torch.from_numpy(normalise(images, self._manifest.input))
+        values[self._input] = torch.from_numpy(normalise(to_array(images), self._manifest.input))
         try:
             with torch.inference_mode():
                 for operator, inputs, output, attributes in self._nodes:

@@ -26,7 +26,7 @@ from streamer.faces.anchors import make_anchors
 from streamer.faces.consensus import Consensus
 from streamer.faces.look import Seen, join, look
 from streamer.faces.nms import overlaps, repeats
-from streamer.faces.resize import Pyramid
+from streamer.faces.resize import Picture, Pyramid
 from streamer.faces.windows import close_ups, coarse_windows, matrix_windows
 from streamer.types import Faces, Float32Array, UInt8Array
 
@@ -82,15 +82,14 @@ class FaceDetector:
         frames: each (height, width, 3) uint8 RGB. Returns the faces of each, best first. Blocks. Raises
         InferenceError.
         """
-        return [faces for (faces,) in self.detect_sequences([[frame] for frame in frames])]
+        return [faces for (faces,) in self.detect_sequences([[Pyramid(frame)] for frame in frames])]
 
-    def detect_sequences(self, sequences: Sequence[Sequence[UInt8Array]]) -> list[list[Faces]]:
+    def detect_sequences(self, sequences: Sequence[Sequence[Picture]]) -> list[list[Faces]]:
         """Faces of sequences of frames; a sequence is consecutive sampled frames of one video, by time.
 
-        Frames: as in `detect`. Returns the faces of each frame of each sequence. Blocks. Raises
-        InferenceError.
+        Returns the faces of each frame of each sequence, best first. Blocks. Raises InferenceError.
         """
-        frames = [Pyramid(frame) for sequence in sequences for frame in sequence]
+        frames = [frame for sequence in sequences for frame in sequence]
         scans = [scan for sequence in sequences for scan in self._choose_scans(len(sequence))]
         ends = np.cumsum([len(sequence) for sequence in sequences]).tolist()
         spans = [slice(end - len(sequence), end) for end, sequence in zip(ends, sequences, strict=True)]
@@ -111,12 +110,12 @@ class FaceDetector:
         middles = {int((group + 0.5) * count / groups) for group in range(groups)}
         return [k in middles for k in range(count)]
 
-    def _first_look(self, frames: list[Pyramid], scans: list[bool]) -> tuple[list[Seen], list[Float32Array]]:
+    def _first_look(self, frames: list[Picture], scans: list[bool]) -> tuple[list[Seen], list[Float32Array]]:
         """What is certainly a face, and boxes of what may be one or is seen too roughly, of each frame."""
         config = self._config
         coarse, matrix = [], []
         for frame, scan in zip(frames, scans, strict=True):
-            height, width = frame.level(0).shape[:2]
+            width, height = frame.width, frame.height
             coarse.append(coarse_windows(width, height, config.windows, config.overlap))
             side = self._matrix_side_px if scan and "matrix" in config.windows else max(width, height)
             matrix.append(matrix_windows(width, height, side, config.overlap, config.max_matrix_windows))
@@ -147,12 +146,12 @@ class FaceDetector:
         return join([certain, seen.take(large & ~seen.cut)]), unclear
 
     def _close_look(
-        self, frames: list[Pyramid], known: list[Seen], boxes: list[Float32Array], zoom: float
+        self, frames: list[Picture], known: list[Seen], boxes: list[Float32Array], zoom: float
     ) -> list[Seen]:
         """The known faces of each frame, and what close-ups of the boxes show."""
         windows = []
         for frame, wanted in zip(frames, boxes, strict=True):
-            height, width = frame.level(0).shape[:2]
+            width, height = frame.width, frame.height
             smallest_px = self._verifier.manifest.input.width // 4
             windows.append(
                 close_ups(
@@ -184,11 +183,11 @@ class FaceDetector:
             boxes.append(wanted)
         return boxes
 
-    def _select(self, frame: Pyramid, seen: Seen) -> Faces:
+    def _select(self, frame: Picture, seen: Seen) -> Faces:
         """Those that are tall enough and agreed upon, the best `max_faces_per_frame` of them, best first."""
         boxes, scores = seen.faces.boxes, seen.faces.scores
         tall = boxes[:, 3] - boxes[:, 1] >= self._config.min_height_px
         good = seen.faces.take(tall & (scores >= self._config.min_score))
         best = np.argsort(-good.scores, kind="stable")
         good = good.take(best[: self._config.max_faces_per_frame])
-        return self._consensus.confirm(frame.level(0), good) if self._consensus else good
+        return self._consensus.confirm(frame.rgb(), good) if self._consensus else good

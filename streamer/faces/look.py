@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.backends.base import Network
+from streamer.backends.images import stack
 from streamer.faces.anchors import make_anchors
 from streamer.faces.decode_boxes import decode_boxes
 from streamer.faces.nms import blend_overlapping
-from streamer.faces.resize import Pyramid, to_frame
+from streamer.faces.resize import Picture, to_frame
 from streamer.faces.windows import IntArray
 from streamer.types import Faces, Float32Array
 
@@ -64,7 +65,9 @@ def join(parts: Sequence[Seen]) -> Seen:
     )
 
 
-def look(network: Network, frames: list[Pyramid], windows: list[IntArray], min_score: float) -> list[Seen]:
+def look(
+    network: Network, frames: Sequence[Picture], windows: list[IntArray], min_score: float
+) -> list[Seen]:
     """What a network sees in windows of frames, every face of every window on its own.
 
     windows: for each frame (n, 4), pixels of the frame. Returns, for each frame, what scores at least
@@ -75,17 +78,14 @@ def look(network: Network, frames: list[Pyramid], windows: list[IntArray], min_s
         return [Seen.nothing() for _ in frames]
     counts, size = [len(each) for each in windows], network.manifest.input.width
     owner = np.repeat(np.arange(len(frames)), counts)  # (total,)
-    inputs = np.empty((len(edges), size, size, 3), np.uint8)
-    placed = np.empty((len(edges), 4), np.float32)
-    ends = np.cumsum(counts)
-    for frame, each, end in zip(frames, windows, ends, strict=True):
-        here = slice(end - len(each), end)
-        placed[here] = frame.cut(each, inputs[here])
+    cuts = [frame.cut(each, size) for frame, each in zip(frames, windows, strict=True) if len(each)]
+    inputs = stack([images for images, _ in cuts])
+    placed = np.concatenate([where for _, where in cuts])  # (total, 4)
     regressors, logits = network.run(inputs)
     raw = decode_boxes(regressors, logits, make_anchors(size), size, min_score)
     points = to_frame(raw.points, placed[raw.image])  # (n, 8, 2)
     owner = owner[raw.image]  # (n,)
-    shapes = np.array([frame.level(0).shape[1::-1] for frame in frames], np.float32)
+    shapes = np.array([(frame.width, frame.height) for frame in frames], np.float32)
     cut = cut_by_window(points, edges[raw.image], shapes[owner])
     everything = Seen(
         Faces(points[:, :2].reshape(-1, 4), raw.scores, points[:, 2:]), cut, placed[raw.image, 0]

@@ -38,7 +38,7 @@ class Checkpoint:
     weights: dict[str, torch.Tensor]
     average: dict[str, torch.Tensor]
     """Moving average of the weights: what is validated and shipped."""
-    projection: dict[str, torch.Tensor]
+    projections: dict[str, torch.Tensor]
     """Of feature distillation; empty without."""
     optimiser: dict[str, Any]
     scaler: dict[str, Any]

@@ -122,8 +122,9 @@ class DistillationConfig(_Section):
     temperature: PositiveFloat = 2.0
     """Both logits are divided by it (Hinton et al., 2015); the loss is multiplied by its square."""
     feature_weight: NonNegativeFloat = 0.0
-    """Of the distance between the last feature maps, the student's through a linear projection that is thrown
-    away afterwards (Romero et al., FitNets, 2015): one minus the cosine at every position."""
+    """Of the distance between the feature maps at strides 16 and 32, the student's through a linear
+    projection that is thrown away afterwards (Romero et al., FitNets, ICLR 2015): mean square over the
+    teacher's channels, brought to mean 0 and variance 1."""
 
 
 class ValidationConfig(_Section):

@@ -104,7 +104,7 @@ class FrameReader:
                 async with aclosing(self._pool.decode(chunk, sample)) as batches:
                     async for batch in batches:
                         seen.extend(
-                            at(Frame(frame.rgb, piece.start_seconds + frame.time_seconds))
+                            at(Frame(frame.rgb, piece.start_seconds + frame.time_seconds))  # type: ignore[union-attr]
                             for frame in batch.frames[: end - len(seen)]
                         )
         if not seen:

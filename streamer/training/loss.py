@@ -34,11 +34,13 @@ class Objective(nn.Module):
     def __init__(self, student: Classifier, config: TrainConfig, teacher: Classifier | None) -> None:
         super().__init__()
         self.student = student
-        self.projection: nn.Module | None = None
+        self.projections = nn.ModuleList()
         self._config = config
         self._teacher = (teacher,)  # in a tuple, so that torch does not take it for a part of this module
         if teacher and config.distillation.feature_weight:
-            self.projection = nn.Conv2d(student.architecture.channels, teacher.architecture.channels, 1)
+            ours, known = student.architecture, teacher.architecture
+            self.projections.append(nn.Conv2d(ours.map_channels, known.map_channels, 1))
+            self.projections.append(nn.Conv2d(ours.channels, known.channels, 1))
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Losses by name, scalars, of which `total` is what to make small; the others are not weighted."""
@@ -72,10 +74,22 @@ class Objective(nn.Module):
         temperature = config.distillation.temperature
         soft = torch.sigmoid(answer / temperature)
         losses = {"teacher": temperature**2 * cross_entropy(logit / temperature, soft)}
-        if self.projection is not None:
-            ours = self.projection(features.last.float())  # (n, teacher's channels, s/32, s/32)
-            losses["features"] = 1 - functional.cosine_similarity(ours, known.last.float(), dim=1).mean()
+        if self.projections:
+            distances = map(_distance, self.projections, features, known)
+            losses["features"] = torch.stack(list(distances)).mean()
         return losses
+
+
+def _distance(projection: nn.Module, ours: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Mean square of what a linear projection of our feature map lacks of the teacher's; 1 if it knows
+    nothing.
+
+    Every channel of the teacher's is first brought to mean 0 and variance 1 over the batch: the means, which
+    any network learns at once, would drown what differs from image to image."""
+    known = known.float()
+    variance, mean = torch.var_mean(known, dim=(0, 2, 3), keepdim=True)
+    target = (known - mean) / (variance + 1e-5).sqrt()
+    return functional.mse_loss(projection(ours.float()), target)
 
 
 def _mask_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -90,7 +90,6 @@ class State:
 
     def checkpoint(self) -> Checkpoint:
         """Everything to go on from. The tensors are those in use, not copies."""
-        projection = self.objective.projection
         return Checkpoint(
             config=self.config,
             data=self.data,
@@ -98,7 +97,7 @@ class State:
             seconds=self.seconds,
             weights=self.objective.student.state_dict(),
             average=self.average.state_dict(),
-            projection=projection.state_dict() if projection else {},
+            projections=self.objective.projections.state_dict(),
             optimiser=self.optimiser.state_dict(),
             scaler=self.scaler.state_dict(),
             best=self.best,
@@ -117,8 +116,7 @@ class State:
             )
         self.objective.student.load_state_dict(checkpoint.weights)
         self.average.load_state_dict(checkpoint.average)
-        if self.objective.projection:
-            self.objective.projection.load_state_dict(checkpoint.projection)
+        self.objective.projections.load_state_dict(checkpoint.projections)
         self.optimiser.load_state_dict(checkpoint.optimiser)
         self.scaler.load_state_dict(checkpoint.scaler)
         self.step, self.seconds = checkpoint.step, checkpoint.seconds

@@ -128,10 +128,12 @@ def test_a_small_face_is_followed_between_scans(
     make_detector: MakeDetector, scenery: UInt8Array, paste: Paste
 ) -> None:
     frames, boxes = zip(*(paste(scenery, 300 + 6 * k, 300 + 3 * k, 30) for k in range(8)), strict=True)
-    (followed,) = make_detector(scan_every=8).detect_sequences([frames])
+    (followed,) = make_detector(scan_every=8).detect_sequences([list(map(Pyramid, frames))])
     assert [iou(faces, box) > 0.4 for faces, box in zip(followed, boxes, strict=True)] == [True] * 8
     # In the middle frame, which is scanned, there is nothing to follow.
-    (unseen,) = make_detector(scan_every=3).detect_sequences([[frames[0], scenery, frames[1]]])
+    (unseen,) = make_detector(scan_every=3).detect_sequences(
+        [list(map(Pyramid, [frames[0], scenery, frames[1]]))]
+    )
     assert [len(faces) for faces in unseen] == [0, 0, 0]
 
 
@@ -151,13 +153,15 @@ def test_which_frames_are_scanned(
         return look(network, pyramids, windows, score)
 
     monkeypatch.setattr("streamer.faces.detect.look", note)
-    make_detector(scan_every=every).detect_sequences([frames])
+    make_detector(scan_every=every).detect_sequences([list(map(Pyramid, frames))])
     assert looked_at == scanned
 
 
 def test_sequences_come_back_in_their_shape(make_detector: MakeDetector, scenery: UInt8Array) -> None:
     astronaut = skimage.data.astronaut()
-    found = make_detector().detect_sequences([[astronaut], [], [scenery, astronaut, astronaut]])
+    found = make_detector().detect_sequences(
+        [[Pyramid(astronaut)], [], list(map(Pyramid, [scenery, astronaut, astronaut]))]
+    )
     assert [[len(f) for f in sequence] for sequence in found] == [[1], [], [0, 1, 1]]
 
 

@@ -28,8 +28,7 @@ def test_letterbox_round_trip(
     x_min, x_max = sorted((int(corners[0] * (width - 1)), int(corners[1] * (width - 1))))
     y_min, y_max = sorted((int(corners[2] * (height - 1)), int(corners[3] * (height - 1))))
     window = np.array([[x_min, y_min, x_max + 1, y_max + 1]], np.int32)
-    inputs = np.empty((1, size, size, 3), np.uint8)
-    placed = Pyramid(np.zeros((height, width, 3), np.uint8)).cut(window, inputs)
+    _, placed = Pyramid(np.zeros((height, width, 3), np.uint8)).cut(window, size)
     points = np.array([[[x_min, y_min], [x_max + 1, y_max + 1]]], np.float32)
     inside = to_input(points, placed)
     np.testing.assert_allclose(to_frame(inside, placed), points, atol=1e-2)
@@ -41,8 +40,7 @@ def test_letterbox_round_trip(
 @pytest.mark.parametrize("window", [[0, 0, 1920, 1080], [840, 0, 1920, 1080], [101, 203, 742, 843]])
 def test_pixels_come_from_where_the_placement_says(window: list[int]) -> None:
     width, height, size = 1920, 1080, 128
-    inputs = np.empty((1, size, size, 3), np.uint8)
-    placed = Pyramid(ramp(width, height)).cut(np.array([window], np.int32), inputs)
+    inputs, placed = Pyramid(ramp(width, height)).cut(np.array([window], np.int32), size)
     centres = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1).reshape(1, -1, 2) + 0.5
     where = to_frame(centres.astype(np.float32), placed)[0]
     picture = inputs[0].reshape(-1, 3)
@@ -58,8 +56,7 @@ def test_pixels_come_from_where_the_placement_says(window: list[int]) -> None:
 def test_shrinking_does_not_alias() -> None:
     stripes = np.zeros((1080, 1920, 3), np.uint8)
     stripes[:, ::2] = 255  # a pattern at the limit of the frame must become grey, not a coarser pattern
-    inputs = np.empty((1, 128, 128, 3), np.uint8)
-    Pyramid(stripes).cut(np.array([[0, 0, 1080, 1080]], np.int32), inputs)
+    inputs, _ = Pyramid(stripes).cut(np.array([[0, 0, 1080, 1080]], np.int32), 128)
     assert inputs.min() >= 126
     assert inputs.max() <= 129
 

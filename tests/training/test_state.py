@@ -109,8 +109,9 @@ def test_teacher(tmp_path: Path) -> None:
     save(tmp_path / "t.pt", model={"architecture": "efficientnet_lite0"}, input={"size": 96})
     teaching = {"teacher": tmp_path / "t.pt", "feature_weight": 1.0}
     state = make_state(distillation=teaching)
-    assert state.objective.projection.weight.shape == (1280, 1280, 1, 1)
-    assert state.checkpoint().projection
+    shapes = [projection.weight.shape for projection in state.objective.projections]
+    assert shapes == [(112, 96, 1, 1), (1280, 1280, 1, 1)]
+    assert state.checkpoint().projections
     with pytest.raises(TrainingError, match=r"teacher sees faces with margin 0.3, not 0.2"):
         make_state(distillation=teaching, input={"margin": 0.2})
 

@@ -1,0 +1,72 @@
+"""A PyTorch device on which frames are looked at: uploads, and a stream for every thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from streamer.errors import BackendError
+from streamer.gpu.picture import TorchPicture, yuv_to_rgb
+from streamer.types import Frame, UInt8Array, YuvFrame
+
+
+class Device:
+    """Where frames are looked at. Safe to use from several threads at once.
+
+    On a GPU every thread works on a stream of its own, so that the kernels of one overlap the copies of
+    another; frames go up on one more stream, from page-locked memory that PyTorch keeps and takes again when
+    the copy is done. All device memory is of PyTorch's pool."""
+
+    def __init__(self, name: str) -> None:
+        """name: as PyTorch names it, `cuda:0` or `cpu`. Raises BackendError if it is not there."""
+        self.torch = torch.device(name)
+        self._local = threading.local()
+        self._uploads: torch.cuda.Stream | None = None
+        if self.torch.type == "cuda":
+            if not torch.cuda.is_available():
+                raise BackendError(f"device {name}: PyTorch {torch.__version__} finds no CUDA device")
+            if (self.torch.index or 0) >= torch.cuda.device_count():
+                raise BackendError(f"device {name}: there are {torch.cuda.device_count()} CUDA devices")
+            self._uploads = torch.cuda.Stream(self.torch)
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        if self._uploads is None:
+            return "PyTorch on CPU"
+        return f"{torch.cuda.get_device_name(self.torch)} ({self.torch})"
+
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """In which the calling thread's work goes to a stream of its own; at its end that work is done."""
+        if self._uploads is None:
+            yield
+            return
+        if not hasattr(self._local, "stream"):
+            self._local.stream = torch.cuda.Stream(self.torch)
+        with torch.cuda.stream(self._local.stream):
+            yield
+            self._local.stream.synchronize()
+
+    def picture(self, frame: Frame | YuvFrame) -> TorchPicture:
+        """Bring a frame up. What it was made of may be overwritten afterwards."""
+        if isinstance(frame, YuvFrame):
+            return TorchPicture(yuv_to_rgb(self.upload(frame.planes), frame.layout))
+        return TorchPicture(self.upload(frame.rgb).permute(2, 0, 1).contiguous())
+
+    def upload(self, pixels: UInt8Array) -> Tensor:
+        """Bytes in memory -> a tensor of the same shape that the current stream may use."""
+        if self._uploads is None:
+            return torch.tensor(pixels)  # a copy
+        staged = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
+        staged.numpy()[...] = pixels
+        with torch.cuda.stream(self._uploads):
+            uploaded = staged.to(self.torch, non_blocking=True)
+        current = torch.cuda.current_stream(self.torch)
+        current.wait_stream(self._uploads)
+        uploaded.record_stream(current)
+        return uploaded
