@@ -3,29 +3,56 @@
     python build_engines.py untrained                     full-size members with random weights
     python build_engines.py --precision int8 --calibration CROPS [MEMBER ...]
     python build_engines.py --precision bf16 [MEMBER ...]  nothing to build: checks only
+    python build_engines.py --target tensorrt --precision fp16 [MEMBER ...]   on a node with an NVIDIA GPU
+    python build_engines.py --target tensorrt --from-checkpoint runs/mine/best.pt --name mine
 
-MEMBER is a classifier's name, or its path under engines/ without `.json`; all of them if none is given. int8
-needs the extra `quantize` and a folder of face crops, at least 32, as the service cuts them.
+MEMBER is a classifier's name, or its path under engines/ without `.json`; all of them if none is given, but
+for untrained ones with tensorrt, which also builds the face detectors. int8 needs a folder of face crops, at
+least 32, as the service cuts them, and for openvino the extra `quantize`. Without a folder, tensorrt checks
+on faces of the bundled clips. Engines that fit this GPU, driver and TensorRT are left as they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from streamer.backends.compiled import INT8_FOLDER, CompiledManifest
+from streamer.config import ClassifyConfig, Config
+from streamer.demo import demo_clips
 from streamer.engines import UNTRAINED, make_untrained
-from streamer.errors import BackendError, ModelError, StreamerError
-from streamer.quantise import Member, check_precision, find_members, quantise
+from streamer.errors import ModelError, StreamerError
+from streamer.files import pieces_of
+from streamer.gpu.build import Options, Progress, build_engines, outdated, precision_of
+from streamer.gpu.stamp import machine_stamp
+from streamer.manifest import Calibration
+from streamer.pipeline import Pipeline
+from streamer.quantise import (
+    Images,
+    Member,
+    check_precision,
+    find_members,
+    find_networks,
+    quantise,
+    read_images,
+)
+from streamer.types import UInt8Array
 
 console = Console(stderr=True)
 
 MAX_DIFFERENCE = 0.05
 """Default bound on the change of a member's probability."""
+MAX_ENGINE_DIFFERENCE = 0.01
+"""The same for engines of a GPU."""
 
 
 def main() -> int:
@@ -47,20 +74,38 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("members", nargs="*", metavar="MEMBER", help="classifiers, or the word `untrained`")
     parser.add_argument("--target", choices=("openvino", "tensorrt"), default="openvino")
-    parser.add_argument("--precision", choices=("f32", "bf16", "int8"), default="f32")
+    parser.add_argument("--precision", choices=("f32", "fp16", "bf16", "int8"), default="f32")
     parser.add_argument("--calibration", type=Path, metavar="DIR", help="folder of crops (int8, checks)")
     parser.add_argument(
         "--max-difference",
         type=float,
-        default=MAX_DIFFERENCE,
         metavar="P",
-        help="refuse a member whose probability changes by more on any checked image (default %(default)s)",
+        help="refuse a member whose probability changes by more on any checked image (default "
+        f"{MAX_DIFFERENCE:g}, {MAX_ENGINE_DIFFERENCE:g} with tensorrt)",
     )
+    gpu = parser.add_argument_group("tensorrt")
+    gpu.add_argument("--builder", choices=("tensorrt", "torch-tensorrt"), default="tensorrt")
+    gpu.add_argument("--max-batch", type=int, default=64, metavar="N", help="images at once (default 64)")
+    gpu.add_argument("--device", default="cuda:0", help="as PyTorch names it (default %(default)s)")
+    gpu.add_argument("--jobs", type=int, default=1, metavar="N", help="engines built at the same time")
+    gpu.add_argument("--rebuild", action="store_true", help="also engines that fit this machine")
+    gpu.add_argument(
+        "--from-checkpoint", type=Path, metavar="FILE", help="make a member of it first, uncalibrated"
+    )
+    gpu.add_argument("--name", help="of that member")
     parser.add_argument("--engines", type=Path, default=Path("engines"), metavar="DIR")
     parser.add_argument("--dry-run", action="store_true", help="say what would be built, and stop")
     arguments = parser.parse_args()
+    if arguments.max_difference is None:
+        arguments.max_difference = MAX_ENGINE_DIFFERENCE if arguments.target == "tensorrt" else MAX_DIFFERENCE
     if not 0 < arguments.max_difference <= 1:
         parser.error("--max-difference must be in (0, 1]")
+    if arguments.target == "openvino" and arguments.precision == "fp16":
+        parser.error("--precision fp16 is for --target tensorrt")
+    if arguments.max_batch < 1 or arguments.jobs < 1:
+        parser.error("--max-batch and --jobs must be at least 1")
+    if bool(arguments.from_checkpoint) != bool(arguments.name):
+        parser.error("--from-checkpoint and --name go together")
     if arguments.calibration and not arguments.calibration.is_dir():
         parser.error(f"--calibration {arguments.calibration}: no such folder")
     return arguments
@@ -68,9 +113,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def build(arguments: argparse.Namespace) -> None:
     if arguments.target == "tensorrt":
-        raise BackendError(
-            "target tensorrt is not part of this release; it comes with the extra gpu in a later one"
-        )
+        build_for_gpu(arguments)
+        return
     only_untrained = arguments.members == ["untrained"]
     wanted = set(UNTRAINED) if only_untrained or not arguments.members else set(arguments.members)
     for name in UNTRAINED:
@@ -110,6 +154,132 @@ def build_untrained(arguments: argparse.Namespace, name: str, *, again: bool) ->
         say(f"{folder / name}.onnx: made, with random weights")
 
 
+def build_for_gpu(arguments: argparse.Namespace) -> None:
+    """TensorRT engines of members and face detectors."""
+    options = Options(
+        precision=arguments.precision,
+        max_batch=arguments.max_batch,
+        builder=arguments.builder,
+        device=arguments.device,
+        max_difference=arguments.max_difference,
+        jobs=arguments.jobs,
+        rebuild=arguments.rebuild,
+    )
+    images = Crops(arguments.calibration, arguments.engines)
+    if arguments.from_checkpoint and not arguments.dry_run:
+        make_member(arguments, images)
+        arguments.members.append(arguments.name)
+    found = find_networks(arguments.engines, ("classifier", "detector"))
+    wanted = find_members(arguments.engines, arguments.members)
+    members = [
+        member
+        for member in found
+        if member.manifest.kind == "detector"
+        or (member in wanted and (member.manifest.trained or arguments.members))
+    ]
+    if arguments.precision == "int8" and not arguments.calibration:
+        raise ModelError("int8 needs --calibration with real crops")
+    todo = outdated(members, options, machine_stamp(options.device))
+    if arguments.dry_run:
+        for member in members:
+            goal = f"build in {precision_of(member, options)}" if member in todo else "fits this machine"
+            say(f"{member.path} -> {goal}")
+        return
+    with BuildBars(console) as bars:
+        made = build_engines(members, arguments.engines, options, images=images, say=say, progress=bars)
+    say(f"{len(members) - len(made)} of {len(members)} networks were there and fit this machine")
+    if made:
+        console.print(table_of(made))
+
+
+def make_member(arguments: argparse.Namespace, images: Crops) -> None:
+    """Export a training checkpoint, without calibration."""
+    from streamer.training.checkpoint import load_checkpoint
+    from streamer.training.commands import origin_of
+    from streamer.training.export import export_checkpoint
+
+    checkpoint = load_checkpoint(arguments.from_checkpoint)
+    export_checkpoint(
+        arguments.from_checkpoint,
+        arguments.engines,
+        name=arguments.name,
+        crops=images(checkpoint.config.input.size).check,
+        origin=origin_of(checkpoint, "not stated"),
+        measured="nothing, and not calibrated: see `streamer train export`",
+        calibration=Calibration(),
+    )
+    say(f"{arguments.name}: made from {arguments.from_checkpoint}, uncalibrated")
+
+
+class Crops:
+    """Faces to calibrate with and to check on, at any size: of a folder, else of the bundled clips."""
+
+    def __init__(self, folder: Path | None, engines: Path) -> None:
+        self._folder, self._engines = folder, engines
+        self._bundled: list[UInt8Array] = []
+
+    def __call__(self, size: int) -> Images:
+        """Crops of (size, size); see `Images`. Raises ModelError."""
+        if self._folder:
+            return read_images(self._folder, size)
+        if not self._bundled:
+            self._bundled = asyncio.run(faces_of_clips(self._engines))
+        crops = np.stack([cv2.resize(crop, (size, size)) for crop in self._bundled])
+        return Images(crops[:0], np.asarray(crops, np.uint8), "faces of the bundled clips")
+
+
+async def faces_of_clips(engines: Path) -> list[UInt8Array]:
+    """Crops of every face in the bundled clips, found on the CPU."""
+    crops: list[UInt8Array] = []
+    async with Pipeline(Config(classify=ClassifyConfig(engines=engines))) as pipeline:
+        for clip in demo_clips():
+            async for piece in pieces_of(clip, clip.stem, 2.0):
+                found = await pipeline.predict(piece.chunk, keep_crops=True)
+                crops += [
+                    face.crop for frame in found.frames for face in frame.faces if face.crop is not None
+                ]
+    return crops
+
+
+class BuildBars(Progress):
+    """A bar for the outermost phase of each build."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._outermost: dict[str, str] = {}
+
+    def __enter__(self) -> BuildBars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def phase(self, network: str, name: str, steps: int) -> None:
+        """See `Progress`."""
+        if self._outermost.setdefault(network, name) == name:
+            self._tasks[network] = self._bars.add_task(f"{network}: {name}", total=steps)
+
+    def step(self, network: str, name: str, step: int) -> None:
+        """See `Progress`."""
+        if self._outermost.get(network) == name:
+            self._bars.update(self._tasks[network], completed=step + 1)
+
+    def end(self, network: str, name: str) -> None:
+        """See `Progress`."""
+        if self._outermost.get(network) == name:
+            self._bars.remove_task(self._tasks.pop(network))
+            del self._outermost[network]
+
+
 def say(line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -135,18 +305,24 @@ def check(arguments: argparse.Namespace, members: list[Member]) -> None:
 
 def table_of(made: list[CompiledManifest]) -> Table:
     table = Table(
-        "member", "calibrated with", "checked on", "max difference", "allowed", title="int8 for openvino"
+        "network",
+        "calibrated with",
+        "checked on",
+        "max difference",
+        "allowed",
+        title=f"built for {made[0].target}",
     )
     for manifest in made:
         table.add_row(
-            manifest.name,
-            f"{manifest.calibration_images} {manifest.calibration}",
-            f"{manifest.check_images} others",
+            f"{manifest.name} {manifest.precision}",
+            f"{manifest.calibration_images or ''} {manifest.calibration}".strip(),
+            f"{manifest.check_images} images",
             f"{manifest.max_difference:.4f}",
             f"{manifest.allowed_difference:g}",
         )
     table.add_section()
-    table.add_row("mean of members", "", "", f"{made[0].max_ensemble_difference:.4f}", "")
+    ensemble = max(manifest.max_ensemble_difference for manifest in made)
+    table.add_row("mean of members", "", "", f"{ensemble:.4f}", "")
     return table
 
 

@@ -25,11 +25,11 @@ MASK = "mask"
 class Ensemble:
     """All members, loaded. Safe to use from several threads at once."""
 
-    def __init__(self, config: ClassifyConfig) -> None:
+    def __init__(self, config: ClassifyConfig, *, device: str = "cuda:0") -> None:
         """Load the members named in the configuration.
 
-        Raises UntrainedError if one has random weights and `allow_untrained` is not set, ManifestError,
-        BackendError.
+        device: GPU for backend tensorrt, as PyTorch names it. Raises UntrainedError if one has random weights
+        and `allow_untrained` is not set, ManifestError, BackendError.
         """
         paths = [config.engines / f"{member}.json" for member in config.members]
         manifests = [read_manifest(path) for path in paths]
@@ -47,7 +47,11 @@ class Ensemble:
             for path in paths:
                 self._networks.append(
                     load_network(
-                        path, backend=config.backend, precision=config.precision, threads=config.threads
+                        path,
+                        backend=config.backend,
+                        precision=config.precision,
+                        threads=config.threads,
+                        device=device,
                     )
                 )
         except BaseException:

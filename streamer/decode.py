@@ -150,7 +150,8 @@ def sampled_frames(
 
     data: media segment. init: its CMAF init segment, if separate. nvdec: decodes what it can. The generator's
     value is the end of the chunk: seconds from its first frame to where its last one stops being shown.
-    Raises DecodeError."""
+    Raises DecodeError.
+    """
     if not data:
         raise DecodeError("empty", "the chunk has no media data")
     media = init + data if init else data

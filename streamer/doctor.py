@@ -20,14 +20,15 @@ from rich.table import Table
 from rich.text import Text
 
 import streamer
-from streamer.backends.compiled import INT8_FOLDER, find_int8, int8_folder
+from streamer.backends.compiled import INT8_FOLDER, compiled_folder, find_int8
 from streamer.backends.load import describe_backends, load_network
 from streamer.classify import Ensemble
 from streamer.config import ClassifyConfig, Config
 from streamer.decode_pool import DecodePool
 from streamer.demo import demo_clips
-from streamer.errors import BrokerError, ModelError, StreamerError
+from streamer.errors import BackendError, BrokerError, ModelError, StreamerError
 from streamer.files import pieces_of
+from streamer.gpu import faster_paths, nvdec_device, open_device
 from streamer.kafka.topics import describe_broker, missing_topics
 from streamer.log import printable
 from streamer.manifest import Manifest, read_manifest
@@ -96,6 +97,7 @@ async def all_checks(config: Config, file: Path | None) -> AsyncIterator[Check]:
     for check in await asyncio.to_thread(lambda: [*_backends(config.classify), *_detectors(config)]):
         yield check
     yield await asyncio.to_thread(_ensemble, config)
+    yield await asyncio.to_thread(_frames, config)
     yield _consensus(config)
     async for check in _decoder(config):
         yield check
@@ -174,7 +176,8 @@ def _int8(path: Path, manifest: Manifest) -> str:
     try:
         find_int8(path, manifest)
     except ModelError as error:
-        return "not quantised" if not int8_folder(path).joinpath(path.name).exists() else f"int8: {error}"
+        built = (compiled_folder(path, INT8_FOLDER) / path.name).exists()
+        return f"int8: {error}" if built else "not quantised"
     return "int8 ready"
 
 
@@ -195,7 +198,13 @@ def _detectors(config: Config) -> Iterator[Check]:
     for name in dict.fromkeys((config.faces.detector, config.faces.scanner)):
         path = config.classify.engines / f"{name}.json"
         try:
-            network = load_network(path, backend=config.classify.backend, precision="f32", threads=1)
+            network = load_network(
+                path,
+                backend=config.classify.backend,
+                precision="f32",
+                threads=1,
+                device=config.gpu.device,
+            )
             try:
                 spec = network.manifest.input
                 network.run(np.zeros((1, spec.height, spec.width, 3), np.uint8))
@@ -211,7 +220,7 @@ def _ensemble(config: Config) -> Check:
     area, name = "Inference", "ensemble"
     try:
         prepare_members(config.classify)
-        ensemble = Ensemble(config.classify)
+        ensemble = Ensemble(config.classify, device=config.gpu.device)
         try:
             ensemble.classify(np.zeros((1, ensemble.crop_size, ensemble.crop_size, 3), np.uint8))
         finally:
@@ -222,6 +231,18 @@ def _ensemble(config: Config) -> Check:
     if not ensemble.trained:
         return Check(area, name, "note", f"{about}; untrained, so its scores mean nothing")
     return Check(area, name, "ok", f"{about}; model set {ensemble.model_set}")
+
+
+def _frames(config: Config) -> Check:
+    """Where frames are converted and cut, and what would be faster."""
+    area, name = "Inference", "frames"
+    try:
+        device = open_device(config)
+        nvdec_device(config.gpu)
+    except BackendError as error:
+        return Check(area, name, "fail", str(error), 4)
+    where = device.title if device else "converted and cut in memory, on the CPU"
+    return Check(area, name, "ok", "\n".join([where, *faster_paths(config)]))
 
 
 def _consensus(config: Config) -> Check:

@@ -209,13 +209,15 @@ class Endpoints:
         port: int,
         alive: Callable[[], str | None],
         ready: Callable[[], str | None],
+        path: Callable[[], str] = str,
     ) -> None:
-        """alive, ready: None if so, else why not."""
+        """alive, ready: None if so, else why not. path: what computes, in words, told by /readyz."""
         self._registry = registry
         self._host = host
         self._asked_port = port
         self._alive = alive
         self._ready = ready
+        self._path = path
         self._runner: web.AppRunner | None = None
 
     @property
@@ -253,11 +255,11 @@ class Endpoints:
         return web.Response(body=encoder(self._registry), headers={"Content-Type": content_type})
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        return _verdict(self._alive())
+        return _verdict(self._alive(), "ok")
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        return _verdict(self._ready())
+        return _verdict(self._ready(), f"ok; {self._path()}")
 
 
-def _verdict(why_not: str | None) -> web.Response:
-    return web.Response(text=f"{why_not or 'ok'}\n", status=503 if why_not else 200)
+def _verdict(why_not: str | None, otherwise: str) -> web.Response:
+    return web.Response(text=f"{why_not or otherwise}\n", status=503 if why_not else 200)

@@ -88,12 +88,13 @@ class Pipeline:
                 backend=config.classify.backend,
                 precision="f32",
                 threads=threads,
+                device=config.gpu.device,
             )
             for name in (config.faces.detector, config.faces.scanner, config.faces.verifier)
         ]
         detector, scanner, verifier = self._face_networks
         self._detector = FaceDetector(detector, config.faces, scanner=scanner, verifier=verifier)
-        self._ensemble = Ensemble(config.classify)
+        self._ensemble = Ensemble(config.classify, device=config.gpu.device)
         self.decode_pool = DecodePool(
             config.decode, yuv=self._device is not None, nvdec=nvdec_device(config.gpu)
         )
@@ -120,6 +121,15 @@ class Pipeline:
     def ensemble(self) -> EnsembleInfo:
         """Members, hash, and whether they were trained."""
         return EnsembleInfo(self._ensemble.names, self._ensemble.model_set, self._ensemble.trained)
+
+    @property
+    def path(self) -> str:
+        """What computes, in words."""
+        nvdec = self._config.gpu.nvdec == "auto"
+        decoder = f"NVDEC of {self._config.gpu.device}, else the CPU" if nvdec else "the CPU"
+        frames = self._device.title if self._device else "memory"
+        networks = ", ".join(dict.fromkeys([self._face_networks[0].device, self._ensemble.device]))
+        return f"decoding on {decoder}; frames in {frames}; networks in {networks}"
 
     @property
     def batchers(self) -> tuple[Batcher[Any, Any], ...]:

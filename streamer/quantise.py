@@ -91,7 +91,7 @@ def _read_image(path: Path, size: int) -> UInt8Array:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A classifier to build."""
+    """A network to build."""
 
     path: Path
     """Of its manifest."""
@@ -134,11 +134,11 @@ def quantise(
             network = OpenVinoNetwork(work / f"{name}.xml", member.manifest, precision="int8")
             approximate.append(_run(network, images.check))
             made.append(_describe(member, images, work, exact[-1], approximate[-1], max_difference))
-        ensemble = _difference(np.mean(exact, axis=0), np.mean(approximate, axis=0))
+        ensemble = difference(np.mean(exact, axis=0), np.mean(approximate, axis=0))
         made = [manifest.model_copy(update={"max_ensemble_difference": ensemble}) for manifest in made]
-        _refuse_if_far(made)
+        refuse_if_far(made)
         for manifest in made:
-            _install(manifest, work, target)
+            install(manifest, work, target)
     return made
 
 
@@ -152,7 +152,7 @@ def check_precision(member: Member, precision: str, *, calibration: Path | None)
     images = (read_images(calibration, size) if calibration else random_images(size)).check
     reference = "onnxruntime" if precision == "f32" else "openvino"
     got = _run(load_network(member.path, backend="openvino", precision=precision), images)
-    return _difference(got, _run(load_network(member.path, backend=reference, precision="f32"), images))
+    return difference(got, _run(load_network(member.path, backend=reference, precision="f32"), images))
 
 
 def find_members(engines: Path, names: Sequence[str]) -> list[Member]:
@@ -160,11 +160,7 @@ def find_members(engines: Path, names: Sequence[str]) -> list[Member]:
 
     Raises ModelError that lists what there is.
     """
-    compiled = engines / "compiled"
-    paths = [path for path in sorted(engines.rglob("*.json")) if compiled not in path.parents]
-    found = [
-        Member(path, manifest) for path in paths if (manifest := read_manifest(path)).kind == "classifier"
-    ]
+    found = find_networks(engines, ("classifier",))
     if not names:
         return found
     chosen: list[Member] = []
@@ -180,6 +176,13 @@ def find_members(engines: Path, names: Sequence[str]) -> list[Member]:
             raise ModelError(f"{problem} called {name!r} under {engines}; there are: {known}")
         chosen.append(hits[0])
     return chosen
+
+
+def find_networks(engines: Path, kinds: Sequence[str]) -> list[Member]:
+    """All networks of these kinds, sorted by path."""
+    compiled = engines / "compiled"
+    paths = [path for path in sorted(engines.rglob("*.json")) if compiled not in path.parents]
+    return [Member(path, manifest) for path in paths if (manifest := read_manifest(path)).kind in kinds]
 
 
 def _import_nncf() -> Any:
@@ -215,7 +218,8 @@ def _run(network: Any, images: UInt8Array) -> Float32Array:
     return probability(logits[:, 0], network.manifest.calibration)
 
 
-def _difference(a: Float32Array, b: Float32Array) -> float:
+def difference(a: Float32Array, b: Float32Array) -> float:
+    """The largest."""
     return float(np.abs(a - b).max())
 
 
@@ -235,25 +239,26 @@ def _describe(
         calibration_images=len(images.calibration),
         check=f"{images.origin}, others than for calibration",
         check_images=len(images.check),
-        max_difference=_difference(exact, got),
+        max_difference=difference(exact, got),
         max_ensemble_difference=0.0,
         allowed_difference=allowed,
         made_with=", ".join(versions),
     )
 
 
-def _refuse_if_far(made: Sequence[CompiledManifest]) -> None:
+def refuse_if_far(made: Sequence[CompiledManifest]) -> None:
+    """Raise ModelError if a network is further from its source than allowed."""
     far = [m for m in made if not m.max_difference <= m.allowed_difference]
     if far:
         raise ModelError(
-            "not installed: int8 differs too much from f32: "
+            f"not installed: {made[0].precision} differs too much from f32: "
             + ", ".join(f"{m.name} by {m.max_difference:.4f}" for m in far)
             + f" (allowed {far[0].allowed_difference:g}); use more crops like those to be scored for "
             "--calibration, or f32"
         )
 
 
-def _install(manifest: CompiledManifest, work: Path, target: Path) -> None:
+def install(manifest: CompiledManifest, work: Path, target: Path) -> None:
     """Move a variant into place, its manifest last: no manifest may describe files that are not there."""
     described = work / f"{manifest.name}.json"
     described.write_text(manifest.model_dump_json(indent=2) + "\n")

@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from streamer.assignment import Assignment
 from streamer.config import Config
 from streamer.errors import StreamerError
+from streamer.gpu import gpu_collector
 from streamer.kafka.changelog import Changelog
 from streamer.kafka.client import CONNECT_SECONDS
 from streamer.kafka.consume import ChunkConsumer
@@ -60,6 +61,9 @@ class Predictor(Protocol):
 
     @property
     def ensemble(self) -> EnsembleInfo: ...
+
+    @property
+    def path(self) -> str: ...
 
     @property
     def batchers(self) -> Sequence[BatchCounts]: ...
@@ -168,6 +172,7 @@ class Service:
                 port=service.http_port,
                 alive=self.why_not_alive,
                 ready=self.why_not_ready,
+                path=lambda: self._pipeline.path,
             )
         )
         resources.callback(setattr, self, "_endpoints", None)
@@ -189,8 +194,11 @@ class Service:
         counts = PipelineCollector(pipeline.batchers, pipeline.worker_restarts)
         self.metrics.registry.register(counts)
         self.metrics.loaded(pipeline.ensemble)
-        log.info("networks loaded", **asdict(pipeline.ensemble))
+        log.info("networks loaded", **asdict(pipeline.ensemble), path=pipeline.path)
         resources.callback(self.metrics.registry.unregister, counts)
+        if (gpu := gpu_collector(self._config)) is not None:
+            self.metrics.registry.register(gpu)
+            resources.callback(self.metrics.registry.unregister, gpu)
 
     async def _join(self, resources: AsyncExitStack) -> None:
         self._starting = "joining the group"

@@ -29,6 +29,7 @@ class FakePipeline:
     """Predicts from a hash of the chunk's data: the same bytes, the same prediction."""
 
     ensemble = EnsembleInfo(("one", "two"), "fake", trained=True)
+    path = "no networks"
     batchers = ()
     worker_restarts: ClassVar[dict[str, int]] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from networks import make_network
 
 from streamer.backends.compiled import INT8_FOLDER
+from streamer.gpu import DRIVER
 
 SCRIPT = Path(__file__).parents[1] / "build_engines.py"
 
@@ -59,7 +61,9 @@ def test_f32_is_only_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--target", "tensorrt"], 1, "not part of this release"),
+        (["--precision", "fp16"], 2, "fp16 is for --target tensorrt"),
+        (["--target", "tensorrt", "--jobs", "0"], 2, "--jobs must be at least 1"),
+        (["--target", "tensorrt", "--name", "mine"], 2, "--from-checkpoint and --name go together"),
         (["absent"], 1, "no classifier called 'absent'"),
         (["--max-difference", "0"], 2, "must be in (0, 1]"),
         (["--calibration", "no/such/folder"], 2, "no such folder"),
@@ -70,6 +74,15 @@ def test_errors_a_person_can_act_on(tmp_path: Path, arguments: list[str], code: 
     got, text = build("--engines", tmp_path, *arguments)
     assert got == code
     assert message in " ".join(text.split())
+
+
+def test_tensorrt_needs_a_gpu(tmp_path: Path) -> None:
+    if DRIVER.exists():
+        pytest.skip("there is an NVIDIA driver")
+    make_network(tmp_path, "small", trained=True)
+    code, text = build("--engines", tmp_path, "--target", "tensorrt", "--precision", "fp16")
+    assert code == 1
+    assert re.search(r"backend tensorrt: (No module named|PyTorch .* finds no CUDA device)", text)
 
 
 def test_untrained(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_members_that_do_not_fit(engines: Path) -> None:
 
 
 def test_int8_needs_quantised_members(engines: Path) -> None:
-    with pytest.raises(BackendError, match="a: not quantised"):
+    with pytest.raises(BackendError, match="a: not built"):
         Ensemble(config(engines, "a", precision="int8"))
 
 

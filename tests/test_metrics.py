@@ -141,7 +141,12 @@ def test_forgotten_partitions_leave_no_series(metrics: Metrics) -> None:
 async def test_endpoints_say_why_not(metrics: Metrics) -> None:
     why: dict[str, str | None] = {"alive": None, "ready": "loading networks"}
     endpoints = Endpoints(
-        metrics.registry, host="127.0.0.1", port=0, alive=lambda: why["alive"], ready=lambda: why["ready"]
+        metrics.registry,
+        host="127.0.0.1",
+        port=0,
+        alive=lambda: why["alive"],
+        ready=lambda: why["ready"],
+        path=lambda: "networks in a fake",
     )
     async with endpoints, aiohttp.ClientSession(f"http://127.0.0.1:{endpoints.port}") as http:
 
@@ -153,7 +158,7 @@ async def test_endpoints_say_why_not(metrics: Metrics) -> None:
         assert await ask("/readyz") == (503, "loading networks\n")
         why.update(alive="stalled", ready=None)
         assert await ask("/healthz") == (503, "stalled\n")
-        assert await ask("/readyz") == (200, "ok\n")
+        assert await ask("/readyz") == (200, "ok; networks in a fake\n")
         async with http.get("/metrics") as answer:
             assert answer.content_type == "text/plain"
             assert "# TYPE streamer_chunks_total counter" in await answer.text()

@@ -293,9 +293,9 @@ async def test_endpoints(real_kafka: KafkaConfig) -> None:
         aiohttp.ClientSession(f"http://127.0.0.1:{service.http_port}") as http,
     ):
         await until(lambda: service.metrics.registry.get_sample_value(*SCORED) == 1)
-        for path in ("/healthz", "/readyz"):
+        for path, text in (("/healthz", "ok\n"), ("/readyz", "ok; no networks\n")):
             async with http.get(path) as answer:
-                assert (answer.status, await answer.text()) == (200, "ok\n")
+                assert (answer.status, await answer.text()) == (200, text)
         async with http.get("/metrics") as answer:
             text = await answer.text()
         assert 'streamer_chunks_total{status="scored"} 1.0' in text

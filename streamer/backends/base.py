@@ -29,7 +29,8 @@ class Network(Protocol):
         images: (n, height, width, 3) uint8 RGB, n >= 1, height and width as in the manifest; normalisation is
         the backend's work, after the manifest. Tensors are for the backends `torch` and `tensorrt`. Returns
         the outputs in the manifest's order, each (n, ...) float32. Blocks, releases the GIL. Raises
-        InferenceError with the network's name."""
+        InferenceError with the network's name.
+        """
         ...
 
     def close(self) -> None:

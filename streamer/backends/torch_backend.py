@@ -6,7 +6,7 @@ networks in `engines/` and of common classifier exports; a graph with any other 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,67 @@ from streamer.manifest import Manifest
 from streamer.types import Float32Array, Images
 
 if TYPE_CHECKING:
+    import onnx
     from torch import Tensor
 
 Attributes = dict[str, Any]
 Operator = Callable[[list[Any], Attributes], Any]
+
+
+_SETTINGS = {"Pad": (1,), "ReduceMean": (1,), "Reshape": (1,), "Resize": (1, 2, 3)}
+"""Operator -> inputs that say what to do rather than what to do it with: shapes, amounts, axes."""
+
+
+class TorchGraph:
+    """An ONNX graph, executed node by node with PyTorch, on any device."""
+
+    def __init__(self, model: onnx.ModelProto, outputs: Sequence[str], name: str) -> None:
+        """outputs: which to compute. name: for errors.
+
+        Raises BackendError for an operator that is not in `OPERATORS`, ManifestError for a missing output.
+        """
+        from onnx import helper, numpy_helper
+
+        graph = model.graph
+        if unknown := sorted({node.op_type for node in graph.node} - OPERATORS.keys()):
+            raise BackendError(f"{name}: the torch backend has no operator {', '.join(unknown)}")
+        made = {output for node in graph.node for output in node.output}
+        if missing := [output for output in outputs if output not in made]:
+            raise ManifestError(f"{name}: no output {missing[0]!r}")
+        settings = {
+            node.input[index]
+            for node in graph.node
+            for index in _SETTINGS.get(node.op_type, ())
+            if index < len(node.input)
+        }
+        self._settings: dict[str, Any] = {
+            tensor.name: numpy_helper.to_array(tensor)
+            for tensor in graph.initializer
+            if tensor.name in settings
+        }
+        self.constants: dict[str, Tensor] = {
+            tensor.name: _to_tensor(tensor) for tensor in graph.initializer if tensor.name not in settings
+        }
+        """Weights and the like, what operators compute with."""
+        self._outputs = tuple(outputs)
+        self._nodes = [
+            (
+                OPERATORS[node.op_type],
+                list(node.input),
+                node.output[0],
+                {a.name: helper.get_attribute_value(a) for a in node.attribute},
+            )
+            for node in graph.node
+        ]
+        constants = {tensor.name for tensor in graph.initializer}
+        self._input = next(i.name for i in graph.input if i.name not in constants)
+
+    def compute(self, x: Tensor, constants: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """The outputs. x: the graph's input. constants: those of this graph, on the device of x."""
+        values: dict[str, Any] = {**self._settings, **constants, self._input: x}
+        for operator, inputs, output, attributes in self._nodes:
+            values[output] = operator([values[i] if i else None for i in inputs], attributes)
+        return tuple(values[name] for name in self._outputs)
 
 
 class TorchNetwork:
@@ -37,30 +94,10 @@ class TorchNetwork:
                 f"backend torch: cannot import it: {error}; pip install 'streamer[train]'"
             ) from error
         import onnx
-        from onnx import numpy_helper
 
         if threads:
             torch.set_num_threads(threads)
-        graph = onnx.load(file).graph
-        if unknown := sorted({node.op_type for node in graph.node} - OPERATORS.keys()):
-            raise BackendError(f"{manifest.name}: the torch backend has no operator {', '.join(unknown)}")
-        made = {output for node in graph.node for output in node.output}
-        if missing := [name for name in manifest.outputs if name not in made]:
-            raise ManifestError(f"{manifest.name}: no output {missing[0]!r}")
-        self._constants: dict[str, Tensor] | None = {
-            tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
-            for tensor in graph.initializer
-        }
-        self._nodes = [
-            (
-                OPERATORS[node.op_type],
-                list(node.input),
-                node.output[0],
-                {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute},
-            )
-            for node in graph.node
-        ]
-        self._input = next(i.name for i in graph.input if i.name not in self._constants)
+        self._graph: TorchGraph | None = TorchGraph(onnx.load(file), manifest.outputs, manifest.name)
         self._manifest = manifest
 
     @property
@@ -76,21 +113,28 @@ class TorchNetwork:
         import torch
 
         check_images(images, self._manifest)
-        if self._constants is None:
+        if (graph := self._graph) is None:
             raise InferenceError(f"{self._manifest.name}: used after close()")
-        values: dict[str, Any] = dict(self._constants)
-        values[self._input] = torch.from_numpy(normalise(to_array(images), self._manifest.input))
+        x = torch.from_numpy(normalise(to_array(images), self._manifest.input))
         try:
             with torch.inference_mode():
-                for operator, inputs, output, attributes in self._nodes:
-                    values[output] = operator([values[i] if i else None for i in inputs], attributes)
+                return tuple(output.numpy() for output in graph.compute(x, graph.constants))
         except (RuntimeError, ValueError) as error:
             raise InferenceError(f"{self._manifest.name}: {error}") from error
-        return tuple(values[name].numpy() for name in self._manifest.outputs)
 
     def close(self) -> None:
         """See `Network.close`."""
-        self._constants = None
+        self._graph = None
+
+
+def _to_tensor(constant: onnx.TensorProto) -> Tensor:
+    import torch
+    from onnx import TensorProto, numpy_helper
+
+    values = numpy_helper.to_array(constant).copy()
+    if constant.data_type == TensorProto.BFLOAT16:  # which NumPy does not know
+        return torch.from_numpy(values.view("int16")).view(torch.bfloat16)
+    return torch.from_numpy(values)
 
 
 # One function per ONNX operator (https://onnx.ai/onnx/operators/), named like it.
@@ -187,7 +231,8 @@ def _prelu(x: list[Any], a: Attributes) -> Tensor:
 def _cast(x: list[Any], a: Attributes) -> Tensor:
     import torch
 
-    kinds = {1: torch.float32, 10: torch.float16}  # onnx.TensorProto.DataType
+    # onnx.TensorProto.DataType
+    kinds = {1: torch.float32, 10: torch.float16, 16: torch.bfloat16}
     if a["to"] not in kinds:
         raise ValueError(f"casting to type {a['to']} of TensorProto is not supported")
     result: Tensor = x[0].to(kinds[a["to"]])
@@ -195,9 +240,10 @@ def _cast(x: list[Any], a: Attributes) -> Tensor:
 
 
 def _reduce_mean(x: list[Any], a: Attributes) -> Tensor:
-    if "axes" not in a:
-        raise ValueError("only means over axes given as an attribute are supported")
-    mean: Tensor = x[0].mean(dim=a["axes"], keepdim=bool(a.get("keepdims", 1)))
+    axes = a.get("axes") or (x[1].tolist() if len(x) > 1 else None)  # an input from opset 18 on
+    if axes is None:
+        raise ValueError("only means over given axes are supported")
+    mean: Tensor = x[0].mean(dim=axes, keepdim=bool(a.get("keepdims", 1)))
     return mean
 
 
@@ -214,6 +260,7 @@ OPERATORS: dict[str, Operator] = {
     "Clip": _clip,
     "Concat": _concat,
     "Conv": _conv,
+    "Div": lambda x, a: x[0] / x[1],
     "Flatten": lambda x, a: x[0].flatten(a.get("axis", 1)),
     "Gemm": _gemm,
     "GlobalAveragePool": lambda x, a: x[0].mean(dim=(2, 3), keepdim=True),
@@ -227,6 +274,7 @@ OPERATORS: dict[str, Operator] = {
     "Reshape": _reshape,
     "Resize": _resize,
     "Sigmoid": lambda x, a: x[0].sigmoid(),
+    "Sub": lambda x, a: x[0] - x[1],
     "Transpose": lambda x, a: x[0].permute(a["perm"]),
 }
 """ONNX operator -> function of its inputs (None for one left out) and attributes."""

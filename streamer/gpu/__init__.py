@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamer.config import Config, GpuConfig
@@ -9,6 +10,10 @@ from streamer.errors import BackendError
 
 if TYPE_CHECKING:
     from streamer.gpu.device import Device
+    from streamer.gpu.usage import GpuCollector
+
+DRIVER = Path("/proc/driver/nvidia/version")
+"""Exists where NVIDIA's driver is loaded."""
 
 
 def frames_on_device(config: Config) -> str:
@@ -36,3 +41,38 @@ def nvdec_device(config: GpuConfig) -> str | None:
     if not config.device.startswith("cuda:"):
         raise BackendError(f'gpu.nvdec = "auto" needs a GPU in gpu.device, which is {config.device}')
     return config.device.removeprefix("cuda:")
+
+
+def gpu_collector(config: Config) -> GpuCollector | None:
+    """Metrics of the GPU in use; None if none is. Raises BackendError."""
+    if not config.gpu.device.startswith("cuda:"):
+        return None
+    if not frames_on_device(config) and config.gpu.nvdec == "off":
+        return None
+    try:
+        from streamer.gpu.usage import GpuCollector
+    except ImportError as error:
+        raise BackendError(f"metrics of the GPU: {error}; pip install 'streamer[gpu]'") from error
+    return GpuCollector(int(config.gpu.device.removeprefix("cuda:")))
+
+
+def faster_paths(config: Config) -> list[str]:
+    """What would be faster on this machine than what is configured, and what it takes; for people."""
+    classify, gpu = config.classify, config.gpu
+    if not DRIVER.exists():
+        return ["no NVIDIA driver here: decoding, frames and networks stay on the CPU"]
+    found = []
+    if classify.backend != "tensorrt":
+        found.append(
+            f"networks: {classify.backend}, though there is an NVIDIA GPU: run build_engines.py --target "
+            f'tensorrt --precision fp16, then set classify.backend = "tensorrt" and precision = "fp16"'
+        )
+    elif classify.precision == "f32":
+        found.append('networks: f32; fp16 computes faster: build it, then set classify.precision = "fp16"')
+    if classify.backend == "tensorrt" and gpu.frames == "off":
+        found.append('frames: converted and cut on the CPU, because gpu.frames = "off"')
+    if gpu.nvdec == "off":
+        found.append(
+            'decoding: on the CPU, confined; gpu.nvdec = "auto" gives that up for the GPU\'s decoder'
+        )
+    return found

@@ -19,7 +19,8 @@ class Device:
 
     On a GPU every thread works on a stream of its own, so that the kernels of one overlap the copies of
     another; frames go up on one more stream, from page-locked memory that PyTorch keeps and takes again when
-    the copy is done. All device memory is of PyTorch's pool."""
+    the copy is done. All device memory is of PyTorch's pool.
+    """
 
     def __init__(self, name: str) -> None:
         """name: as PyTorch names it, `cuda:0` or `cpu`. Raises BackendError if it is not there."""

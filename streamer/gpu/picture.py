@@ -1,7 +1,8 @@
 """A frame on a GPU, as the detectors and classifiers look at it: the counterpart of `streamer.faces.resize`.
 
 The arithmetic is that of the CPU path, of swscale and OpenCV, to the last bit for colours and windows, so
-that a score does not depend on where it was computed. It runs on any PyTorch device, on a CPU too."""
+that a score does not depend on where it was computed. It runs on any PyTorch device, on a CPU too.
+"""
 
 from __future__ import annotations
 

@@ -181,6 +181,11 @@ def export_calibrated(
     )
 
 
+def _run_of(path: Path) -> str:
+    """A checkpoint's run and name: what of its path says something elsewhere."""
+    return f"{path.parent.name}/{path.name}"
+
+
 def origin_of(checkpoint: Checkpoint, data: str) -> str:
     """Where weights come from, in words; for a manifest."""
     from streamer.models.classifiers import ARCHITECTURES
@@ -189,14 +194,15 @@ def origin_of(checkpoint: Checkpoint, data: str) -> str:
     model, mixture = config.model, config.mixture
     package = ARCHITECTURES[model.architecture].package
     if model.start:
-        start = f"the checkpoint {model.start.name}"
+        start = f"the checkpoint {_run_of(model.start)}"
     elif model.pretrained:
         start = f"ImageNet weights ({package.distribution if package else 'torchvision'})"
     else:
         start = "random weights"
-    teacher = f", taught by {config.distillation.teacher}" if config.distillation.teacher else ""
+    teacher = config.distillation.teacher
+    taught = f", taught by the checkpoint {_run_of(teacher)}" if teacher else ""
     return (
-        f"streamer train fit: {ARCHITECTURES[model.architecture].title} from {start}{teacher}; seed "
+        f"streamer train fit: {ARCHITECTURES[model.architecture].title} from {start}{taught}; seed "
         f"{config.seed}; {checkpoint.step:,} steps of {config.batch} images ({config.input.size} px) in "
         f"{duration(checkpoint.seconds)}; pairs self-blended : cross-blended : of data sets = "
         f"{mixture.self_blended:g} : {mixture.cross_blended:g} : {mixture.dataset_fake:g}; learning rate "

@@ -28,8 +28,8 @@ from streamer.engines import IMAGENET, write_whole
 from streamer.errors import ModelError, TrainingError
 from streamer.manifest import Calibration, Manifest, read_manifest, sha256_of
 from streamer.models.classifiers import ARCHITECTURES
+from streamer.models.onnx_graph import fold_constants, store_as_f16
 from streamer.training.checkpoint import load_checkpoint, load_model
-from streamer.training.onnx_graph import fold_constants, store_as_f16
 from streamer.types import Float32Array, UInt8Array
 
 Storage = Literal["f16", "f32"]

@@ -85,7 +85,8 @@ def _distance(projection: nn.Module, ours: torch.Tensor, known: torch.Tensor) ->
     nothing.
 
     Every channel of the teacher's is first brought to mean 0 and variance 1 over the batch: the means, which
-    any network learns at once, would drown what differs from image to image."""
+    any network learns at once, would drown what differs from image to image.
+    """
     known = known.float()
     variance, mean = torch.var_mean(known, dim=(0, 2, 3), keepdim=True)
     target = (known - mean) / (variance + 1e-5).sqrt()

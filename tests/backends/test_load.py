@@ -17,11 +17,11 @@ from streamer.manifest import read_manifest, sha256_of
 @pytest.mark.parametrize(
     ("backend", "precision", "message"),
     [
-        ("tensorrt", "f32", "not part of this release"),
-        ("tensorflow", "f32", "no backend 'tensorflow'; there are openvino, onnxruntime, torch"),
-        ("openvino", "f16", "no precision 'f16'; there are f32, bf16, int8"),
-        ("onnxruntime", "int8", "runs f32 alone, not int8; use backend openvino"),
-        ("torch", "bf16", "runs f32 alone, not bf16; use backend openvino"),
+        ("tensorflow", "f32", "no backend 'tensorflow'; there are openvino, tensorrt, onnxruntime, torch"),
+        ("openvino", "fp16", "backend openvino computes in f32, bf16, int8, not in 'fp16'"),
+        ("onnxruntime", "int8", "backend onnxruntime computes in f32, not in 'int8'"),
+        ("torch", "bf16", "backend torch computes in f32, not in 'bf16'"),
+        ("tensorrt", "f16", "backend tensorrt computes in f32, fp16, bf16, int8, not in 'f16'"),
     ],
 )
 def test_what_there_is_not(tmp_path: Path, backend: str, precision: str, message: str) -> None:
@@ -39,7 +39,7 @@ def test_each_backend_says_where_it_runs(tmp_path: Path, backend: str) -> None:
 def test_int8_without_a_quantised_member_names_the_command(tmp_path: Path) -> None:
     path = make_network(tmp_path / "untrained")
     command = "build_engines.py --target openvino --precision int8 small"
-    with pytest.raises(BackendError, match=f"not quantised.*{command}"):
+    with pytest.raises(BackendError, match=f"not built.*{command}"):
         load_network(path, backend="openvino", precision="int8")
 
 
@@ -98,7 +98,7 @@ def test_an_int8_manifest_that_is_none(tmp_path: Path) -> None:
 
 def test_describe_backends() -> None:
     found = {status.name: status for status in describe_backends()}
-    assert list(found) == ["openvino", "onnxruntime", "torch"]
+    assert list(found) == ["openvino", "tensorrt", "onnxruntime", "torch"]
     assert found["openvino"].usable
     assert "f32" in found["openvino"].precisions
     assert found["onnxruntime"].precisions == ("f32",)

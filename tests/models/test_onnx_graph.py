@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from streamer.errors import ModelError
-from streamer.training.onnx_graph import fold_constants, store_as_f16
+from streamer.models.onnx_graph import fold_constants, store_as_f16
 
 
 def padded_product(weight: np.ndarray) -> onnx.ModelProto:

@@ -1,0 +1,279 @@
+"""Networks of `engines/` -> TensorRT engines for the GPU that is there, each checked against its source.
+
+An engine is kept only if it agrees with the network in OpenVINO, f32, on the CPU. Its manifest says what it
+was built for; where that differs, `streamer run` refuses it and build_engines.py builds it again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamer.backends.base import Network
+from streamer.backends.compiled import CompiledManifest, compiled_folder, find_compiled, tensorrt_folder
+from streamer.backends.load import load_network
+from streamer.classify import probability
+from streamer.errors import BackendError, ModelError
+from streamer.gpu.graph import engine_graph
+from streamer.gpu.stamp import import_tensorrt, machine_stamp
+from streamer.manifest import sha256_of
+from streamer.quantise import Images, Member, difference, install, refuse_if_far
+from streamer.types import Float32Array
+
+WORKSPACE_BYTES = 4 * 1024**3
+"""Most scratch memory that a layer's implementation may ask for."""
+
+Say = Callable[[str], None]
+
+
+class Progress:
+    """Told how far a build is; this one says nothing."""
+
+    def phase(self, network: str, name: str, steps: int) -> None:
+        """A phase of so many steps begins; phases nest."""
+
+    def step(self, network: str, name: str, step: int) -> None:
+        """A step of it is done, counted from 0."""
+
+    def end(self, network: str, name: str) -> None:
+        """It is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How engines are built."""
+
+    precision: str
+    """Of classifiers: `f32`, `fp16`, `bf16` or `int8`. Detectors are always f32: they are small, and the
+    boxes that they give are to be those of the CPU."""
+    max_batch: int
+    max_difference: float
+    """Bound on the change of every network's probability."""
+    builder: str = "tensorrt"
+    """Or `torch-tensorrt`."""
+    device: str = "cuda:0"
+    jobs: int = 1
+    """Built at the same time. Implementations are chosen by timing them: several disturb each other."""
+    rebuild: bool = False
+    """Also what is there and fits."""
+
+
+def precision_of(member: Member, options: Options) -> str:
+    """That a network is built in."""
+    return "f32" if member.manifest.kind == "detector" else options.precision
+
+
+def outdated(members: Sequence[Member], options: Options, stamp: dict[str, str]) -> list[Member]:
+    """Those of which there is no engine for this machine, or all if `options.rebuild`."""
+    return [member for member in members if options.rebuild or not _fits(member, options, stamp)]
+
+
+def build_engines(
+    members: Sequence[Member],
+    engines: Path,
+    options: Options,
+    *,
+    images: Callable[[int], Images],
+    say: Say = lambda _: None,
+    progress: Progress | None = None,
+) -> list[CompiledManifest]:
+    """Build, check and install the engines of `members` under `engines/compiled`.
+
+    images: crops of a size, to calibrate with and to check on. Those already there that fit this machine
+    stay. Returns the manifests of the new ones. All are installed or, on any error, none. Raises ModelError.
+    """
+    trt = import_tensorrt()
+    stamp = machine_stamp(options.device)
+    todo = outdated(members, options, stamp)
+    made: list[_Made] = []
+    with tempfile.TemporaryDirectory(prefix="streamer-engines-") as temporary:
+        work = Path(temporary)
+
+        def build(member: Member) -> _Made:
+            say(f"{member.manifest.name}: building in {precision_of(member, options)}")
+            return _build_one(trt, member, options, images, work, progress or Progress())
+
+        with ThreadPoolExecutor(options.jobs) as pool:
+            made = list(pool.map(build, todo))
+        for k, each in enumerate(made):
+            say(f"{each.member.manifest.name}: comparing with OpenVINO f32 on the CPU")
+            made[k] = _check(each, options, images)
+        ensemble = _ensemble_difference(made)
+        manifests = [_describe(each, options, stamp, images, ensemble) for each in made]
+        refuse_if_far(manifests)
+        for manifest in manifests:
+            target = engines / tensorrt_folder(manifest.precision, stamp["gpu"])
+            target.mkdir(parents=True, exist_ok=True)
+            install(manifest, work, target)
+    return manifests
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    member: Member
+    file: Path
+    exact: Float32Array
+    """(n,) probabilities of the source on the checked images; detectors: all their scores."""
+    got: Float32Array
+
+
+def _fits(member: Member, options: Options, stamp: dict[str, str]) -> bool:
+    variant = tensorrt_folder(precision_of(member, options), stamp["gpu"])
+    try:
+        _, compiled = find_compiled(member.path, member.manifest, variant, "", stamp)
+    except ModelError:
+        return False
+    return compiled.max_batch == options.max_batch and compiled.max_difference <= options.max_difference
+
+
+def _build_one(
+    trt: Any,
+    member: Member,
+    options: Options,
+    images: Callable[[int], Images],
+    work: Path,
+    progress: Progress,
+) -> _Made:
+    manifest, precision = member.manifest, precision_of(member, options)
+    source = manifest.path(member.path.parent)
+    calibration = images(manifest.input.height).calibration if precision == "int8" else None
+    if options.builder == "torch-tensorrt":
+        from streamer.gpu.torch_builder import build_with_torch
+
+        plan = build_with_torch(source, manifest, precision, options.max_batch, options.device)
+    else:
+        graph = engine_graph(source, manifest, precision, calibration)
+        cache = compiled_folder(member.path, tensorrt_folder(precision, "timing")) / f"{manifest.name}.cache"
+        plan = build_with_tensorrt(
+            trt, graph.SerializeToString(), manifest.name, options.max_batch, cache, progress
+        )
+    file = work / f"{manifest.name}.plan"
+    file.write_bytes(plan)
+    nothing = np.zeros(0, np.float32)
+    return _Made(member, file, nothing, nothing)
+
+
+def build_with_tensorrt(
+    trt: Any, graph: bytes, name: str, max_batch: int, cache: Path, progress: Progress
+) -> bytes:
+    """ONNX -> engine for batches of 1 to `max_batch`, strongly typed. Raises BackendError.
+
+    graph: from `engine_graph`. cache: file of timings, read and written, so that a second build is fast.
+    """
+    from streamer.backends.tensorrt_backend import make_logger
+
+    logger = make_logger(trt, name)
+    builder = trt.Builder(logger)
+    # From TensorRT 11 on every network is strongly typed, and the flag is gone.
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if typed is None else 1 << int(typed))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(graph):
+        errors = "; ".join(parser.get_error(k).desc() for k in range(parser.num_errors))
+        raise BackendError(f"{name}: TensorRT cannot read its graph: {errors}")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
+    if hasattr(trt.BuilderFlag, "TF32"):
+        config.clear_flag(trt.BuilderFlag.TF32)  # f32 is to mean f32
+    image = network.get_input(0)
+    rest = tuple(image.shape)[1:]
+    profile = builder.create_optimization_profile()
+    profile.set_shape(image.name, (1, *rest), (max(1, max_batch // 2), *rest), (max_batch, *rest))
+    config.add_optimization_profile(profile)
+    timings = config.create_timing_cache(cache.read_bytes() if cache.is_file() else b"")
+    config.set_timing_cache(timings, ignore_mismatch=False)
+    config.progress_monitor = _monitor(trt, name, progress)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise BackendError(f"{name}: TensorRT cannot build it: {logger.last_error}")
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+    return bytes(plan)
+
+
+def _monitor(trt: Any, network: str, progress: Progress) -> Any:
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            progress.phase(network, phase_name, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            progress.step(network, phase_name, step)
+            return True  # go on
+
+        def phase_finish(self, phase_name: str) -> None:
+            progress.end(network, phase_name)
+
+    return Monitor()
+
+
+def _check(made: _Made, options: Options, images: Callable[[int], Images]) -> _Made:
+    """Run the engine and its source on the same images."""
+    from streamer.backends.tensorrt_backend import TensorRtNetwork
+
+    member = made.member
+    check = images(member.manifest.input.height).check
+    engine = TensorRtNetwork(
+        made.file,
+        member.manifest,
+        precision=precision_of(member, options),
+        device=options.device,
+        max_batch=options.max_batch,
+    )
+    source = load_network(member.path, backend="openvino", precision="f32")
+    return replace(made, exact=_scores(source, check), got=_scores(engine, check))
+
+
+def _scores(network: Network, images: Any) -> Float32Array:
+    """Probabilities; closes the network. Raises ModelError if one is not finite."""
+    try:
+        outputs = network.run(images)
+    finally:
+        network.close()
+    # A detector's second output are logits of `face`, for every anchor.
+    logits = outputs[0] if network.manifest.kind == "classifier" else outputs[1]
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise ModelError(f"{network.manifest.name}: NaN or infinity in {network.device}")
+    return probability(logits.reshape(len(images), -1), network.manifest.calibration)
+
+
+def _ensemble_difference(made: Sequence[_Made]) -> float:
+    """Of the mean over the classifiers."""
+    members = [each for each in made if each.member.manifest.kind == "classifier"]
+    if not members:
+        return 0.0
+    exact = np.mean([each.exact for each in members], axis=0)
+    return difference(exact, np.mean([each.got for each in members], axis=0))
+
+
+def _describe(
+    made: _Made, options: Options, stamp: dict[str, str], images: Callable[[int], Images], ensemble: float
+) -> CompiledManifest:
+    member, shown = made.member, images(made.member.manifest.input.height)
+    precision: Any = precision_of(member, options)
+    calibrated = precision == "int8"
+    return CompiledManifest(
+        name=member.manifest.name,
+        target="tensorrt",
+        precision=precision,
+        files={made.file.name: sha256_of(made.file)},
+        source_sha256=member.manifest.sha256,
+        made_for=stamp,
+        max_batch=options.max_batch,
+        calibration=shown.origin if calibrated else "nothing",
+        calibration_images=len(shown.calibration) if calibrated else 0,
+        check=shown.origin,
+        check_images=len(shown.check),
+        max_difference=difference(made.exact, made.got),
+        max_ensemble_difference=ensemble if member.manifest.kind == "classifier" else 0.0,
+        allowed_difference=options.max_difference,
+        made_with=f"{options.builder}, TensorRT {stamp['tensorrt']}",
+    )

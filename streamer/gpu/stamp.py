@@ -1,0 +1,44 @@
+"""What an engine depends on: TensorRT builds for one kind of GPU, one version of itself, one driver."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from streamer.errors import BackendError
+
+
+def import_tensorrt() -> ModuleType:
+    """Import TensorRT. Raises BackendError if it or a GPU is missing."""
+    try:
+        import tensorrt
+        import torch
+    except (ImportError, OSError) as error:
+        raise BackendError(f"backend tensorrt: {error}; pip install 'streamer[gpu]' on a GPU node") from error
+    if not torch.cuda.is_available():  # asked first: without a driver TensorRT crashes at its end
+        raise BackendError(f"backend tensorrt: PyTorch {torch.__version__} finds no CUDA device")
+    module: ModuleType = tensorrt
+    return module
+
+
+def machine_stamp(device: str) -> dict[str, str]:
+    """GPU, compute capability, driver and versions of this machine, for `CompiledManifest.made_for`.
+
+    device: as PyTorch names it. Raises BackendError.
+    """
+    trt = import_tensorrt()
+    import pynvml
+    import torch
+
+    index = torch.device(device)
+    major, minor = torch.cuda.get_device_capability(index)
+    pynvml.nvmlInit()
+    try:
+        driver = pynvml.nvmlSystemGetDriverVersion()
+    finally:
+        pynvml.nvmlShutdown()
+    return {
+        "gpu": torch.cuda.get_device_name(index),
+        "compute capability": f"{major}.{minor}",
+        "driver": driver,
+        "tensorrt": trt.__version__,
+    }
