@@ -1,0 +1,442 @@
+"""TensorRT engines and the whole pipeline on a GPU, against PyTorch and against what the GPU itself can do.
+
+    python build_engines.py untrained
+    python build_engines.py --target tensorrt --precision fp16 MEMBER ...    # those of --members
+    python bench/gpu.py [--json] [--parts networks pipeline scores soak] [--soak-minutes 60]
+
+- networks: images/s of every engine, uint8 images in and logits out, all on the GPU, against eager, compiled
+  and CUDA-graphed PyTorch in the same precision and batch, and against the roofline: operations and least
+  bytes of the network, at the rates that a large matrix product and a large copy reached in this run.
+- pipeline: 1080p30, one face per frame, all windows on, full-size members: frames/s with decoding and
+  without, streams of 25 frames/s, latency at 80 % of that load, busy share of the GPU, time by stage.
+- scores: of the bundled clips, on the GPU and on the CPU with OpenVINO f32.
+- soak: memory and latency at 80 % load, by thirds.
+
+`--device cpu` runs what needs no GPU, to try the script: PyTorch's networks, and the pipeline in them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import uvloop
+from harness import FULL_SIZE
+from media import wandering_face
+from torch.utils.flop_counter import FlopCounterMode
+
+from streamer.backends.load import load_network
+from streamer.config import Config, load_config
+from streamer.demo import demo_clips
+from streamer.engines import ensure_untrained
+from streamer.files import pieces_of
+from streamer.gpu.torch_builder import images_module
+from streamer.manifest import read_manifest
+from streamer.messages import VideoChunk
+from streamer.pipeline import Pipeline
+from streamer.types import Frame, YuvFrame
+
+CHUNK_SECONDS = 2.0
+LOAD = 0.8
+"""Share of the highest rate at which latencies are taken."""
+PARTS = ("networks", "pipeline", "scores", "soak")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:3])
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--precision", choices=("f32", "fp16", "bf16", "int8"), default="fp16")
+    parser.add_argument("--members", nargs="+", default=[*FULL_SIZE, "mobilenet_v2", "efficientnet_lite0"])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--seconds", type=float, default=20, help="of each measurement of the pipeline")
+    parser.add_argument("--rate", type=float, default=4, help="sampled frames a second of video")
+    parser.add_argument("--nvdec", action="store_true", help="decode on the GPU")
+    parser.add_argument("--soak-minutes", type=float, default=60)
+    arguments = parser.parse_args()
+    found: dict[str, Any] = {"device": describe(arguments.device), "precision": arguments.precision}
+    ensure_untrained(config_of(arguments).classify)
+    if "networks" in arguments.parts:
+        found["peak"] = peak(arguments.device, arguments.precision)
+        found["networks"] = [
+            measure_network(arguments, member, batch, found["peak"])
+            for member in arguments.members
+            for batch in arguments.batches
+        ]
+    if "pipeline" in arguments.parts:
+        found["pipeline"] = uvloop.run(measure_pipeline(arguments))
+    if "scores" in arguments.parts:
+        found["scores"] = uvloop.run(compare_scores(arguments))
+    if "soak" in arguments.parts:
+        found["soak"] = uvloop.run(soak(arguments))
+    if arguments.json:
+        json.dump(found, sys.stdout)
+        return
+    show(found)
+
+
+def describe(device: str) -> str:
+    """Name of the GPU."""
+    return torch.cuda.get_device_name(device) if device != "cpu" else "CPU, to try the script"
+
+
+def config_of(arguments: argparse.Namespace, **classify: Any) -> Config:
+    """Of the pipeline that is measured."""
+    on_gpu = arguments.device != "cpu"
+    return load_config(
+        None,
+        {
+            "sample": {"frames_per_second": arguments.rate},
+            "classify": {
+                "members": FULL_SIZE,
+                "backend": "tensorrt" if on_gpu else "torch",
+                "precision": arguments.precision if on_gpu else "f32",
+                "allow_untrained": True,
+                "batch_crops": 64,
+                **classify,
+            },
+            "gpu": {
+                "device": arguments.device,
+                "frames": "on",
+                "nvdec": "auto" if arguments.nvdec else "off",
+            },
+        },
+    )
+
+
+# networks
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """That PyTorch computes in; it has no int8 convolutions, which are compared with fp16."""
+    return {"f32": torch.float32, "bf16": torch.bfloat16}.get(precision, torch.float16)
+
+
+def seconds_per_call(device: str, call: Callable[[], object], least_seconds: float = 0.5) -> float:
+    """Mean time of a call, after a warm-up, waiting for the GPU only at the end."""
+
+    def wait() -> None:
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+
+    for _ in range(3):
+        call()
+    wait()
+    calls, started = 0, time.perf_counter()
+    while calls < 10 or time.perf_counter() - started < least_seconds:
+        for _ in range(10):
+            call()
+        wait()
+        calls += 10
+    return (time.perf_counter() - started) / calls
+
+
+def peak(device: str, precision: str) -> dict[str, float]:
+    """Operations and bytes a second that this device reached in a large matrix product and a large copy."""
+    size = 8192 if device != "cpu" else 1024
+    a = torch.randn(size, size, device=device).to(dtype_of(precision))
+    source = torch.empty(2**30 if device != "cpu" else 2**26, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return {
+        "flops": 2 * size**3 / seconds_per_call(device, lambda: a @ a),
+        "bytes": 2 * source.numel() / seconds_per_call(device, lambda: target.copy_(source)),
+    }
+
+
+def measure_network(
+    arguments: argparse.Namespace, member: str, batch: int, limits: dict[str, float]
+) -> dict[str, Any]:
+    """Images a second of one network in every way that there is here."""
+    device = arguments.device
+    config = config_of(arguments)
+    path = config.classify.engines / f"{member}.json"
+    manifest = read_manifest(path)
+    float_precision = "fp16" if arguments.precision == "int8" else arguments.precision
+    module = images_module(manifest.path(path.parent), manifest, float_precision).to(device).eval()
+    shape = (batch, manifest.input.height, manifest.input.width, 3)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    row: dict[str, Any] = {"member": member, "batch": batch}
+    with torch.inference_mode():
+        row["roofline"] = batch / roofline_seconds(module, images, limits)
+        row["eager"] = batch / seconds_per_call(device, lambda: module(images))
+        compiled = torch.compile(module)
+        row["compiled"] = batch / seconds_per_call(device, lambda: compiled(images))
+        torch._dynamo.reset()
+        if device == "cpu":
+            return row
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            module(images)
+        row["graphed"] = batch / seconds_per_call(device, graph.replay)
+    network: Any = load_network(path, backend="tensorrt", precision=arguments.precision, device=device)
+    try:
+        row["tensorrt"] = batch / pipelined_seconds(network, images)
+    finally:
+        network.close()
+    row["ratio_to_best_of_pytorch"] = row["tensorrt"] / max(row["eager"], row["compiled"], row["graphed"])
+    return row
+
+
+def pipelined_seconds(network: Any, images: torch.Tensor, under_way: int = 4) -> float:
+    """Time of a batch with several under way, as the service has them; outputs arrive in memory."""
+    waiting = [network.start(images) for _ in range(under_way)]
+    calls, started = 0, time.perf_counter()
+    while calls < 50 or time.perf_counter() - started < 1:
+        waiting.pop(0)()
+        waiting.append(network.start(images))
+        calls += 1
+    seconds = (time.perf_counter() - started) / calls
+    for outputs in waiting:
+        outputs()
+    return seconds
+
+
+def roofline_seconds(module: torch.nn.Module, images: torch.Tensor, limits: dict[str, float]) -> float:
+    """Least time for a batch: of its operations, or of reading weights and images once, whichever is more.
+
+    Activations count as free: they may stay in caches and registers. So no network can be faster.
+    """
+    with FlopCounterMode(display=False) as counter:
+        module(images)
+    weights = sum(buffer.numel() * buffer.element_size() for buffer in module.buffers())
+    return max(counter.get_total_flops() / limits["flops"], (weights + images.numel()) / limits["bytes"])
+
+
+# pipeline
+
+
+async def measure_pipeline(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The highest rate, the rate without decoding, and latencies at a share of the highest."""
+    data = wandering_face(CHUNK_SECONDS)
+    async with Pipeline(config_of(arguments)) as pipeline:
+        workers = pipeline.decode_pool.size
+        await closed_loop(pipeline, data, 2 * workers, seconds=arguments.seconds / 4)  # warm
+        with busy_share(arguments.device) as busy:
+            full = await closed_loop(pipeline, data, 2 * workers, seconds=arguments.seconds)
+        looked = await without_decoding(pipeline, data, seconds=arguments.seconds)
+        latencies = await open_loop(
+            pipeline, data, LOAD * full["chunks_per_second"], seconds=arguments.seconds
+        )
+        return {
+            "path": pipeline.path,
+            "decode_workers": workers,
+            **full,
+            "gpu_busy": statistics.mean(busy) if busy else None,
+            "streams_of_25_fps": full["source_frames_per_second"] / 25,
+            "frames_per_second_without_decoding": looked,
+            "limit": "decoding" if looked > 1.2 * full["frames_per_second"] else "GPU and Python",
+            f"latency_ms_p50_at_{LOAD:.0%}": 1000 * statistics.median(latencies),
+            f"latency_ms_p99_at_{LOAD:.0%}": 1000 * float(np.quantile(latencies, 0.99)),
+        }
+
+
+async def closed_loop(pipeline: Pipeline, data: bytes, at_once: int, *, seconds: float) -> dict[str, Any]:
+    """Rates with so many chunks always under way, and the time that they spent by stage."""
+    frames = chunks = 0
+    stages: dict[str, float] = {}
+    started = time.perf_counter()
+
+    async def work(worker: int) -> None:
+        nonlocal frames, chunks
+        seq = 0
+        while time.perf_counter() - started < seconds:
+            prediction = await pipeline.predict(VideoChunk(video_id=f"video-{worker}", seq=seq, data=data))
+            seq, frames, chunks = seq + 1, frames + len(prediction.frames), chunks + 1
+            for stage, spent_ms in prediction.latency_ms.items():
+                stages[stage] = stages.get(stage, 0.0) + spent_ms
+
+    await asyncio.gather(*(work(worker) for worker in range(at_once)))
+    took = time.perf_counter() - started
+    return {
+        "frames_per_second": frames / took,
+        "chunks_per_second": chunks / took,
+        "source_frames_per_second": chunks * CHUNK_SECONDS * 30 / took,
+        "stage_ms_per_chunk": {stage: spent_ms / chunks for stage, spent_ms in stages.items()},
+    }
+
+
+async def without_decoding(pipeline: Pipeline, data: bytes, *, seconds: float) -> float:
+    """Frames a second, of frames that lie decoded in memory."""
+    chunk = VideoChunk(video_id="decoded", seq=0, data=data)
+    frames: list[Frame | YuvFrame] = []
+    async for batch in pipeline.decode_pool.decode(chunk, config_sample(pipeline)):
+        frames += [copy_of(frame) for frame in batch.frames]
+    done = 0
+    started = time.perf_counter()
+
+    async def work() -> None:
+        nonlocal done
+        while time.perf_counter() - started < seconds:
+            await pipeline.predict_frames(frames)
+            done += len(frames)
+
+    await asyncio.gather(*(work() for _ in range(16)))
+    return done / (time.perf_counter() - started)
+
+
+def config_sample(pipeline: Pipeline) -> Any:
+    """Sampling of a pipeline."""
+    return pipeline._config.sample
+
+
+def copy_of(frame: Frame | YuvFrame) -> Frame | YuvFrame:
+    """Out of the decode worker's memory."""
+    if isinstance(frame, YuvFrame):
+        return YuvFrame(frame.planes.copy(), frame.layout, frame.time_seconds)
+    return Frame(frame.rgb.copy(), frame.time_seconds)
+
+
+async def open_loop(pipeline: Pipeline, data: bytes, rate: float, *, seconds: float) -> list[float]:
+    """Seconds from arrival to prediction of chunks that arrive at a steady rate, whatever is under way."""
+    latencies: list[float] = []
+
+    async def one(seq: int, due: float) -> None:
+        await pipeline.predict(VideoChunk(video_id=f"video-{seq % 64}", seq=seq, data=data))
+        latencies.append(time.perf_counter() - due)
+
+    started = time.perf_counter()
+    tasks = []
+    for seq in range(max(8, round(rate * seconds))):
+        due = started + seq / rate
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        tasks.append(asyncio.create_task(one(seq, due)))
+    await asyncio.gather(*tasks)
+    return latencies
+
+
+@contextmanager
+def busy_share(device: str) -> Iterator[list[float]]:
+    """Fills a list with the GPU's busy share, as its management library gives it, ten times a second."""
+    shares: list[float] = []
+    if device == "cpu":
+        yield shares
+        return
+    import threading
+
+    import pynvml
+
+    pynvml.nvmlInit()
+    handle = pynvml.nvmlDeviceGetHandleByIndex(torch.device(device).index or 0)
+    stopping = threading.Event()
+
+    def watch() -> None:
+        while not stopping.wait(0.1):
+            shares.append(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield shares
+    finally:
+        stopping.set()
+        thread.join()
+
+
+# scores
+
+
+async def compare_scores(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Largest difference of a video's score, and of a face's, between this path and the CPU's."""
+    members = ("mobilenet_v2", "efficientnet_lite0")
+    here = config_of(arguments, members=members)
+    on_cpu = here.model_copy(
+        update={
+            "classify": here.classify.model_copy(update={"backend": "openvino", "precision": "f32"}),
+            "gpu": here.gpu.model_copy(update={"frames": "off", "nvdec": "off"}),
+        }
+    )
+    scores = {}
+    for name, config in (("here", here), ("cpu", on_cpu)):
+        async with Pipeline(config) as pipeline:
+            scores[name] = {clip.stem: await faces_of(pipeline, clip) for clip in demo_clips()}
+    return {
+        clip: {
+            "score": float(np.mean(faces)),
+            "score_on_cpu": float(np.mean(scores["cpu"][clip])),
+            "faces": len(faces),
+            "faces_on_cpu": len(scores["cpu"][clip]),
+        }
+        for clip, faces in scores["here"].items()
+    }
+
+
+async def faces_of(pipeline: Pipeline, clip: Any) -> list[float]:
+    """Probability of every face of a clip, mean over members."""
+    found = []
+    async for piece in pieces_of(clip, clip.stem, CHUNK_SECONDS):
+        prediction = await pipeline.predict(piece.chunk)
+        found += [float(np.mean(face.probabilities)) for frame in prediction.frames for face in frame.faces]
+    return found
+
+
+# soak
+
+
+async def soak(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Memory and latency over a long time at a share of the highest rate."""
+    data = wandering_face(CHUNK_SECONDS)
+    async with Pipeline(config_of(arguments)) as pipeline:
+        full = await closed_loop(pipeline, data, 2 * pipeline.decode_pool.size, seconds=arguments.seconds)
+        thirds = []
+        for _ in range(3):
+            latencies = await open_loop(
+                pipeline, data, LOAD * full["chunks_per_second"], seconds=arguments.soak_minutes * 20
+            )
+            thirds.append(
+                {
+                    "chunks": len(latencies),
+                    "latency_ms_p50": 1000 * statistics.median(latencies),
+                    "latency_ms_p99": 1000 * float(np.quantile(latencies, 0.99)),
+                    "gpu_memory_mib": gpu_memory_mib(arguments.device),
+                }
+            )
+        return {"minutes": arguments.soak_minutes, "thirds": thirds}
+
+
+def gpu_memory_mib(device: str) -> float | None:
+    """In use on the GPU, by all processes."""
+    if device == "cpu":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return (total - free) / 2**20
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print for people."""
+    print(f"{found['device']}, {found['precision']}")
+    if "peak" in found:
+        limits = found["peak"]
+        print(f"measured peaks: {limits['flops'] / 1e12:.1f} TFLOP/s, {limits['bytes'] / 1e9:.0f} GB/s")
+    for row in found.get("networks", []):
+        ways = ", ".join(
+            f"{way} {row[way]:.0f}"
+            for way in ("tensorrt", "graphed", "compiled", "eager", "roofline")
+            if way in row
+        )
+        print(f"{row['member']}, batch {row['batch']}, images/s: {ways}", end="")
+        print(
+            f"; {row['ratio_to_best_of_pytorch']:.2f} times PyTorch's best, "
+            f"{row['tensorrt'] / row['roofline']:.0%} of the roofline"
+            if "tensorrt" in row
+            else ""
+        )
+    for part in ("pipeline", "scores", "soak"):
+        for key, value in found.get(part, {}).items():
+            print(f"{part}: {key}: {value:.4g}" if isinstance(value, float) else f"{part}: {key}: {value}")
+
+
+if __name__ == "__main__":
+    main()
