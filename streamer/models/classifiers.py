@@ -70,11 +70,42 @@ class Architecture:
     """Torchvision's name of its ImageNet weights. The first versions throughout: the newer recipes' label
     smoothing and mixing win on ImageNet, not when carried over (Kornblith et al., CVPR 2019, section 4.2)."""
     package: Package | None = None
+    grafted_on: str | None = None
+    """Name of the architecture whose first `GRAFTED_STAGES` stages are this one's too, with names and
+    weights."""
 
 
 def _resnext26(weights: None = None) -> nn.Module:
     """ResNeXt-26 32x4d: one to two bottlenecks fewer in every stage than ResNeXt-50."""
     network: nn.Module = ResNet(Bottleneck, [2, 2, 2, 2], groups=32, width_per_group=4)
+    return network
+
+
+def _resnext_on_mobilenet(weights: None = None) -> nn.Module:
+    """ResNeXt's second and third stages, three bottlenecks each, on MobileNetV2's first three of five."""
+    resnext = ResNet(Bottleneck, [1, 3, 3, 1], groups=32, width_per_group=4)
+    network = nn.Module()
+    network.features = mobilenet_v2(weights=None).features[:7]
+    network.widen = nn.Sequential(
+        nn.Conv2d(32, 256, 1, bias=False), nn.BatchNorm2d(256), nn.ReLU(inplace=True)
+    )
+    network.layer2, network.layer3 = resnext.layer2, resnext.layer3
+    network.fc = nn.Linear(1024, 1000)
+    return network
+
+
+def _densenet_on_efficientnet(weights: None = None) -> nn.Module:
+    """DenseNet-121's last two dense blocks on EfficientNet-Lite0's first three stages of five."""
+    lite, dense = EfficientNetLite0(), densenet121(weights=None).features
+    network = nn.Module()
+    network._conv_stem, network._bn0, network._relu = lite._conv_stem, lite._bn0, lite._relu
+    network._blocks = lite._blocks[:5]
+    network.transition2 = nn.Sequential(
+        nn.BatchNorm2d(40), nn.ReLU(inplace=True), nn.Conv2d(40, 256, 1, bias=False), nn.AvgPool2d(2)
+    )
+    for name in ("denseblock3", "transition3", "denseblock4", "norm5"):
+        setattr(network, name, dense.get_submodule(name))
+    network.classifier = nn.Linear(1024, 1000)
     return network
 
 
@@ -151,7 +182,41 @@ ARCHITECTURES: dict[str, Architecture] = {
             "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         ),
     ),
+    "resnext_mobilenet": Architecture(
+        "ResNeXt 32x4d stages on MobileNetV2",
+        _resnext_on_mobilenet,
+        (
+            _numbered("features", 0, 2),
+            _numbered("features", 2, 4),
+            _numbered("features", 4, 7),
+            ("widen", "layer2"),
+            ("layer3",),
+        ),
+        "fc",
+        512,
+        1024,
+        grafted_on="mobilenet_v2",
+    ),
+    "densenet_efficientnet": Architecture(
+        "DenseNet-121 blocks on EfficientNet-Lite0",
+        _densenet_on_efficientnet,
+        (
+            ("_conv_stem", "_bn0", "_relu", "_blocks.0"),
+            _numbered("_blocks", 1, 3),
+            _numbered("_blocks", 3, 5),
+            ("transition2", "denseblock3"),
+            ("transition3", "denseblock4", "norm5"),
+        ),
+        "classifier",
+        1024,
+        1024,
+        relu=True,
+        grafted_on="efficientnet_lite0",
+    ),
 }
+
+GRAFTED_STAGES = 3
+"""Of a grafted architecture, so many stages come from another; they have stride 8 together."""
 
 
 class Features(NamedTuple):
@@ -248,7 +313,22 @@ def _mask_head(channels: int) -> nn.Module:
     )
 
 
+def graft(network: nn.Module, stem: nn.Module, architecture: Architecture) -> None:
+    """Take over the weights of the first stages of the architecture that this one is grafted on, in place.
+
+    network, stem: with the modules that the stages of `architecture` name.
+    """
+    for stage in architecture.stages[:GRAFTED_STAGES]:
+        for name in stage:
+            network.get_submodule(name).load_state_dict(stem.get_submodule(name).state_dict())
+
+
 def _pretrained(name: str, architecture: Architecture) -> nn.Module:
+    if architecture.grafted_on:
+        network = architecture.build(weights=None)
+        stem = _pretrained(architecture.grafted_on, ARCHITECTURES[architecture.grafted_on])
+        graft(network, stem, architecture)
+        return network
     if architecture.package and (path := _packaged_file(architecture.package)):
         network = architecture.build(weights=None)
         network.load_state_dict(_read_weights(path, architecture.package))

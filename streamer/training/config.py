@@ -22,7 +22,13 @@ Weight = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 Architecture = Literal[
-    "resnext50_32x4d", "resnext26_32x4d", "densenet121", "mobilenet_v2", "efficientnet_lite0"
+    "resnext50_32x4d",
+    "resnext26_32x4d",
+    "densenet121",
+    "mobilenet_v2",
+    "efficientnet_lite0",
+    "resnext_mobilenet",
+    "densenet_efficientnet",
 ]
 
 NOT_PART_OF_THE_RESULT = frozenset({"workers", "log_every", "checkpoint_every"})
@@ -41,7 +47,8 @@ class ModelConfig(_Section):
     """Start from ImageNet weights; false: from random ones."""
     start: Path | None = None
     """Start from the weights of this checkpoint, or of the member with this manifest (NAME.json), of the same
-    architecture instead: fine-tuning."""
+    architecture instead: fine-tuning. A grafted architecture may also start from a checkpoint of the one that
+    it is grafted on, of which it takes the first three stages."""
     dropout: Fraction = 0.2
     """Before the last layer."""
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 0

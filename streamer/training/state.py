@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from streamer.errors import TrainingError
-from streamer.models.classifiers import Classifier, build_classifier
+from streamer.models.classifiers import Classifier, build_classifier, graft
 from streamer.training.checkpoint import Checkpoint, load_checkpoint, load_model
 from streamer.training.config import TrainConfig, differences
 from streamer.training.loss import Objective
@@ -135,6 +135,9 @@ def _start_model(config: TrainConfig) -> Classifier:
         load_member(model, wanted.start)
     elif wanted.start is not None:
         other = load_checkpoint(wanted.start)
+        if other.config.model.architecture == model.architecture.grafted_on:
+            graft(model.network, load_model(wanted.start).network, model.architecture)
+            return model
         if other.config.model.architecture != wanted.architecture:
             raise TrainingError(
                 f"{wanted.start}: a {other.config.model.architecture}, but model.architecture is "
