@@ -16,7 +16,16 @@ from pydantic.json_schema import models_json_schema
 
 import streamer
 from streamer.config import KafkaConfig
-from streamer.messages import MAX_VIDEO_ID_BYTES, Alert, DeadLetter, ScoreUpdate, TrackScore, VideoChunk
+from streamer.messages import (
+    MAX_VIDEO_ID_BYTES,
+    Alert,
+    DeadLetter,
+    EvidenceCrop,
+    ScoreUpdate,
+    TrackScore,
+    VideoChunk,
+    VideoEvidence,
+)
 
 OUTPUT = Path(__file__).parents[1] / "deploy" / "asyncapi.yaml"
 HEADER = "# Written by scripts/make_asyncapi.py from streamer/messages.py; do not edit.\n"
@@ -41,6 +50,7 @@ TRACE_HEADERS = {
     },
     "tracestate": {"type": "string"},
 }
+TRACED = {"type": "object", "properties": TRACE_HEADERS}
 RAW_HEADERS = {
     "type": "object",
     "required": ["content-type"],
@@ -119,11 +129,27 @@ LETTER = DeadLetter(
     seq=13,
     failed_at_ms=1_760_000_002_400,
 )
+EVIDENCE = VideoEvidence(
+    video_id="camera-7",
+    seq=12,
+    crops=[
+        EvidenceCrop(
+            track=0,
+            time_seconds=24.75,
+            box=(812.0, 204.5, 1010.0, 431.0),
+            fake_score=0.95,
+            models={"resnext50_32x4d": 0.97, "densenet121": 0.93},
+            jpeg=b"(a JPEG)",
+            heat_map=b"(a PNG)",
+        )
+    ],
+    model_set="4f1c9a0b7d2e",
+)
 
 
 def schemas() -> dict[str, Any]:
     """JSON Schemas (draft 7, as AsyncAPI reads them) of all message models."""
-    models: list[type[BaseModel]] = [VideoChunk, ScoreUpdate, DeadLetter]
+    models: list[type[BaseModel]] = [VideoChunk, ScoreUpdate, DeadLetter, VideoEvidence]
     _, top = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
     )
@@ -143,7 +169,7 @@ def _message(model: type[BaseModel], title: str, *examples: BaseModel) -> dict[s
         "name": model.__name__,
         "title": title,
         "contentType": "application/msgpack",
-        **({} if model is DeadLetter else {"headers": {"type": "object", "properties": TRACE_HEADERS}}),
+        **({"headers": TRACED} if model in (VideoChunk, ScoreUpdate) else {}),
         "payload": {"$ref": f"#/components/schemas/{model.__name__}"},
         "bindings": {"kafka": {"key": KEY, "bindingVersion": "0.5.0"}},
         "examples": [{"payload": example.model_dump(mode="json", exclude_none=True)} for example in examples]
@@ -206,6 +232,12 @@ def document() -> dict[str, Any]:
             "deadLetters": _channel(
                 kafka.dead_letters_topic, "Chunks that could not be processed, and why.", "DeadLetter"
             ),
+            "evidence": _channel(
+                kafka.evidence_topic,
+                "Pictures of suspicious faces, if `evidence.publish` is on. They are personal data: "
+                "`streamer topics create` gives the topic a retention of 7 days.",
+                "VideoEvidence",
+            ),
         },
         "operations": {
             "receiveChunk": _operation(
@@ -213,6 +245,9 @@ def document() -> dict[str, Any]:
             ),
             "sendScore": _operation("send", "scores", "After every chunk.", "ScoreUpdate"),
             "sendDeadLetter": _operation("send", "deadLetters", "Instead of a guess.", "DeadLetter"),
+            "sendEvidence": _operation(
+                "send", "evidence", "After a chunk with a suspicious face.", "VideoEvidence"
+            ),
         },
         "components": {
             "messages": {
@@ -220,6 +255,7 @@ def document() -> dict[str, Any]:
                 "RawMedia": raw_media,
                 "ScoreUpdate": _message(ScoreUpdate, "Rolling fake score of a video", SCORED, NO_FACE_YET),
                 "DeadLetter": _message(DeadLetter, "A chunk that could not be processed", LETTER),
+                "VideoEvidence": _message(VideoEvidence, "The most suspicious faces of a chunk", EVIDENCE),
             },
             "schemas": schemas(),
         },

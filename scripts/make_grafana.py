@@ -67,9 +67,13 @@ ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
             [(f"{rate('streamer_dead_letters_total', 'stage', 'reason')} > 0", "{{stage}}: {{reason}}")],
         ),
         (
-            "Alerts raised per minute",
+            "Alerts raised, pictures of evidence published, per minute",
             "short",
-            [(f"60 * {rate('streamer_alerts_raised_total')}", "alerts")],
+            [
+                (f"60 * {rate('streamer_alerts_raised_total')}", "alerts"),
+                (f"60 * {rate('streamer_evidence_messages_total')}", "chunks with pictures"),
+                (f"60 * {rate('streamer_evidence_crops_total')}", "pictures"),
+            ],
         ),
     ],
     "Where the time goes": [

@@ -305,6 +305,24 @@ def score(
     _exit(_run(score_files(config, files, json=json, report=report, csv=csv)))
 
 
+@app.command()
+def report(
+    ctx: typer.Context,
+    video_id: Annotated[str, typer.Argument(help="Of a video that was scored, live or not.")],
+    output: Annotated[Path, typer.Option(help="HTML page to write.", show_default=False)],
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Write the evidence page of a video from what Kafka holds of it; status 1 if that is nothing."""
+    config = ctx.obj.load(("kafka.bootstrap_servers", bootstrap))
+    _start_log(config)
+    try:
+        from streamer.live_report import report_video
+    except ImportError as error:
+        raise ConfigError(f"this needs the extra report: pip install 'streamer[report]' ({error})") from error
+
+    _run(report_video(config, video_id, output))
+
+
 @topics_app.command("create")
 def topics_create(
     ctx: typer.Context,

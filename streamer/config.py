@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from streamer.errors import ConfigError
+from streamer.messages import MAX_EVIDENCE_CROPS
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -73,6 +74,8 @@ class KafkaConfig(_Section):
     scores_topic: str = "video-scores"
     dead_letters_topic: str = "video-chunks-dlq"
     state_topic: str = "video-state"
+    evidence_topic: str = "video-evidence"
+    """Out, if `evidence.publish` is on: crops of suspicious faces."""
     score_format: Literal["msgpack", "json"] = "msgpack"
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
     """`exactly_once` needs a broker with transactions."""
@@ -228,6 +231,19 @@ class AlertConfig(_Section):
         return self
 
 
+class EvidenceConfig(_Section):
+    """Crops of suspicious faces for people to look at: personal data, see `docs/operating.md`."""
+
+    publish: bool = False
+    """Publish them to `kafka.evidence_topic`. While this is off, nothing is kept or computed for it."""
+    min_score: Probability = 0.7
+    """Probability of fake, mean over the members, from which a face is published."""
+    crops_per_chunk: Annotated[int, Field(ge=1, le=MAX_EVIDENCE_CROPS)] = 2
+    """Most that are published of one chunk: its most suspicious."""
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 85
+    """At 85 a crop of 224 x 224 pixels has about 8 kB."""
+
+
 class ServiceConfig(_Section):
     """The process."""
 
@@ -324,6 +340,7 @@ class Config(BaseSettings):
     gpu: GpuConfig = GpuConfig()
     rolling: RollingConfig = RollingConfig()
     alert: AlertConfig = AlertConfig()
+    evidence: EvidenceConfig = EvidenceConfig()
     service: ServiceConfig = ServiceConfig()
     dashboard: DashboardConfig = DashboardConfig()
     log: LogConfig = LogConfig()

@@ -143,7 +143,14 @@ def _for_demo(config: Config, *, embedded: bool) -> Config:
     """Untrained members allowed, since their scores are withheld; any port; quiet, since a table is drawn."""
     kafka = config.kafka
     if not embedded:
-        names = ("chunks_topic", "scores_topic", "dead_letters_topic", "state_topic", "group_id")
+        names = (
+            "chunks_topic",
+            "scores_topic",
+            "dead_letters_topic",
+            "state_topic",
+            "evidence_topic",
+            "group_id",
+        )
         kafka = kafka.model_copy(update={name: PREFIX + getattr(kafka, name) for name in names})
     level = config.log.level if config.log.level in ("debug", "error") else "warning"
     return config.model_copy(

@@ -29,7 +29,7 @@ from streamer.demo import demo_clips
 from streamer.errors import BackendError, BrokerError, ModelError, StreamerError
 from streamer.files import pieces_of
 from streamer.gpu import faster_paths, nvdec_device, open_device
-from streamer.kafka.topics import describe_broker, missing_topics
+from streamer.kafka.topics import describe_broker, needed_topics
 from streamer.log import printable
 from streamer.manifest import Manifest, read_manifest
 from streamer.members import prepare_members
@@ -298,11 +298,8 @@ async def _kafka(config: Config) -> AsyncIterator[Check]:
     took = duration(asyncio.get_running_loop().time() - started)
     text = f"cluster {info.cluster_id}, {count(info.brokers, 'broker')}, answered in {took}"
     yield Check(area, kafka.bootstrap_servers, "ok", f"{text}; {kafka.security.protocol}")
-    missing = missing_topics(kafka, info)
-    for name in (kafka.chunks_topic, kafka.scores_topic, kafka.dead_letters_topic, kafka.state_topic):
+    for name in needed_topics(kafka, evidence=config.evidence.publish):
         if name in info.topics:
             yield Check(area, f"topic {name}", "ok", count(info.topics[name], "partition"))
         else:
-            state: State = "fail" if name in missing else "note"
-            code = 3 if name in missing else 0
-            yield Check(area, f"topic {name}", state, "missing; make it with `streamer topics create`", code)
+            yield Check(area, f"topic {name}", "fail", "missing; make it with `streamer topics create`", 3)

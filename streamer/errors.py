@@ -9,6 +9,7 @@
     │   └── InferenceError     a network failed while running
     ├── TrainingError          a data set, crop cache or checkpoint cannot be used; the text says why
     ├── BrokerError            Kafka is unreachable, refuses us, or lacks a topic
+    │   ├── NoTopicError       a topic that was to be read is not there
     │   └── FencedError        another process has taken over a partition that this one was working on
     ├── StateError             the stored state of a video cannot be read
     └── ChunkError             one chunk cannot be processed; it goes to the dead-letter topic
@@ -54,6 +55,10 @@ class TrainingError(StreamerError):
 
 class BrokerError(StreamerError):
     """Kafka is unreachable, refuses us, or lacks a topic."""
+
+
+class NoTopicError(BrokerError):
+    """A topic that was to be read is not there."""
 
 
 class FencedError(BrokerError):

@@ -17,7 +17,6 @@ from importlib.metadata import version
 from itertools import count
 from typing import Any
 
-import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib.axes import Axes
@@ -25,6 +24,7 @@ from matplotlib.axes import Axes
 from streamer.config import AlertConfig
 from streamer.manifest import Manifest
 from streamer.messages import ScoreUpdate
+from streamer.suspects import jpeg_of, png_of_heat
 from streamer.svg import COLOURS, INK, draw_svg
 from streamer.types import FacePrediction, Float32Array, UInt8Array
 from streamer.watch import PERSON_FACES
@@ -34,7 +34,7 @@ CROPS_PER_TRACK = 8
 
 JPEG_QUALITY = 88
 
-HEAT = cv2.COLORMAP_INFERNO
+TIMELINE_INCHES = (9.0, 2.8)
 
 LIMITS = (
     "A score is not proof. It says how much these pictures resemble the fakes that the models were trained "
@@ -99,7 +99,15 @@ class Strip:
     title: str
     about: str
     crops: list[tuple[str, str, str | None]]
-    """(caption, crop, heat map): images as data URLs."""
+    """(caption, JPEG of the crop, greyscale PNG of its heat map): images as data URLs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A timeline of the page."""
+
+    svg: str
+    caption: str
 
 
 def faces_csv(evidence: Evidence, names: Sequence[str]) -> str:
@@ -138,16 +146,42 @@ def report_html(
     (n, size, size) float32 in [0, 1]; may be empty.
     """
     tracks = tracks_to_show(evidence)
+    return page_of(
+        update,
+        alert,
+        source=("SHA-256", file_sha256),
+        people=len(tracks),
+        drawings=[_timeline(evidence, tracks, alert)] if evidence.faces else [],
+        strips=[_strip(evidence, track, heat_maps.get(track)) for track in tracks],
+        manifests=manifests,
+        missing=(),
+    )
+
+
+def page_of(
+    update: ScoreUpdate,
+    alert: AlertConfig,
+    *,
+    source: tuple[str, str],
+    people: int,
+    drawings: Sequence[Drawing],
+    strips: Sequence[Strip],
+    manifests: Sequence[Manifest],
+    missing: Sequence[str],
+) -> str:
+    """The page, HTML. source: of what was scored, a name and its value. missing: what is, a sentence each."""
+    described = {manifest.name: manifest for manifest in manifests}
     template = _templates().get_template("evidence.html.j2")
     page: str = template.render(
         update=update,
         verdict=verdict(update, alert),
-        reasons=reasons(update, alert, len(tracks)),
-        timeline=_timeline(evidence, tracks, alert) if evidence.faces else None,
-        strips=[_strip(evidence, track, heat_maps.get(track)) for track in tracks],
-        heat=bool(heat_maps),
-        file_sha256=file_sha256,
-        manifests=manifests,
+        reasons=reasons(update, alert, people),
+        missing=missing,
+        drawings=drawings,
+        strips=strips,
+        heat=any(heat for strip in strips for *_, heat in strip.crops),
+        source=source,
+        members=[(name, described.get(name)) for name in dict.fromkeys((*described, *update.models))],
         alert=alert,
         limits=LIMITS,
         version=version("streamer"),
@@ -185,11 +219,13 @@ def reasons(update: ScoreUpdate, alert: AlertConfig, people: int) -> list[str]:
             f"{alert.min_faces} faces; it was {'raised' if update.alert.state == 'raised' else 'not raised'}."
         )
     if update.undecodable_chunks:
-        found.append(f"{update.undecodable_chunks} pieces of the file could not be decoded and are left out.")
+        found.append(
+            f"{update.undecodable_chunks} pieces of the video could not be decoded and are left out."
+        )
     return found
 
 
-def _timeline(evidence: Evidence, tracks: Sequence[int], alert: AlertConfig) -> str:
+def _timeline(evidence: Evidence, tracks: Sequence[int], alert: AlertConfig) -> Drawing:
     def paint(axes: Axes) -> None:
         for number, track in enumerate(tracks):
             faces = sorted((f for f in evidence.faces if f.track == track), key=lambda f: f.at_seconds)
@@ -199,13 +235,19 @@ def _timeline(evidence: Evidence, tracks: Sequence[int], alert: AlertConfig) -> 
                 color=COLOURS[number % len(COLOURS)],
                 marker="o",
                 linewidth=1.1,
-                label=_name(track),
+                label=name_of(track),
             )
-        axes.axhline(alert.raise_at, color=INK, linewidth=0.8, linestyle=":", alpha=0.7)
-        axes.set(xlabel="seconds", ylabel="probability of fake", ylim=(-0.02, 1.02))
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        finish_timeline(axes, alert, "seconds")
 
-    return draw_svg("Probability of fake over time, by person", paint, inches=(9.0, 2.8))
+    svg = draw_svg("Probability of fake over time, by person", paint, inches=TIMELINE_INCHES)
+    return Drawing(svg, "Each mark is a face in a sampled frame; dotted: where an alert is raised.")
+
+
+def finish_timeline(axes: Axes, alert: AlertConfig, x_label: str) -> None:
+    """What all timelines have."""
+    axes.axhline(alert.raise_at, color=INK, linewidth=0.8, linestyle=":", alpha=0.7)
+    axes.set(xlabel=x_label, ylabel="probability of fake", ylim=(-0.02, 1.02))
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _strip(evidence: Evidence, track: int, heat: Float32Array | None) -> Strip:
@@ -215,34 +257,23 @@ def _strip(evidence: Evidence, track: int, heat: Float32Array | None) -> Strip:
     crops = [
         (
             f"{face.at_seconds:.2f} s: {face.score:.2f}",
-            _data_url(crop),
-            None if heat is None else _data_url(_heated(crop, heat[place])),
+            data_url(jpeg_of(crop, JPEG_QUALITY), "image/jpeg"),
+            None if heat is None else data_url(png_of_heat(heat[place]), "image/png"),
         )
         for place, (face, crop) in enumerate(evidence.crops_of(track))
     ]
     about = f"mean {mean:.2f} over {len(faces)} faces, from {first:.1f} to {last:.1f} s"
-    return Strip(_name(track), about, crops)
+    return Strip(name_of(track), about, crops)
 
 
-def _name(track: int) -> str:
+def name_of(track: int) -> str:
+    """How the page calls a track."""
     return f"person {track + 1}"
 
 
-def _heated(crop: UInt8Array, heat: Float32Array) -> UInt8Array:
-    """The crop in grey with the map over it: the brighter, the more likely altered; 0 leaves it grey."""
-    grey = cv2.cvtColor(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    levels = np.rint(255 * np.clip(heat, 0, 1)).astype(np.uint8)
-    colours = cv2.cvtColor(cv2.applyColorMap(levels, HEAT), cv2.COLOR_BGR2RGB)
-    share = 0.75 * np.clip(heat, 0, 1)[:, :, None]
-    return np.rint((1 - share) * grey + share * colours).astype(np.uint8)
-
-
-def _data_url(rgb: UInt8Array) -> str:
-    done, jpeg = cv2.imencode(
-        ".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    )
-    assert done
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg.tobytes()).decode()}"
+def data_url(content: bytes, media_type: str) -> str:
+    """An address that is its content."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
 def _templates() -> Environment:

@@ -1,4 +1,4 @@
-"""Messages on the wire: `VideoChunk` in, `ScoreUpdate` and `DeadLetter` out. Pure: bytes in, values out.
+"""Messages on the wire: `VideoChunk` in; `ScoreUpdate`, `DeadLetter`, `VideoEvidence` out. Pure.
 
 msgpack maps (or JSON for score updates); unknown keys are ignored, so that the format can grow. A chunk may
 also be a raw media value: header `content-type: video/*`, optional headers `seq`, `start-seconds`, `last`.
@@ -19,6 +19,11 @@ VERSION = 1
 MAX_VIDEO_ID_BYTES = 512
 MAX_SECONDS = 1e10
 """Of a position in a video: 300 years, so that Unix time may serve as one."""
+MAX_EVIDENCE_CROPS = 16
+MAX_EVIDENCE_BYTES = 1024 * 1024
+"""Of a record of the evidence topic."""
+JPEG_START, PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+
 Headers = Sequence[tuple[str, bytes | None]]
 """Of a Kafka record, which may repeat a name and may carry null."""
 
@@ -155,6 +160,44 @@ class DeadLetter(_Message):
     failed_at_ms: int
 
 
+class EvidenceCrop(_Message):
+    """One suspicious face in one frame."""
+
+    track: Annotated[int, Field(ge=0, lt=2**63)]
+    """Whose face it is, as in `ScoreUpdate.tracks`."""
+    time_seconds: Annotated[float, Field(ge=0, le=2 * MAX_SECONDS)]
+    """Of the frame in the video, seconds."""
+    box: tuple[float, float, float, float]
+    """(x_min, y_min, x_max, y_max) of the face, pixels of the frame; the crop shows more, on all sides."""
+    fake_score: Annotated[float, Field(ge=0, le=1)]
+    """Mean over the members."""
+    models: dict[str, Annotated[float, Field(ge=0, le=1)]]
+    """Probability by member."""
+    jpeg: bytes
+    """The crop, square, as the members saw it."""
+    heat_map: bytes | None
+    """Where the members see alteration: greyscale PNG of the whole crop, brighter is likelier; null if no
+    member can tell."""
+
+    def __repr__(self) -> str:
+        return f"EvidenceCrop(track={self.track}, at {self.time_seconds:.2f} s: {self.fake_score:.2f})"
+
+    __str__ = __repr__  # pydantic's shows the pictures
+
+
+class VideoEvidence(_Message):
+    """The most suspicious faces of one chunk, where there are any: pictures of people."""
+
+    v: Literal[1] = 1
+    video_id: str
+    seq: int
+    """Of the chunk."""
+    crops: Annotated[list[EvidenceCrop], Field(min_length=1, max_length=MAX_EVIDENCE_CROPS)]
+    """Most suspicious first."""
+    model_set: str
+    """Hash over the ensemble's members and calibration, as in `ScoreUpdate`."""
+
+
 def decode_chunk(
     value: bytes | None, key: bytes | None, headers: Headers, *, offset: int, max_bytes: int
 ) -> VideoChunk:
@@ -260,3 +303,26 @@ def decode_dead_letter(value: bytes) -> DeadLetter:
         return DeadLetter.model_validate(msgpack.unpackb(value))
     except Exception as error:
         raise MessageError("invalid_message", f"not a dead letter: {error!r:.300}") from error
+
+
+def encode_evidence(evidence: VideoEvidence) -> bytes:
+    """msgpack of evidence."""
+    packed: bytes = msgpack.packb(evidence.model_dump())
+    return packed
+
+
+def decode_evidence(value: bytes) -> VideoEvidence:
+    """Read evidence; its pictures begin as JPEG and PNG do, and are not decoded. Raises MessageError."""
+    if len(value) > MAX_EVIDENCE_BYTES:
+        text = f"evidence of {len(value)} bytes, at most {MAX_EVIDENCE_BYTES} allowed"
+        raise MessageError("too_many_bytes", text)
+    try:
+        evidence = VideoEvidence.model_validate(msgpack.unpackb(value))
+    except Exception as error:
+        raise MessageError("invalid_message", f"not evidence: {error!r:.300}") from error
+    for crop in evidence.crops:
+        if not crop.jpeg.startswith(JPEG_START):
+            raise MessageError("invalid_message", "not evidence: a crop is no JPEG")
+        if crop.heat_map is not None and not crop.heat_map.startswith(PNG_START):
+            raise MessageError("invalid_message", "not evidence: a heat map is no PNG")
+    return evidence

@@ -53,6 +53,8 @@ class Metrics:
         self.faces = counter("faces_total", "Faces scored.")
         self.alerts = counter("alerts_raised_total", "Alerts raised.")
         self._dead_letters = counter("dead_letters_total", "Dead letters published.", "stage", "reason")
+        self.evidence_messages = counter("evidence_messages_total", "Chunks of which evidence was published.")
+        self.evidence_crops = counter("evidence_crops_total", "Crops of faces published as evidence.")
         self._stages = Histogram(
             "stage_duration_seconds",
             "Time of a chunk in a stage, waiting for a place in a batch included.",

@@ -31,6 +31,7 @@ from streamer.limits import VideoLimits
 from streamer.messages import MAX_VIDEO_ID_BYTES, DeadLetter, VideoChunk, decode_chunk
 from streamer.metrics import Metrics
 from streamer.rolling import Arrival, RollingScores
+from streamer.suspects import Exhibits
 from streamer.tasks import cancel_all
 from streamer.thinning import Thinning
 from streamer.tracing import ChunkTrace, Tracing
@@ -326,7 +327,12 @@ class PartitionWorker:
         if isinstance(outcome, Scored):
             prediction = outcome.prediction
             arrival = _arrival(record, prediction.latency_ms)
-            update = self.rolling.apply(prediction, last=outcome.chunk.last, arrival=arrival)
+            exhibits = Exhibits(self.rolling.ensemble)
+            update = self.rolling.apply(
+                prediction, last=outcome.chunk.last, arrival=arrival, witness=exhibits.add
+            )
+            if (evidence := exhibits.message(prediction.video_id, prediction.seq)) is not None:
+                batch.evidence.append(evidence)
             if update.status != "duplicate":
                 self._metrics.frames.inc(len(prediction.frames))
                 self._metrics.faces.inc(sum(len(frame.faces) for frame in prediction.frames))
@@ -366,6 +372,8 @@ class PartitionWorker:
         """Metrics and log of what was delivered: every chunk at debug, changes of an alert at info."""
         for letter in batch.letters:
             self._metrics.dead_letter(letter.stage, letter.reason)
+        self._metrics.evidence_messages.inc(len(batch.evidence))
+        self._metrics.evidence_crops.inc(sum(len(evidence.crops) for evidence in batch.evidence))
         for update in batch.updates:
             self._metrics.chunks.labels(update.status).inc()
             self._metrics.latency(update.latency_ms)

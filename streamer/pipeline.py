@@ -10,7 +10,8 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -28,6 +29,7 @@ from streamer.gpu import nvdec_device, open_device
 from streamer.messages import VideoChunk
 from streamer.rolling import EnsembleInfo
 from streamer.sample import sampling_rate, thinned
+from streamer.suspects import Suspects
 from streamer.types import (
     ChunkPrediction,
     FacePrediction,
@@ -115,6 +117,8 @@ class Pipeline:
             workers=workers,
             size=len,
         )
+        self._illustrator = ThreadPoolExecutor(1, "evidence")
+        """Beside the batchers, and waited for before the networks are closed."""
         self._open = AsyncExitStack()
 
     @property
@@ -145,6 +149,7 @@ class Pipeline:
         for network in self._face_networks:
             self._open.callback(network.close)
         self._open.callback(self._ensemble.close)
+        self._open.callback(self._illustrator.shutdown, cancel_futures=True)
         self._open.push_async_callback(self.classify_batcher.close)
         self._open.push_async_callback(self.detect_batcher.close)
         self._open.push_async_callback(self.decode_pool.close)
@@ -157,17 +162,29 @@ class Pipeline:
         await self._open.aclose()
 
     async def predict(
-        self, chunk: VideoChunk, *, keep_crops: bool = False, sampling_share: float = 1.0
+        self,
+        chunk: VideoChunk,
+        *,
+        keep_crops: bool = False,
+        sampling_share: float = 1.0,
+        pictures: bool = False,
     ) -> ChunkPrediction:
         """Look at a chunk. keep_crops: see `FacePrediction.crop`. sampling_share: see `streamer.thinning`.
 
+        pictures: make those of the most suspicious faces, as `[evidence]` says; crops are then not kept.
         Raises ChunkError if it cannot be processed, ModelError if a network fails.
         """
         sample = thinned(self._config.sample, sampling_share)
+        suspects = Suspects(self._config.evidence) if pictures else None
         times = StageTimes()
         frames: list[FramePrediction] = []
         waiting: deque[asyncio.Task[FramePrediction]] = deque()
         duration_seconds = 0.0
+
+        async def finish_next() -> None:
+            frame = await times.measure("classify", waiting.popleft())
+            frames.append(frame if suspects is None else suspects.take(frame))
+
         try:
             async with aclosing(self.decode_pool.decode(chunk, sample)) as batches:
                 while (batch := await times.measure("decode", anext(batches, None))) is not None:
@@ -178,17 +195,22 @@ class Pipeline:
                     found = await times.measure("detect", self.detect_batcher.submit(batch.frames))
                     # 2. classify while the next frames are decoded
                     waiting.extend(
-                        asyncio.create_task(self._classify(frame.time_seconds, faces, keep_crops=keep_crops))
+                        asyncio.create_task(
+                            self._classify(frame.time_seconds, faces, keep_crops=keep_crops or pictures)
+                        )
                         for frame, faces in zip(batch.frames, found, strict=True)
                     )
                     while len(waiting) > FRAMES_AHEAD:
-                        frames.append(await times.measure("classify", waiting.popleft()))
+                        await finish_next()
             while waiting:
-                frames.append(await times.measure("classify", waiting.popleft()))
+                await finish_next()
         finally:
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
+        if suspects:
+            illustrating = self._beside(suspects.illustrate, frames, self._ensemble.heat_maps)
+            frames = await times.measure("evidence", illustrating)
         return ChunkPrediction(
             video_id=chunk.video_id,
             seq=chunk.seq,
@@ -209,7 +231,10 @@ class Pipeline:
 
     async def heat_maps(self, crops: UInt8Array) -> Float32Array | None:
         """See `Ensemble.heat_maps`."""
-        return await asyncio.to_thread(self._ensemble.heat_maps, crops)
+        return await self._beside(self._ensemble.heat_maps, crops)
+
+    def _beside(self, work: Callable[..., T], *arguments: Any) -> Awaitable[T]:
+        return asyncio.get_running_loop().run_in_executor(self._illustrator, work, *arguments)
 
     def _find_and_crop(self, sequences: list[list[Frame | YuvFrame]]) -> list[list[FoundFaces]]:
         """Consecutive frames of several videos at once."""

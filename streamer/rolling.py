@@ -57,16 +57,12 @@ class RollingScores:
         alert: AlertConfig,
         faces: FacesConfig,
         ensemble: EnsembleInfo,
-        *,
-        witness: Witness | None = None,
     ) -> None:
-        """witness: told of every face that is counted."""
+        self.ensemble = ensemble
         self._config = config
         self._alert = alert
         self._faces = faces
-        self._ensemble = ensemble
         self._members = len(ensemble.names)
-        self._witness = witness
         self._window_bins = max(1, round(config.window_seconds / BIN_SECONDS))
         self._videos: OrderedDict[str, VideoState] = OrderedDict()
         """Idle longest first."""
@@ -102,21 +98,28 @@ class RollingScores:
     def take_changed(self) -> dict[str, bytes | None]:
         """States that have changed since the last call, for the changelog; None: the video is forgotten."""
         changed = {
-            video_id: pack_state(state, self._ensemble.model_set) if state else None
+            video_id: pack_state(state, self.ensemble.model_set) if state else None
             for video_id in sorted(self._changed)
             for state in [self._videos.get(video_id)]
         }
         self._changed.clear()
         return changed
 
-    def apply(self, prediction: ChunkPrediction, *, last: bool, arrival: Arrival) -> ScoreUpdate:
-        """Count a chunk, once, and say what is known of its video now."""
+    def apply(
+        self,
+        prediction: ChunkPrediction,
+        *,
+        last: bool,
+        arrival: Arrival,
+        witness: Witness | None = None,
+    ) -> ScoreUpdate:
+        """Count a chunk, once, and say what is known of its video now. witness: told of each face counted."""
         state = self._touch(prediction.video_id, arrival)
         if not state.seqs.add(prediction.seq):
             return self._update(prediction.video_id, state, prediction.seq, "duplicate", arrival)
         start = state.end_seconds if prediction.start_seconds is None else prediction.start_seconds
         end = start + prediction.duration_seconds
-        self._count(state, prediction, start, last=last)
+        self._count(state, prediction, start, witness, last=last)
         state.end_seconds = max(state.end_seconds, end)
         found = any(frame.faces for frame in prediction.frames)
         status = "final" if state.ended else "scored" if found else "no_face"
@@ -170,7 +173,7 @@ class RollingScores:
             except StateError:
                 self.unusable_states += 1
             else:
-                if model_set == self._ensemble.model_set:
+                if model_set == self.ensemble.model_set:
                     self._videos[video_id] = state
                     self._videos.move_to_end(video_id, last=False)
                 else:
@@ -189,7 +192,15 @@ class RollingScores:
         self._videos.move_to_end(video_id)
         return state
 
-    def _count(self, state: VideoState, prediction: ChunkPrediction, start: float, *, last: bool) -> None:
+    def _count(
+        self,
+        state: VideoState,
+        prediction: ChunkPrediction,
+        start: float,
+        witness: Witness | None,
+        *,
+        last: bool,
+    ) -> None:
         state.latest_seq = max(state.latest_seq, prediction.seq)
         state.chunks += 1
         state.ended |= last
@@ -202,7 +213,7 @@ class RollingScores:
             self._count_in_window(state, start + frame.time_seconds, total, faces)
             if faces:
                 clusters.setdefault(int(frame.time_seconds), MeanScore()).add(total, faces)
-            self._follow(state, frame, start)
+            self._follow(state, frame, start, witness)
         for cluster in clusters.values():
             state.spread.add(cluster.total, cluster.faces)
 
@@ -222,7 +233,9 @@ class RollingScores:
         if faces and index > state.newest_bin - self._window_bins:
             state.bins.setdefault(index, MeanScore()).add(total, faces)
 
-    def _follow(self, state: VideoState, frame: FramePrediction, start: float) -> None:
+    def _follow(
+        self, state: VideoState, frame: FramePrediction, start: float, witness: Witness | None
+    ) -> None:
         """Give each face of a frame to the track it continues, or to a new one."""
         at = start + frame.time_seconds
         near = [t for t in state.tracks if abs(at - t.seen_seconds) <= self._faces.track_gap_seconds]
@@ -237,8 +250,8 @@ class RollingScores:
                 state.tracks.append(track)
             track.box, track.seen_seconds = face.box, at
             track.score.add(sum(_units(face)), 1)
-            if self._witness is not None:
-                self._witness(track.track, at, face)
+            if witness is not None:
+                witness(track.track, at, face)
         while len(state.tracks) > self._config.max_tracks:
             state.tracks.remove(min(state.tracks, key=lambda t: (t.seen_seconds, t.track)))
 
@@ -270,7 +283,7 @@ class RollingScores:
             faces=state.score.faces,
             models={
                 name: total / (state.score.faces * UNIT)
-                for name, total in zip(self._ensemble.names, state.by_member, strict=True)
+                for name, total in zip(self.ensemble.names, state.by_member, strict=True)
                 if state.score.faces
             },
             tracks=[
@@ -286,8 +299,8 @@ class RollingScores:
             start_seconds=span[0] if span else None,
             end_seconds=span[1] if span else None,
             latency_ms=arrival.latency_ms,
-            model_set=self._ensemble.model_set,
-            trained=self._ensemble.trained,
+            model_set=self.ensemble.model_set,
+            trained=self.ensemble.trained,
             processed_at_ms=arrival.unix_ms,
             last=state.ended,
             error=error,
@@ -308,7 +321,7 @@ class RollingScores:
         }[self._alert.score]
         score = watched.value(self._members)
         was = state.alert_since_seq
-        if score is not None and watched.faces >= self._alert.min_faces and self._ensemble.trained:
+        if score is not None and watched.faces >= self._alert.min_faces and self.ensemble.trained:
             if was is None and score >= self._alert.raise_at:
                 state.alert_since_seq = seq
             elif was is not None and score < self._alert.clear_at:

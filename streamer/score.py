@@ -142,7 +142,7 @@ async def score_file(
     among others that can, is counted in `undecodable_chunks`.
     """
     started = time.monotonic()
-    rolling = RollingScores(config.rolling, config.alert, config.faces, pipeline.ensemble, witness=witness)
+    rolling = RollingScores(config.rolling, config.alert, config.faces, pipeline.ensemble)
     waiting: deque[tuple[VideoChunk, asyncio.Task[ChunkPrediction]]] = deque()
     first_error: ChunkError | None = None
 
@@ -151,7 +151,7 @@ async def score_file(
         chunk, task = waiting.popleft()
         arrival = Arrival(time.monotonic(), round(1000 * time.time()))
         try:
-            rolling.apply(await task, last=False, arrival=arrival)
+            rolling.apply(await task, last=False, arrival=arrival, witness=witness)
         except ChunkError as error:
             first_error = first_error or error
             rolling.apply_undecodable(chunk.video_id, chunk.seq, error.reason, last=False, arrival=arrival)

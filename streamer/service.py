@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Protocol, Self
 
 import structlog
@@ -26,9 +27,10 @@ from streamer.kafka.client import CONNECT_SECONDS
 from streamer.kafka.consume import ChunkConsumer
 from streamer.kafka.deliver import Delivery, make_delivery
 from streamer.kafka.presence import Presence
-from streamer.kafka.topics import require_topics
+from streamer.kafka.topics import needed_topics, require_topics
 from streamer.messages import VideoChunk
 from streamer.metrics import BatchCounts, Endpoints, Metrics, PipelineCollector
+from streamer.partition import Predict
 from streamer.rolling import EnsembleInfo, RollingScores
 from streamer.states import PartitionStates
 from streamer.tasks import call_on_signal, cancel_all
@@ -75,7 +77,9 @@ class Predictor(Protocol):
 
     async def __aexit__(self, *_: Any) -> None: ...
 
-    async def predict(self, chunk: VideoChunk, *, sampling_share: float) -> ChunkPrediction: ...
+    async def predict(
+        self, chunk: VideoChunk, *, sampling_share: float, pictures: bool = False
+    ) -> ChunkPrediction: ...
 
 
 class Service:
@@ -180,7 +184,8 @@ class Service:
     async def _connect(self, resources: AsyncExitStack) -> None:
         self._starting = "connecting to Kafka"
         kafka = self._config.kafka
-        await require_topics(kafka, connect_seconds=self._connect_seconds)
+        evidence = self._config.evidence.publish
+        await require_topics(kafka, evidence=evidence, connect_seconds=self._connect_seconds)
         delivery = make_delivery(kafka, connect_seconds=self._connect_seconds)
         self._delivery = await resources.enter_async_context(delivery)
         changelog = Changelog(kafka, connect_seconds=self._connect_seconds)
@@ -214,7 +219,7 @@ class Service:
         self._assignment = Assignment(
             self._config,
             self.metrics,
-            predict=self._pipeline.predict,
+            predict=self._predict(),
             consumer=self._consumer,
             delivery=self._delivery,
             states=self._states,
@@ -222,10 +227,19 @@ class Service:
             stop_now=self._stop_now.wait,
             tracing=self._tracing,
         )
-        self._presence = Presence(kafka, self._consumer.topics)
+        needed = needed_topics(kafka, evidence=self._config.evidence.publish)
+        self._presence = Presence(kafka, self._consumer.topics, needed)
         resources.push_async_callback(self._consumer.stop)
         await self._consumer.start()
         log.info("waiting for partitions", group=kafka.group_id, topic=kafka.chunks_topic)
+
+    def _predict(self) -> Predict:
+        if not self._config.evidence.publish:
+            return self._pipeline.predict
+        if not self._pipeline.ensemble.trained:
+            log.warning("no evidence is published: scores of untrained members say nothing about a face")
+            return self._pipeline.predict
+        return partial(self._pipeline.predict, pictures=True)
 
     async def _work(self) -> None:
         """Take records while there is room, until told to stop."""

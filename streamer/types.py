@@ -122,6 +122,20 @@ class Faces:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A face as it is shown to people."""
+
+    jpeg: bytes
+    """The crop, what the members saw."""
+    heat_map: bytes | None
+    """Where they see alteration: greyscale PNG of the crop, brighter is likelier; None: they cannot tell."""
+
+    def __repr__(self) -> str:
+        heat = "no heat map" if self.heat_map is None else f"heat map of {len(self.heat_map)} bytes"
+        return f"Picture({len(self.jpeg)} bytes, {heat})"
+
+
+@dataclass(frozen=True, slots=True)
 class FacePrediction:
     """What the ensemble says of one face in one frame."""
 
@@ -131,6 +145,8 @@ class FacePrediction:
     """Probability of `fake` in [0, 1] by each member, in the order of the ensemble's members."""
     crop: UInt8Array | None = field(default=None, compare=False, repr=False)
     """(size, size, 3) uint8 RGB, what the members saw; None unless `Pipeline.predict` was told to keep it."""
+    picture: Picture | None = field(default=None, compare=False)
+    """Of the chunk's most suspicious faces, if `Pipeline.predict` was told to make pictures."""
 
 
 @dataclass(frozen=True, slots=True)

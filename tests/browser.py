@@ -106,7 +106,7 @@ class Page:
 
     async def press(self, key: str) -> None:
         """A key, by its name in JavaScript."""
-        text = {"text": key} if len(key) == 1 else {}
+        text = {"text": "\r" if key == "Enter" else key} if len(key) == 1 or key == "Enter" else {}
         codes = {"ArrowDown": 40, "ArrowUp": 38, "End": 35, "Home": 36, "Escape": 27, "Enter": 13, "Tab": 9}
         code = {"windowsVirtualKeyCode": codes[key]} if key in codes else {}
         await self.send("Input.dispatchKeyEvent", type="keyDown", key=key, **text, **code)

@@ -65,6 +65,7 @@ def fresh_names(
         scores_topic=f"{name}-scores",
         dead_letters_topic=f"{name}-dlq",
         state_topic=f"{name}-state",
+        evidence_topic=f"{name}-evidence",
         session_timeout_ms=6000,
         heartbeat_interval_ms=200,
     )

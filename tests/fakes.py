@@ -14,12 +14,20 @@ from streamer.config import Config, KafkaConfig, RollingConfig, ServiceConfig
 from streamer.errors import DecodeError, InferenceError
 from streamer.kafka.consume import read_scores
 from streamer.kafka.publish import ChunkPublisher
+from streamer.kafka.tail import retained
 from streamer.kafka.topics import describe_broker
-from streamer.messages import DeadLetter, ScoreUpdate, VideoChunk, decode_dead_letter
+from streamer.messages import (
+    DeadLetter,
+    ScoreUpdate,
+    VideoChunk,
+    VideoEvidence,
+    decode_dead_letter,
+    decode_evidence,
+)
 from streamer.rolling import EnsembleInfo
 from streamer.service import Service
 from streamer.tracing import Tracing
-from streamer.types import ChunkPrediction, FacePrediction, FramePrediction
+from streamer.types import ChunkPrediction, FacePrediction, FramePrediction, Picture
 
 BAD, BROKEN = b"bad", b"broken"
 """Data of a chunk that cannot be decoded, and of one on which the network fails."""
@@ -50,7 +58,9 @@ class FakePipeline:
     async def __aexit__(self, *_: Any) -> None:
         pass
 
-    async def predict(self, chunk: VideoChunk, *, sampling_share: float = 1.0) -> ChunkPrediction:
+    async def predict(
+        self, chunk: VideoChunk, *, sampling_share: float = 1.0, pictures: bool = False
+    ) -> ChunkPrediction:
         self.started.append((chunk.video_id, chunk.seq))
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
@@ -67,7 +77,8 @@ class FakePipeline:
         if chunk.data == BROKEN:
             raise InferenceError("network one failed")
         digest = hashlib.sha256(chunk.data).digest()
-        face = FacePrediction((0.0, 0.0, 50.0, 50.0), (digest[0] / 255, digest[1] / 255))
+        picture = Picture(b"\xff\xd8\xff" + digest, None) if pictures else None
+        face = FacePrediction((0.0, 0.0, 50.0, 50.0), (digest[0] / 255, digest[1] / 255), picture=picture)
         frame = FramePrediction(0.0, (face,))
         times, rate = {"decode": 2.0}, 4.0 * sampling_share
         return ChunkPrediction(chunk.video_id, chunk.seq, None, 1.0, (frame,), times, rate)
@@ -165,6 +176,17 @@ async def dead_letters(kafka: KafkaConfig, count: int) -> list[DeadLetter]:
         decode_dead_letter(record.value)
         for record in await records_in(kafka, kafka.dead_letters_topic, count)
     ]
+
+
+async def evidence_of(kafka: KafkaConfig, video_id: str, count: int) -> list[VideoEvidence]:
+    """What the topic of evidence holds under the key of a video, once there are `count` messages."""
+    async with asyncio.timeout(60):
+        while True:
+            async with aclosing(retained(kafka, kafka.evidence_topic, video_id.encode())) as records:
+                found = [decode_evidence(record.value or b"") async for record in records]
+            if len(found) >= count:
+                return found
+            await asyncio.sleep(0.1)
 
 
 async def records_in(kafka: KafkaConfig, topic: str, count: int) -> list[Any]:

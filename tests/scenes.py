@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from streamer.messages import Alert, DeadLetter, ScoreUpdate, TrackScore
+from streamer.messages import (
+    JPEG_START,
+    Alert,
+    DeadLetter,
+    EvidenceCrop,
+    ScoreUpdate,
+    TrackScore,
+    VideoEvidence,
+)
 
 CHUNK_SECONDS = 2.0
 RAISE_AT, CLEAR_AT = 0.8, 0.6
@@ -138,3 +146,28 @@ def letters(now_ms: int) -> Iterator[DeadLetter]:
             seq=None if stage == "message" else 3 * number,
             failed_at_ms=now_ms - 9000 * (18 - number),
         )
+
+
+def evidence(
+    video_id: str,
+    seq: int,
+    scores: Sequence[float],
+    *,
+    jpeg: bytes = JPEG_START,
+    heat: bytes | None = None,
+    track: int = 0,
+) -> VideoEvidence:
+    """The faces of a chunk, all with the same picture."""
+    crops = [
+        EvidenceCrop(
+            track=track,
+            time_seconds=CHUNK_SECONDS * seq + place / 4,
+            box=(200, 120, 380, 330),
+            fake_score=score,
+            models={"resnext50_32x4d": score, "densenet121": score},
+            jpeg=jpeg,
+            heat_map=heat,
+        )
+        for place, score in enumerate(scores)
+    ]
+    return VideoEvidence(video_id=video_id, seq=seq, crops=crops, model_set="6f1f0c2ab9d3")

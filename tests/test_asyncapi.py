@@ -14,11 +14,16 @@ import yaml
 
 import streamer
 from streamer.config import KafkaConfig
-from streamer.messages import DeadLetter, ScoreUpdate, VideoChunk, decode_chunk
+from streamer.messages import DeadLetter, ScoreUpdate, VideoChunk, VideoEvidence, decode_chunk
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "deploy" / "asyncapi.yaml"
-MODELS = {"VideoChunk": VideoChunk, "ScoreUpdate": ScoreUpdate, "DeadLetter": DeadLetter}
+MODELS = {
+    "VideoChunk": VideoChunk,
+    "ScoreUpdate": ScoreUpdate,
+    "DeadLetter": DeadLetter,
+    "VideoEvidence": VideoEvidence,
+}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +69,9 @@ def test_every_reference_leads_somewhere(document: Any) -> None:
 def test_channels_are_the_topics_of_the_configuration(document: Any) -> None:
     kafka = KafkaConfig()
     addresses = [channel["address"] for channel in document["channels"].values()]
-    assert addresses == [kafka.chunks_topic, kafka.scores_topic, kafka.dead_letters_topic]
+    assert addresses == [
+        *(kafka.chunks_topic, kafka.scores_topic, kafka.dead_letters_topic, kafka.evidence_topic)
+    ]
 
 
 def test_version_is_the_package_s(document: Any) -> None:
@@ -100,6 +107,7 @@ def test_examples_hold_for_schema_and_model(document: Any, name: str) -> None:
         ("ScoreUpdate", {"status": "guessed"}),
         ("ScoreUpdate", {"interval": [0.1]}),
         ("DeadLetter", {"offset": "far"}),
+        ("VideoEvidence", {"crops": []}),
     ],
 )
 def test_schema_refuses_what_the_model_refuses(document: Any, name: str, wrong: dict[str, Any]) -> None:

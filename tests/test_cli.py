@@ -69,6 +69,7 @@ def options_of(kafka: KafkaConfig) -> list[str]:
         "scores_topic",
         "dead_letters_topic",
         "state_topic",
+        "evidence_topic",
     )
     return [word for name in names for word in ("--set", f"kafka.{name}={getattr(kafka, name)}")]
 
@@ -87,7 +88,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "publish", "watch", "dashboard", "score", "topics create", "doctor", "demo"]
+    "command", ["run", "publish", "watch", "dashboard", "score", "report", "topics create", "doctor", "demo"]
 )
 def test_help_of_every_command(in_process: Callable[..., Result], command: str) -> None:
     result = in_process(*command.split(), "--help")
@@ -235,7 +236,10 @@ def test_topics_create(fresh: KafkaConfig) -> None:
     assert f"{fresh.chunks_topic}: created" in first.stdout
     again = streamer("topics", "create", "--partitions", "2", *options_of(fresh))
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("already there") == 4
+    assert again.stdout.count("already there") == 5
+    report = streamer("report", "nobody", "--output", "never.html", *options_of(fresh))
+    assert report.returncode == 1
+    assert f"topic {fresh.scores_topic} holds no score of nobody" in report.stderr
 
 
 def test_missing_topics_are_named(fresh: KafkaConfig) -> None:

@@ -79,6 +79,8 @@ async def test_missing_topics(engines: Path, embedded_broker: str) -> None:
     needed = {f"topic {name}" for name in names}
     assert set(found) == needed
     assert all("streamer topics create" in check.text and check.exit_code == 3 for check in found.values())
+    found = failures(await checks_of(config_with(engines, kafka=kafka, evidence={"publish": True})))
+    assert set(found) == needed | {f"topic {kafka.evidence_topic}"}
 
 
 async def test_networks(tmp_path: Path) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import cv2
 import hostile
+import numpy as np
 import pytest
-from fakes import dead_letters, publish, running, service_config, until, watching
+from fakes import dead_letters, evidence_of, publish, running, service_config, until, watching
 from media import encode
-from members import make_engines
+from members import make_engines, make_member
 
-from streamer.config import ClassifyConfig, Config, KafkaConfig
+from streamer.config import ClassifyConfig, Config, EvidenceConfig, KafkaConfig
 from streamer.demo_clips import first_clip
 from streamer.messages import VideoChunk
 from streamer.pipeline import Pipeline
 from streamer.segment import segments_of
+from streamer.suspects import HEAT_PX
 
 LOGITS = {"first": 1.0, "second": -0.5}
 PROBABILITIES = {name: 1 / (1 + math.exp(-logit)) for name, logit in LOGITS.items()}
@@ -62,6 +65,36 @@ async def test_video_in_scores_out(kafka: KafkaConfig, engines: ClassifyConfig) 
     assert final.faces >= 0.9 * final.frames
     assert [track.track for track in final.tracks] == [0]
     assert final.trained
+
+
+async def test_suspicious_faces_are_published_as_pictures(kafka: KafkaConfig, tmp_path: Path) -> None:
+    folder = make_engines(tmp_path / "engines", plain=2.0)
+    make_member(folder, "seer", 1.0, weight=0.1, mask=True)
+    chunks = clip_chunks("clip")
+    config = config_for(kafka, ClassifyConfig(engines=folder, members=("plain", "seer"))).model_copy(
+        update={"evidence": EvidenceConfig(publish=True, crops_per_chunk=3)}
+    )
+    async with watching(kafka) as scores, running(config, Pipeline(config)):
+        await publish(kafka, *chunks)
+        await until(lambda: len(scores.updates) == len(chunks), seconds=120)
+        found = await evidence_of(kafka, "clip", len(chunks))
+    assert [evidence.seq for evidence in found] == [chunk.seq for chunk in chunks]
+    for evidence, update in zip(found, scores.updates, strict=True):
+        assert evidence.model_set == update.model_set
+        assert len(evidence.crops) == 3
+        assert "evidence" in update.latency_ms
+        assert update.start_seconds is not None
+        assert update.end_seconds is not None
+        for crop in evidence.crops:
+            assert crop.track in {track.track for track in update.tracks}
+            assert update.start_seconds <= crop.time_seconds < update.end_seconds
+            assert crop.models["plain"] == pytest.approx(1 / (1 + math.exp(-2)), abs=1e-4)
+            assert crop.fake_score == pytest.approx(sum(crop.models.values()) / 2)
+            assert cv2.imdecode(np.frombuffer(crop.jpeg, np.uint8), cv2.IMREAD_COLOR).shape == (32, 32, 3)
+            assert crop.heat_map is not None
+            heat = cv2.imdecode(np.frombuffer(crop.heat_map, np.uint8), cv2.IMREAD_UNCHANGED)
+            assert heat.shape == (HEAT_PX, HEAT_PX)
+            assert heat.max() > 0
 
 
 async def test_a_share_of_the_sampling_rate_looks_at_that_share_of_the_frames(

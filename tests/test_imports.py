@@ -30,6 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "streamer.fetch",
             "streamer.files",
             "streamer.hls",
+            "streamer.live_report",
             "streamer.publish",
             "streamer.record",
             "streamer.score",
@@ -51,7 +52,7 @@ ONLY_IN = {
     "starlette": ("streamer.dashboard",),
     "typer": ("streamer.cli", "streamer.training.cli"),
     "opentelemetry": ("streamer.tracing",),
-    "matplotlib": ("streamer.svg", "streamer.evidence", "streamer.training"),
+    "matplotlib": ("streamer.svg", "streamer.evidence", "streamer.live_report", "streamer.training"),
     "rich": (*LAYERS[PEOPLE], "streamer.training.progress", "streamer.training.cli"),
     "uvicorn": ("streamer.dashboard",),
 }

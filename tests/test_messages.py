@@ -14,17 +14,24 @@ from hypothesis import strategies as st
 
 from streamer.errors import MessageError
 from streamer.messages import (
+    JPEG_START,
+    MAX_EVIDENCE_BYTES,
     MAX_VIDEO_ID_BYTES,
+    PNG_START,
     Alert,
     DeadLetter,
+    EvidenceCrop,
     ScoreUpdate,
     TrackScore,
     VideoChunk,
+    VideoEvidence,
     decode_chunk,
     decode_dead_letter,
+    decode_evidence,
     decode_score,
     encode_chunk,
     encode_dead_letter,
+    encode_evidence,
     encode_score,
 )
 
@@ -106,6 +113,25 @@ letters = st.builds(
 )
 
 
+evidence_crops = st.builds(
+    EvidenceCrop,
+    track=numbers,
+    time_seconds=st.floats(0, 1e10),
+    box=st.tuples(*[seconds] * 4),
+    fake_score=probabilities,
+    models=st.dictionaries(text, probabilities, max_size=3),
+    jpeg=st.binary(max_size=20).map(JPEG_START.__add__),
+    heat_map=st.none() | st.binary(max_size=20).map(PNG_START.__add__),
+)
+evidences = st.builds(
+    VideoEvidence,
+    video_id=video_ids,
+    seq=numbers,
+    crops=st.lists(evidence_crops, min_size=1, max_size=3),
+    model_set=text,
+)
+
+
 def read(
     value: bytes | None,
     *,
@@ -139,6 +165,31 @@ def test_scores_come_back(update: ScoreUpdate, score_format: Any) -> None:
 @given(letters)
 def test_dead_letters_come_back(letter: DeadLetter) -> None:
     assert decode_dead_letter(encode_dead_letter(letter)) == letter
+
+
+@given(evidences)
+def test_evidence_comes_back(evidence: VideoEvidence) -> None:
+    assert decode_evidence(encode_evidence(evidence)) == evidence
+
+
+@given(evidences, st.binary(max_size=20), st.binary(max_size=20))
+def test_pictures_of_other_formats_are_refused(evidence: VideoEvidence, crop: bytes, heat: bytes) -> None:
+    first = evidence.crops[0]
+    for change in ({"jpeg": crop}, {"heat_map": heat}):
+        crops = [first.model_copy(update=change), *evidence.crops[1:]]
+        with pytest.raises(MessageError, match=r"is no (JPEG|PNG)"):
+            decode_evidence(encode_evidence(evidence.model_copy(update={"crops": crops})))
+
+
+def test_too_much_evidence_is_refused() -> None:
+    with pytest.raises(MessageError, match="at most 1048576 allowed"):
+        decode_evidence(bytes(MAX_EVIDENCE_BYTES + 1))
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_give_evidence_or_a_message_error(value: bytes) -> None:
+    with contextlib.suppress(MessageError):
+        decode_evidence(value)
 
 
 def test_json_scores_are_one_line_of_plain_json() -> None:
@@ -265,7 +316,7 @@ JSON_BOMBS = {
 @pytest.mark.parametrize("bomb", BOMBS | JSON_BOMBS)
 def test_bombs_in_other_topics_are_refused(bomb: str) -> None:
     """What `watch` and the readers of dead letters meet, if others may write to those topics."""
-    for read_back in (decode_score, decode_dead_letter):
+    for read_back in (decode_score, decode_dead_letter, decode_evidence):
         with pytest.raises(MessageError) as caught:
             read_back((BOMBS | JSON_BOMBS)[bomb])
         assert len(str(caught.value)) < 1000

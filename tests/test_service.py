@@ -7,6 +7,7 @@ import itertools
 import os
 import signal
 from collections import Counter
+from dataclasses import replace
 
 import aiohttp
 import pytest
@@ -18,6 +19,7 @@ from fakes import (
     chunk,
     committed,
     dead_letters,
+    evidence_of,
     publish,
     running,
     service_config,
@@ -25,7 +27,7 @@ from fakes import (
     watching,
 )
 
-from streamer.config import KafkaConfig, RollingConfig
+from streamer.config import EvidenceConfig, KafkaConfig, RollingConfig
 from streamer.errors import BrokerError, ConfigError, InferenceError
 from streamer.kafka.embedded import EmbeddedBroker
 from streamer.kafka.publish import ChunkPublisher
@@ -84,6 +86,50 @@ async def test_bad_chunks_among_good_ones(kafka: KafkaConfig) -> None:
     assert sum((await committed(kafka)).values()) == 5
     count = service.metrics.registry.get_sample_value
     assert count("streamer_dead_letters_total", {"stage": "message", "reason": "not_msgpack"}) == 1
+
+
+async def test_evidence_is_published_once_of_every_chunk_that_was_counted(kafka: KafkaConfig) -> None:
+    config = service_config(kafka).model_copy(update={"evidence": EvidenceConfig(publish=True)})
+    chunks = [chunk("v", seq) for seq in range(4)]
+    async with watching(kafka) as scores, running(config, FakePipeline()) as service:
+        await publish(kafka, *chunks, chunk("v", 2), chunk("v", 4, BAD))
+        await until(lambda: len(scores.updates) == 6)
+        found = await evidence_of(kafka, "v", 4)
+        count = service.metrics.registry.get_sample_value
+        await until(lambda: count("streamer_evidence_messages_total") == 4)
+        assert count("streamer_evidence_crops_total") == 4
+    assert [evidence.seq for evidence in found] == [0, 1, 2, 3]
+    one, two = found[0].crops[0].models.items()
+    assert (one[0], two[0]) == FakePipeline.ensemble.names
+    assert found[0].crops[0].fake_score == pytest.approx((one[1] + two[1]) / 2)
+    assert found[0].crops[0].track == scores.updates[0].tracks[0].track
+    assert [evidence.crops[0].time_seconds for evidence in found] == [0.0, 1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(("wanted", "trained"), [(False, True), (True, False)])
+async def test_no_evidence_unless_it_is_wanted_and_the_members_are_trained(
+    embedded_broker: str, *, wanted: bool, trained: bool
+) -> None:
+    kafka = fresh_names(embedded_broker, "at_least_once")
+    await create_topics(kafka, partitions=1)
+    config = service_config(kafka).model_copy(update={"evidence": EvidenceConfig(publish=wanted)})
+    pipeline = FakePipeline()
+    pipeline.ensemble = replace(FakePipeline.ensemble, trained=trained)
+    async with watching(kafka) as scores, running(config, pipeline):
+        await publish(kafka, chunk("v", 0))
+        await until(lambda: scores.updates)
+    assert await evidence_of(kafka, "v", 0) == []
+
+
+async def test_a_missing_topic_of_evidence_is_missed_only_by_who_publishes_any(embedded_broker: str) -> None:
+    kafka = fresh_names(embedded_broker, "at_least_once")
+    await create_topics(kafka, partitions=1)
+    config = service_config(kafka.model_copy(update={"evidence_topic": "nowhere"}))
+    async with running(config, FakePipeline()):
+        pass
+    publishing = config.model_copy(update={"evidence": EvidenceConfig(publish=True)})
+    with pytest.raises(BrokerError, match=r"no topic nowhere; .*`streamer topics create`"):
+        await Service(publishing, FakePipeline, connect_seconds=5).run()
 
 
 @pytest.mark.needs_kafka

@@ -1,4 +1,4 @@
-"""The live page: what the scores and dead-letter topics say, in a browser.
+"""The live page: what the topics of scores, dead letters and evidence say, in a browser.
 
     kafka.tail -> reader -> Store -> Feed -> web (Starlette) -> static/*.js
 

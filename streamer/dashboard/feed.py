@@ -72,7 +72,7 @@ class Feed:
         """One video."""
         return self._follow(
             None,
-            lambda: (self.store.version_of(video_id), None),
+            lambda: (self.store.version_of(video_id), self.store.gallery.version_of(video_id)),
             lambda since, version: self._frame(version, self.store.video(video_id, since)),
         )
 

@@ -1,4 +1,4 @@
-"""The page as a process: readers of both topics, ticks and an HTTP server in one event loop."""
+"""The page as a process: readers of the topics, ticks and an HTTP server in one event loop."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from streamer.config import Config, DashboardConfig
 from streamer.dashboard.feed import Feed, now_ms
 from streamer.dashboard.store import Store, Unreadable
 from streamer.dashboard.web import make_app
-from streamer.errors import BrokerError, ConfigError, MessageError
+from streamer.errors import BrokerError, ConfigError, MessageError, NoTopicError
 from streamer.kafka.tail import Tailed, tail
-from streamer.messages import decode_dead_letter, decode_score
+from streamer.messages import decode_dead_letter, decode_evidence, decode_score
 from streamer.tasks import call_on_signal, cancel_all, gather_or_cancel
 from streamer.terminal import CONNECT_SECONDS
 
 RETRY_SECONDS = 5.0
 """After a topic could not be read."""
+
+LOOK_SECONDS = 60.0
+"""Between looks for the topic of evidence while there is none, as where nobody publishes any."""
 
 CLOSE_SECONDS = 3
 """For open connections, at the end."""
@@ -108,7 +111,7 @@ def _listen(config: DashboardConfig) -> socket.socket:
 
 
 async def read_topics(config: Config, store: Store) -> None:
-    """Read both topics into the store, for ever. Raises BrokerError if the scores cannot be read at first."""
+    """Read the topics into the store, for ever. Raises BrokerError if the scores cannot be read at first."""
 
     def take_score(value: bytes) -> None:
         if len(value) > MAX_SCORE_BYTES:
@@ -119,19 +122,33 @@ async def read_topics(config: Config, store: Store) -> None:
         letter = decode_dead_letter(value)
         store.add_letter(letter, len(letter.value), now_ms())
 
+    def take_evidence(value: bytes) -> None:
+        store.gallery.add(decode_evidence(value), now_ms())
+
     kafka = config.kafka
     await gather_or_cancel(
         [
             _read(config, store, kafka.scores_topic, take_score, must_start=True),
-            _read(config, store, kafka.dead_letters_topic, take_letter, must_start=False),
+            _read(config, store, kafka.dead_letters_topic, take_letter),
+            _read(config, store, kafka.evidence_topic, take_evidence, may_lack=True),
         ]
     )
 
 
 async def _read(
-    config: Config, store: Store, topic: str, take: Callable[[bytes], None], *, must_start: bool
+    config: Config,
+    store: Store,
+    topic: str,
+    take: Callable[[bytes], None],
+    *,
+    must_start: bool = False,
+    may_lack: bool = False,
 ) -> None:
-    """Read a topic for ever; while it cannot be read, the store says why."""
+    """Read a topic for ever; while it cannot be read, the store says why.
+
+    must_start: raise BrokerError if that is so from the beginning. may_lack: that there is no such topic is
+    nothing to speak of.
+    """
     heard_seconds = time.time() - config.dashboard.back_seconds
     while True:
         try:
@@ -149,6 +166,10 @@ async def _read(
                     take_batch(store, batch, take)
                     await asyncio.sleep(0)
         except BrokerError as error:
+            if may_lack and isinstance(error, NoTopicError):
+                store.trouble.pop(topic, None)
+                await asyncio.sleep(LOOK_SECONDS)
+                continue
             if must_start:
                 raise
             log.warning("cannot be read; trying again", topic=topic, error=str(error))

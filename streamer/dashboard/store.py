@@ -11,6 +11,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from streamer.dashboard.gallery import Gallery
 from streamer.dashboard.history import (
     HISTORY_MODELS,
     HISTORY_TRACKS,
@@ -91,6 +92,7 @@ class Store:
 
     def __init__(self, *, max_videos: int) -> None:
         self._max_videos = max_videos
+        self.gallery = Gallery()
         self._rows: dict[str, Row] = {}  # heard of last: last
         self._gone: deque[tuple[int, str]] = deque(maxlen=MAX_GONE)
         self._letters: deque[tuple[int, dict[str, Any]]] = deque(maxlen=MAX_LETTERS)
@@ -176,6 +178,7 @@ class Store:
 
     def expire(self, now_ms: int) -> None:
         """Forget videos that have been silent for long."""
+        self.gallery.expire(round(now_ms - 1000 * FORGET_SECONDS), keep=self._rows)
         while self._rows:
             oldest = next(iter(self._rows.values()))
             if now_ms - oldest.seen_ms < 1000 * FORGET_SECONDS:
@@ -189,6 +192,7 @@ class Store:
 
     def _forget(self, video_id: str) -> None:
         del self._rows[video_id]
+        self.gallery.forget(video_id)
         self.version += 1
         self._gone.append((self.version, video_id))
 
@@ -250,7 +254,7 @@ class Store:
         """A video's own page: the latest update as it was published, and what came after version `since`."""
         row = self._rows.get(video_id)
         if row is None:
-            return {"reset": True, "video": None, "updates": []}
+            return {"reset": True, "video": None, "updates": [], "evidence": []}
         update = row.update
         latest = update.model_dump(exclude={"video_id", "tracks", "models"})
         if not update.trained:
@@ -274,6 +278,7 @@ class Store:
                 for track in update.tracks[:HISTORY_TRACKS]
             ],
             "updates": [unpack(packed, names) for version, packed in row.history if version > since],
+            "evidence": self.gallery.of(video_id),
         }
 
     def letters_since(self, since: int) -> dict[str, Any]:

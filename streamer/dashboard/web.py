@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import structlog
@@ -64,6 +65,13 @@ def make_app(feed: Feed, config: DashboardConfig) -> Starlette:
             return _full()
         return _stream(feed.letters(request.headers.get("last-event-id")))
 
+    async def picture(request: Request) -> Response:
+        kind: Literal["crop", "heat"] = "crop" if request.url.path.endswith("/crop") else "heat"
+        found = feed.store.gallery.picture(request.path_params["key"], kind)
+        if found is None:
+            return PlainTextResponse("no such picture (any more)\n", 404)
+        return Response(found, media_type="image/jpeg" if kind == "crop" else "image/png")
+
     async def login(request: Request) -> Response:
         if guard.mode != "token":
             return RedirectResponse("./", 303)
@@ -93,6 +101,8 @@ def make_app(feed: Feed, config: DashboardConfig) -> Starlette:
             Route("/events", videos),
             Route("/events/video", video),
             Route("/events/dead-letters", letters),
+            Route("/evidence/{key}/crop", picture),
+            Route("/evidence/{key}/heat", picture),
             Route("/login", login, methods=["GET", "POST"]),
             Route("/healthz", healthz),
             Mount("/static", StaticFiles(directory=STATIC)),

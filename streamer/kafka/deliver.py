@@ -26,7 +26,9 @@ from streamer.messages import (
     DeadLetter,
     Headers,
     ScoreUpdate,
+    VideoEvidence,
     encode_dead_letter,
+    encode_evidence,
     encode_score,
 )
 
@@ -46,6 +48,8 @@ class Batch:
     """After the last record; None: no record, only time has passed."""
     update_headers: dict[int, Headers] = field(default_factory=dict)
     """Record headers of some of `updates`, by position."""
+    evidence: list[VideoEvidence] = field(default_factory=list)
+    """Cleared by a delivery that had to leave it out."""
 
 
 class Delivery(Protocol):
@@ -181,7 +185,7 @@ class ExactlyOnce:
 
 
 def result_records(kafka: KafkaConfig, batch: Batch) -> list[OutRecord]:
-    """Dead letters under their record's key, then score updates under their video's."""
+    """Dead letters under their record's key, then score updates and evidence under their video's."""
     letters = [
         OutRecord(kafka.dead_letters_topic, letter.key, encode_dead_letter(letter))
         for letter in batch.letters
@@ -189,13 +193,16 @@ def result_records(kafka: KafkaConfig, batch: Batch) -> list[OutRecord]:
     updates = [
         OutRecord(
             kafka.scores_topic,
-            update.video_id.encode("utf-8", "surrogatepass"),
+            _key(update.video_id),
             encode_score(update, kafka.score_format),
             headers=batch.update_headers.get(position, ()),
         )
         for position, update in enumerate(batch.updates)
     ]
-    return letters + updates
+    evidence = [
+        OutRecord(kafka.evidence_topic, _key(each.video_id), encode_evidence(each)) for each in batch.evidence
+    ]
+    return letters + updates + evidence
 
 
 def changelog_records(kafka: KafkaConfig, batch: Batch) -> list[OutRecord]:
@@ -208,8 +215,18 @@ def changelog_records(kafka: KafkaConfig, batch: Batch) -> list[OutRecord]:
     return records
 
 
+def _key(video_id: str) -> bytes:
+    return video_id.encode("utf-8", "surrogatepass")
+
+
 def _without_bytes(batch: Batch, error: TooLargeError) -> Batch:
-    """The same with dead letters that only say where their bytes are: they fit their topic, but not ours."""
+    """The same without what can be too large for a topic that is not as `topics create` makes it.
+
+    Dead letters only say where their bytes are: they fit their topic, but not ours. Evidence is left out.
+    """
+    if batch.evidence:
+        log.warning("evidence left out", messages=len(batch.evidence), error=str(error))
+        batch.evidence.clear()  # in the caller's batch, too: it was not published
     shorter = []
     for letter in batch.letters:
         where = f"{letter.topic} partition {letter.partition} offset {letter.offset}"

@@ -31,11 +31,16 @@ class Presence:
         self,
         kafka: KafkaConfig,
         ask: Callable[[], Awaitable[Collection[str]]],
+        needed: Collection[str],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """ask: names of all topics. Raises BrokerError. clock: seconds, never set back."""
+        """ask: names of all topics. Raises BrokerError. needed: those that must be among them.
+
+        clock: seconds, never set back.
+        """
         self._kafka = kafka
+        self._needed = frozenset(needed)
         self._ask = ask
         self._clock = clock
         self._answered = clock()
@@ -68,8 +73,7 @@ class Presence:
             return
         self._answered = self._clock()
         kafka = self._kafka
-        needed = {kafka.chunks_topic, kafka.scores_topic, kafka.dead_letters_topic, kafka.state_topic}
-        missing = frozenset(needed - set(topics))
+        missing = self._needed - set(topics)
         gone, self.missing = missing & self.missing, missing
         if gone:
             raise BrokerError(

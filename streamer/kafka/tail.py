@@ -1,7 +1,8 @@
-"""The newest records of a topic and whatever follows, for viewers: no group, no commit, no state.
+"""Records of a topic for viewers: no group, no commit, no state.
 
-It starts at most BACK_RECORDS before each partition's end and leaves out what is older than asked for. So it
-needs no offsets by time, which the embedded broker does not know.
+`tail`: the newest ones and whatever follows; `retained`: all of one key. `tail` starts at most BACK_RECORDS
+before each partition's end and leaves out what is older than asked for. So it needs no offsets by time, which
+the embedded broker does not know.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from aiokafka.errors import CorruptRecordException as CorruptRecordError
 from aiokafka.errors import KafkaError, UnsupportedCodecError
 
 from streamer.config import KafkaConfig
-from streamer.errors import BrokerError
+from streamer.errors import BrokerError, NoTopicError
 from streamer.kafka.client import (
     CONNECT_SECONDS,
     client_arguments,
@@ -33,6 +34,9 @@ BATCH_RECORDS = 250
 """Handed over at once: 10 ms of decoding, after which others in the process get their turn."""
 
 POLL_MS = 200
+
+FETCH_BYTES = 8 * 1024 * 1024
+"""Of one partition at a time, while all of a topic is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +63,9 @@ async def tail(
 
     on_behind: told how many records are published and not handed over yet. A batch that the client cannot
     read (damaged, unknown compression) is told of and skipped with all that was published so far. Raises
-    BrokerError. Close it with `contextlib.aclosing`.
+    NoTopicError, BrokerError. Close it with `contextlib.aclosing`.
     """
-    info = await describe_broker(kafka, connect_seconds=connect_seconds)
-    if topic not in info.topics:
-        raise BrokerError(f"no topic {topic}; make the topics with `streamer topics create`")
-    partitions = [TopicPartition(topic, partition) for partition in range(info.topics[topic])]
+    partitions = await _partitions(kafka, topic, connect_seconds)
     consumer = AIOKafkaConsumer(
         **client_arguments(kafka),
         auto_offset_reset="latest",
@@ -96,8 +97,52 @@ async def tail(
                 if record.timestamp >= oldest_ms
             ]
     except KafkaError as error:
-        raise BrokerError(
-            f"cannot read topic {topic} at {kafka.bootstrap_servers}: {describe(error)}"
-        ) from error
+        raise _error(kafka, topic, error) from error
     finally:
         await stop_consumer(consumer)
+
+
+async def retained(
+    kafka: KafkaConfig, topic: str, key: bytes, *, connect_seconds: float = CONNECT_SECONDS
+) -> AsyncGenerator[Tailed, None]:
+    """Records with this key that the topic holds now, in the order of each partition; all of it is read.
+
+    Partitions may have been added since the first of them, so none is left out. Raises NoTopicError,
+    BrokerError. Close it with `contextlib.aclosing`.
+    """
+    partitions = await _partitions(kafka, topic, connect_seconds)
+    consumer = AIOKafkaConsumer(
+        **client_arguments(kafka),
+        auto_offset_reset="earliest",
+        isolation_level=isolation(kafka),
+        max_partition_fetch_bytes=FETCH_BYTES,
+    )
+    try:
+        await start_client(consumer, kafka, connect_seconds=connect_seconds)
+        consumer.assign(partitions)
+        left = await consumer.end_offsets(partitions)
+        while True:
+            # The position also moves over transaction markers, which are no records.
+            left = {each: end for each, end in left.items() if await consumer.position(each) < end}
+            if not left:
+                return
+            got = await consumer.getmany(*left, timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
+            for records in got.values():
+                for record in records:
+                    if record.key == key:
+                        yield Tailed(topic, record.partition, record.offset, record.value)
+    except KafkaError as error:
+        raise _error(kafka, topic, error) from error
+    finally:
+        await stop_consumer(consumer)
+
+
+async def _partitions(kafka: KafkaConfig, topic: str, connect_seconds: float) -> list[TopicPartition]:
+    info = await describe_broker(kafka, connect_seconds=connect_seconds)
+    if topic not in info.topics:
+        raise NoTopicError(f"no topic {topic}; make the topics with `streamer topics create`")
+    return [TopicPartition(topic, partition) for partition in range(info.topics[topic])]
+
+
+def _error(kafka: KafkaConfig, topic: str, error: KafkaError) -> BrokerError:
+    return BrokerError(f"cannot read topic {topic} at {kafka.bootstrap_servers}: {describe(error)}")

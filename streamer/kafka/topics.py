@@ -12,9 +12,14 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError
 from streamer.kafka.client import CONNECT_SECONDS, admin_client
+from streamer.messages import MAX_EVIDENCE_BYTES
 
 ENVELOPE_BYTES = 1024 * 1024
 """What a dead letter may add to the record it carries (headers, texts), and a record to its chunk."""
+
+DAY_MS = 24 * 60 * 60 * 1000
+EVIDENCE_DAYS = 7
+"""Pictures of people are kept so long, and a day more: Kafka deletes whole segments, and one holds a day."""
 
 LEADER_SECONDS = 10.0
 """Until every partition of a new topic has a leader."""
@@ -39,7 +44,7 @@ class BrokerInfo:
 
 
 def topic_specs(kafka: KafkaConfig) -> list[TopicSpec]:
-    """The four topics that the service uses."""
+    """The topics that the service uses, that of evidence even if none is published: it may be, one day."""
     largest = {"max.message.bytes": str(kafka.max_message_bytes)}
     with_envelope = {"max.message.bytes": str(kafka.max_message_bytes + ENVELOPE_BYTES)}
     # Video does not compress. And a compressed batch may unpack to a thousand times its size inside the
@@ -53,6 +58,17 @@ def topic_specs(kafka: KafkaConfig) -> list[TopicSpec]:
         TopicSpec(kafka.scores_topic, stamped),
         TopicSpec(kafka.dead_letters_topic, with_envelope | uncompressed | stamped),
         TopicSpec(kafka.state_topic, {"cleanup.policy": "compact"} | stamped),
+        TopicSpec(
+            kafka.evidence_topic,
+            {
+                "cleanup.policy": "delete",
+                "retention.ms": str(EVIDENCE_DAYS * DAY_MS),
+                "segment.ms": str(DAY_MS),
+                "max.message.bytes": str(MAX_EVIDENCE_BYTES + ENVELOPE_BYTES),
+            }
+            | uncompressed
+            | stamped,
+        ),
     ]
 
 
@@ -65,7 +81,7 @@ async def create_topics(
 ) -> dict[str, bool]:
     """Make the topics that are missing; by name, whether it was made now (False: it was there).
 
-    partitions: the same for all four, since state is kept by input partition. replication: -1 takes the
+    partitions: the same for all, since state is kept by input partition. replication: -1 takes the
     broker's default. Returns when every partition has a leader. Raises BrokerError.
     """
     made: dict[str, bool] = {}
@@ -128,16 +144,18 @@ async def describe_broker(kafka: KafkaConfig, *, connect_seconds: float = CONNEC
     )
 
 
-def missing_topics(kafka: KafkaConfig, info: BrokerInfo) -> list[str]:
-    """Topics that the service cannot do without and that are not there."""
-    needed = (kafka.chunks_topic, kafka.scores_topic, kafka.dead_letters_topic, kafka.state_topic)
-    return [name for name in needed if name not in info.topics]
+def needed_topics(kafka: KafkaConfig, *, evidence: bool = False) -> list[str]:
+    """Topics that the service cannot do without. evidence: whether it publishes any."""
+    needed = [kafka.chunks_topic, kafka.scores_topic, kafka.dead_letters_topic, kafka.state_topic]
+    return [*needed, kafka.evidence_topic] if evidence else needed
 
 
-async def require_topics(kafka: KafkaConfig, *, connect_seconds: float = CONNECT_SECONDS) -> BrokerInfo:
-    """Like `describe_broker`, but raises BrokerError too if a topic is missing."""
+async def require_topics(
+    kafka: KafkaConfig, *, evidence: bool = False, connect_seconds: float = CONNECT_SECONDS
+) -> BrokerInfo:
+    """Like `describe_broker`, but raises BrokerError too if one of `needed_topics` is missing."""
     info = await describe_broker(kafka, connect_seconds=connect_seconds)
-    if missing := missing_topics(kafka, info):
+    if missing := [name for name in needed_topics(kafka, evidence=evidence) if name not in info.topics]:
         raise BrokerError(
             f"Kafka at {kafka.bootstrap_servers} has no topic {', '.join(missing)}; "
             f"make the topics with `streamer topics create`"

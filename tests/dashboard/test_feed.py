@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+from scenes import evidence
 from test_watch import update
 
 from streamer.dashboard import feed as module
@@ -140,6 +141,39 @@ async def test_one_video() -> None:
         _, _, change = await next_of(stream)
         assert [entry["seq"] for entry in change["updates"]] == [1]
         assert not change["reset"]
+
+
+async def test_a_picture_is_told_to_its_videos_page_alone() -> None:
+    feed = feed_of(update("a"), update("b"))
+    async with (
+        aclosing(feed.videos(None)) as videos,
+        aclosing(feed.video("a")) as a,
+        aclosing(feed.video("b")) as b,
+    ):
+        for stream in (videos, a, b):
+            await next_of(stream)
+        waiting = [asyncio.ensure_future(next_of(stream)) for stream in (a, b, videos)]
+        await asyncio.sleep(0)
+        feed.store.gallery.add(evidence("a", 3, (0.9,)), module.now_ms())
+        feed.tick()
+        _, _, change = await waiting[0]
+        assert [(face["score"], face["at"]) for face in change["evidence"]] == [(0.9, 6.0)]
+        assert not change["reset"]
+        assert change["updates"] == []
+        await asyncio.sleep(0)
+        assert not any(other.done() for other in waiting[1:])
+        for other in waiting[1:]:
+            other.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_pictures_go_with_their_video() -> None:
+    feed = feed_of(update("a"))
+    feed.store.gallery.add(evidence("a", 3, (0.9,)), 1)  # long ago
+    feed.tick()
+    assert feed.store.video("a", 0)["evidence"]
+    feed.store.expire(module.now_ms() + 3_600_000)
+    assert feed.store.gallery.of("a") == []
 
 
 async def test_closing_ends_the_streams() -> None:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from browser import EXECUTABLE, Page, chromium, tab
-from scenes import letters
+from fakes import publish, running, service_config
+from members import make_engines, make_member
+from PIL import Image
+from scenes import evidence, letters
+from test_end_to_end import clip_chunks
 from test_watch import update
 
-from streamer.config import DashboardConfig
+from streamer.config import ClassifyConfig, DashboardConfig, EvidenceConfig, KafkaConfig
 from streamer.dashboard.feed import Feed, now_ms
-from streamer.dashboard.serve import serving
+from streamer.dashboard.serve import dashboard, serving
 from streamer.dashboard.store import Store, Unreadable
+from streamer.pipeline import Pipeline
+from streamer.suspects import HEAT_PX, jpeg_of, png_of_heat
 
 pytestmark = [
     pytest.mark.needs_chromium,
@@ -119,8 +128,93 @@ async def test_any_name_is_harmless_and_leads_to_its_page(screen: Screen) -> Non
     assert (await page.eval("document.title")).startswith("<img")
     assert await page.eval("document.querySelectorAll('.uplot').length") == 3
     text = await page.eval("document.querySelector('main').innerText")
-    assert "not published" in text
+    assert "No pictures: " in text
     assert "0.25" in text
+
+
+def face_of(level: int) -> dict[str, bytes]:
+    """Pictures of one grey level, the heat map that of its right half."""
+    heat = np.zeros((64, 64), np.float32)
+    heat[:, 32:] = 1
+    return {"jpeg": jpeg_of(np.full((64, 64, 3), level, np.uint8), 85), "heat": png_of_heat(heat)}
+
+
+LOADED = "[...document.querySelectorAll('#faces img')].every((i) => i.complete && i.naturalWidth > 0)"
+ALTS = "[...document.querySelectorAll('#faces img')].map((i) => i.alt)"
+
+
+async def test_faces_with_their_heat_maps(screen: Screen) -> None:
+    page, gallery = screen.page, screen.store.gallery
+    await page.size(1280, 2000)
+    screen.tell("cam", 3, 0.9)
+    gallery.add(evidence("cam", 3, (0.91,), track=2, **face_of(120)), now_ms())
+    await screen.open("video?id=cam")
+    await page.until(f"document.querySelectorAll('#faces > li').length === 1 && {LOADED}")
+    assert await page.eval("document.querySelector('#no-faces').hidden")
+    assert await page.eval(ALTS) == ["Face of track 2 at 0:06", "Heat map of the face of track 2 at 0:06"]
+    text = await page.eval("document.querySelector('#faces').innerText")
+    assert "0.91 track 2 at 0:06" in text
+    assert "densenet121 0.91" in text
+    # a more suspicious one comes: it is put first, and the other's pictures stay as they are
+    await page.eval("document.querySelector('#faces img').dataset.mine = 'yes'")
+    no_map = {"jpeg": face_of(60)["jpeg"], "heat": None}
+    gallery.add(evidence("cam", 4, (0.97,), track=0, **no_map), now_ms())
+    await page.until(f"document.querySelectorAll('#faces > li').length === 2 && {LOADED}")
+    assert (await page.eval(ALTS))[:2] == ["Face of track 0 at 0:08", "Face of track 2 at 0:06"]
+    assert await page.eval("document.querySelectorAll('#faces img')[1].dataset.mine") == "yes"
+    # the maps are shown by a button, for the keyboard too
+    shown = "getComputedStyle(document.querySelector('#faces img.heat')).display"
+    assert await page.eval(shown) == "none"
+    await page.eval("document.querySelector('#heat').focus()")
+    await page.press("Enter")
+    await page.until(f"{shown} === 'block'")
+    assert await page.eval("document.querySelector('#heat').ariaPressed") == "true"
+    crop, heat = [
+        await page.eval(f"(({{left, top, width}}) => [left, top, width])({where}.getBoundingClientRect())")
+        for where in (
+            "document.querySelectorAll('#faces .stack')[1].querySelector('.crop')",
+            "document.querySelector('#faces img.heat')",
+        )
+    ]
+    assert crop == heat  # one upon the other
+    left, right = await colours_of(page, crop)
+    assert max(left) - min(left) <= 3  # grey where nothing is seen
+    assert right[0] > right[2] + 30  # glowing where it is
+    await page.press("Enter")
+    await page.until(f"{shown} === 'none'")
+
+
+async def test_from_a_chunk_to_the_picture_in_the_browser(
+    kafka: KafkaConfig, browser: int, tmp_path: Path
+) -> None:
+    """Service, broker, dashboard, browser: the real ones."""
+    folder = make_engines(tmp_path / "engines", plain=2.0)
+    make_member(folder, "seer", 1.0, mask=True)
+    config = service_config(kafka).model_copy(
+        update={
+            "classify": ClassifyConfig(engines=folder, members=("plain", "seer")),
+            "evidence": EvidenceConfig(publish=True, crops_per_chunk=1),
+            "dashboard": DashboardConfig(port=0),
+        }
+    )
+    chunks = clip_chunks("cam/1")[:3]
+    async with running(config, Pipeline(config)), dashboard(config) as (address, _), tab(browser) as page:
+        await publish(kafka, *chunks)
+        await page.open(f"{address}video?id=cam%2F1")
+        await page.until(f"document.querySelectorAll('#faces > li').length === 3 && {LOADED}")
+        assert set(
+            await page.eval("[...document.querySelectorAll('#faces img')].map((i) => i.naturalWidth)")
+        ) == {*(32, HEAT_PX)}
+        assert "seer 0.73" in await page.eval("document.querySelector('#faces').innerText")
+        assert page.problems == []
+
+
+async def colours_of(page: Page, place: list[float]) -> list[list[int]]:
+    """RGB in the middle of the left and of the right half of a picture, which is in the window."""
+    left, top, width = place
+    shown = Image.open(io.BytesIO(await page.picture())).convert("RGB")
+    at = [(round(left + width * share), round(top + width / 2)) for share in (0.25, 0.75)]
+    return [[*shown.getpixel(each)] for each in at]
 
 
 async def test_the_order_waits_for_the_pointer(screen: Screen) -> None:
@@ -248,6 +342,7 @@ async def test_counts_silence_and_a_broken_stream(screen: Screen) -> None:
 async def test_the_form_lets_in_with_the_token_only(browser: int) -> None:
     store = Store(max_videos=5)
     store.apply(update("secret video"), now_ms())
+    store.gallery.add(evidence("secret video", 1, (0.9,), **face_of(99)), now_ms())
     config = DashboardConfig(port=0, auth="token", token="a token of the test")
     async with serving(Feed(store), config) as address, tab(browser) as page:
         await page.open(f"{address}video?id=secret%20video")
@@ -259,4 +354,5 @@ async def test_the_form_lets_in_with_the_token_only(browser: int) -> None:
         await page.eval("document.querySelector('form').requestSubmit()")
         await page.until(f"document.querySelector('#connection') && {LIVE}")
         assert await page.eval("document.querySelector('#name').textContent") == "secret video"
+        await page.until(f"document.querySelectorAll('#faces img').length === 2 && {LOADED}")
         assert page.problems == []

@@ -13,6 +13,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from conftest import fresh_names
 from fakes import until as until_within
+from scenes import evidence
 from test_cli import options_of, process, streamer
 from test_watch import update
 
@@ -23,7 +24,13 @@ from streamer.errors import BrokerError
 from streamer.kafka.embedded import EmbeddedBroker
 from streamer.kafka.tail import tail
 from streamer.kafka.topics import create_topics
-from streamer.messages import DeadLetter, encode_dead_letter, encode_score
+from streamer.messages import (
+    JPEG_START,
+    DeadLetter,
+    encode_dead_letter,
+    encode_evidence,
+    encode_score,
+)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -92,6 +99,35 @@ async def test_both_topics_are_read_from_a_little_ago_on(kafka: KafkaConfig) -> 
     assert {row.video_id for row in store.rows()} == recent | {"after"}
     assert store.unreadable == {kafka.scores_topic: 2, kafka.dead_letters_topic: 1}
     assert store.letters_since(0)["letters"][0]["bytes"] == 99
+    assert store.status()["trouble"] == []
+
+
+async def test_pictures_are_read_too(kafka: KafkaConfig) -> None:
+    good = evidence("cam", 1, (0.9, 0.8), jpeg=JPEG_START + b"x")
+    async with reading(kafka) as store:
+        await send(kafka, kafka.scores_topic, encode_score(update("cam")))
+        await send(kafka, kafka.evidence_topic, b"rubbish", encode_evidence(good))
+        await until(lambda: len(store) == 1 and len(store.gallery.of("cam")) == 2)
+        await until(lambda: store.status()["behind"] == 0)
+    assert [face["score"] for face in store.video("cam", 0)["evidence"]] == [0.9, 0.8]
+    assert store.unreadable == {kafka.evidence_topic: 1}
+
+
+async def test_a_topic_of_evidence_may_be_lacking_and_come(
+    embedded_broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.dashboard.serve.LOOK_SECONDS", 0.1)
+    kafka = fresh_names(embedded_broker, "at_least_once")
+    await create_topics(kafka, partitions=1)
+    later = kafka.model_copy(update={"evidence_topic": f"{kafka.evidence_topic}-later"})
+    async with reading(later) as store:
+        await send(later, later.scores_topic, encode_score(update("cam")))
+        await until(lambda: len(store) == 1)
+        await asyncio.sleep(0.5)
+        assert store.status()["trouble"] == []
+        await create_topics(later, partitions=1)
+        await send(later, later.evidence_topic, encode_evidence(evidence("cam", 1, (0.9,))))
+        await until(lambda: store.gallery.of("cam"))
     assert store.status()["trouble"] == []
 
 

@@ -275,7 +275,7 @@ def test_a_videos_page_holds_what_its_messages_hold() -> None:
     assert page["latest"]["model_set"] == "test"
     since = store.video("cam", store.version - 1)["updates"]
     assert [entry["seq"] for entry in since] == [1]
-    assert store.video("nobody", 0) == {"reset": True, "video": None, "updates": []}
+    assert store.video("nobody", 0) == {"reset": True, "video": None, "updates": [], "evidence": []}
 
 
 def test_no_number_of_untrained_members_gets_out() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from scenes import evidence
 from starlette.testclient import TestClient
 from test_watch import update
 
@@ -22,6 +23,7 @@ from streamer.dashboard.feed import Feed
 from streamer.dashboard.store import Store
 from streamer.dashboard.web import PAGES, STATIC, host_names, make_app
 from streamer.errors import ConfigError
+from streamer.messages import JPEG_START
 
 TOKEN = "correct horse battery staple"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -38,7 +40,8 @@ class EndingFeed(Feed):
 
 def client(peer: str = "127.0.0.1", base: str = "http://127.0.0.1:9465", **config: Any) -> TestClient:
     store = Store(max_videos=10)
-    store.apply(update("a", score=0.25), 1)
+    store.apply(update("a", score=0.25), feed_module.now_ms())
+    store.gallery.add(evidence("a", 0, (0.9,), jpeg=JPEG_START + b"face"), feed_module.now_ms())
     app = make_app(EndingFeed(store), DashboardConfig(**config))
     return TestClient(app, base_url=base, client=(peer, 5000), follow_redirects=False)
 
@@ -75,6 +78,26 @@ def test_events_of_a_video_of_any_name(video_id: str) -> None:
     response = TestClient(app, base_url="http://localhost").get("/events/video", params={"id": video_id})
     data = next(line for line in response.text.splitlines() if line.startswith("data: "))
     assert json.loads(data.removeprefix("data: "))["video"]["id"] == video_id
+
+
+def shown_of(asking: TestClient, **headers: str) -> list[dict[str, Any]]:
+    """What the page of the video says of its pictures."""
+    response = asking.get("/events/video", params={"id": "a"}, headers=headers)
+    data = next(line for line in response.text.splitlines() if line.startswith("data: "))
+    shown: list[dict[str, Any]] = json.loads(data.removeprefix("data: "))["evidence"]
+    return shown
+
+
+def test_pictures() -> None:
+    asking = client()
+    (face,) = shown_of(asking)
+    crop = asking.get(f"/evidence/{face['key']}/crop")
+    assert (crop.content, crop.headers["content-type"]) == (JPEG_START + b"face", "image/jpeg")
+    assert crop.headers["cache-control"] == "no-store"
+    assert crop.headers["x-content-type-options"] == "nosniff"
+    assert not face["heat"]
+    for nothing in (f"{face['key']}/heat", "0/crop", "../evidence/crop", f"{face['key']}/", f"{face['key']}"):
+        assert asking.get(f"/evidence/{nothing}").status_code == 404, nothing
 
 
 def test_too_many_streams(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +271,15 @@ def test_data_needs_the_token(guarded: TestClient, path: str) -> None:
         assert response.headers["www-authenticate"] == "Bearer"
         assert "data:" not in response.text
     assert guarded.get(path, headers=BEARER).status_code == 200
+
+
+def test_pictures_need_the_token(guarded: TestClient) -> None:
+    (face,) = shown_of(guarded, **BEARER)
+    address = f"/evidence/{face['key']}/crop"
+    response = guarded.get(address)
+    assert response.status_code == 401
+    assert JPEG_START not in response.content
+    assert guarded.get(address, headers=BEARER).status_code == 200
 
 
 def test_a_browser_is_led_to_the_form_and_back(guarded: TestClient) -> None:

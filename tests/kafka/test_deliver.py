@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator
 import pytest
 from aiokafka.admin import NewTopic
 from conftest import fresh_names
-from fakes import committed, dead_letters, until, watching
+from fakes import committed, dead_letters, evidence_of, until, watching
 
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError, FencedError
 from streamer.kafka.changelog import Changelog
 from streamer.kafka.client import admin_client
 from streamer.kafka.deliver import AtLeastOnce, Batch, Delivery, ExactlyOnce, make_delivery
-from streamer.messages import Alert, DeadLetter, ScoreUpdate
+from streamer.kafka.topics import create_topics
+from streamer.messages import Alert, DeadLetter, EvidenceCrop, ScoreUpdate, VideoEvidence
 
 
 def update(seq: int) -> ScoreUpdate:
@@ -61,6 +62,19 @@ def letter(kafka: KafkaConfig, value: bytes) -> DeadLetter:
     )
 
 
+def evidence(seq: int, *, size: int = 100) -> VideoEvidence:
+    crop = EvidenceCrop(
+        track=0,
+        time_seconds=1.5,
+        box=(0, 0, 9, 9),
+        fake_score=0.9,
+        models={"m": 0.9},
+        jpeg=b"\xff\xd8\xff" + bytes(size),
+        heat_map=None,
+    )
+    return VideoEvidence(video_id="v", seq=seq, crops=[crop], model_set="x")
+
+
 @pytest.fixture
 async def delivery(kafka: KafkaConfig) -> AsyncIterator[Delivery]:
     async with make_delivery(kafka) as delivery:
@@ -73,10 +87,11 @@ async def test_batch_arrives_whole(kafka: KafkaConfig, delivery: Delivery) -> No
         await delivery.deliver(
             Batch(1, [letter(kafka, b"x")], [update(0), update(1)], {"v": b"one", "w": b"two"}, 7)
         )
-        await delivery.deliver(Batch(1, [], [update(2)], {"w": None}, None))
+        await delivery.deliver(Batch(1, [], [update(2)], {"w": None}, None, evidence=[evidence(2)]))
         await until(lambda: len(scores.updates) == 3)
     assert scores.updates == [update(0), update(1), update(2)]
     assert await dead_letters(kafka, 1) == [letter(kafka, b"x")]
+    assert await evidence_of(kafka, "v", 1) == [evidence(2)]
     assert await committed(kafka) == ({1: 7} if delivery.commits_offsets else {})
     async with Changelog(kafka) as changelog:
         restored = await changelog.restore([0, 1])
@@ -117,6 +132,27 @@ async def test_dead_letter_too_large_for_its_topic_says_where_the_bytes_are(
 
 
 @pytest.mark.needs_kafka
+@pytest.mark.parametrize("mode", ["exactly_once", "at_least_once"])
+async def test_evidence_too_large_for_its_topic_is_left_out_and_nothing_else(
+    apache_kafka: str, mode: str
+) -> None:
+    kafka = fresh_names(apache_kafka, mode)  # type: ignore[arg-type]
+    await create_topics(kafka, partitions=1)
+    small = kafka.model_copy(update={"evidence_topic": f"{kafka.evidence_topic}-small"})
+    async with admin_client(kafka) as admin:
+        made = NewTopic(small.evidence_topic, 1, 1, topic_configs={"max.message.bytes": "10000"})
+        await admin.create_topics([made])
+    async with make_delivery(small) as delivery, watching(small) as scores:
+        await delivery.open([0])
+        batch = Batch(0, updates=[update(0)], next_offset=1, evidence=[evidence(0, size=50_000)])
+        await delivery.deliver(batch)
+        await delivery.deliver(Batch(0, updates=[update(1)], next_offset=2, evidence=[evidence(1)]))
+        await until(lambda: len({each.seq for each in scores.updates}) == 2)
+    assert batch.evidence == []  # so that nobody counts it
+    assert await evidence_of(small, "v", 1) == [evidence(1)]
+
+
+@pytest.mark.needs_kafka
 async def test_second_owner_keeps_the_first_one_out(real_kafka: KafkaConfig) -> None:
     """A process that was paused and lost its partition cannot publish for it any more."""
     async with ExactlyOnce(real_kafka) as zombie, ExactlyOnce(real_kafka) as owner:
@@ -124,14 +160,17 @@ async def test_second_owner_keeps_the_first_one_out(real_kafka: KafkaConfig) -> 
         await zombie.deliver(Batch(0, updates=[update(0)], next_offset=1))
         await owner.open([0])
         with pytest.raises(FencedError, match="another process has taken over"):
-            await zombie.deliver(Batch(0, updates=[update(1)], states={"v": b"zombie"}, next_offset=2))
-        await owner.deliver(Batch(0, updates=[update(1)], states={"v": b"owner"}, next_offset=2))
+            await zombie.deliver(
+                Batch(0, [], [update(1)], {"v": b"zombie"}, next_offset=2, evidence=[evidence(8)])
+            )
+        await owner.deliver(Batch(0, [], [update(1)], {"v": b"owner"}, next_offset=2, evidence=[evidence(9)]))
         await zombie.deliver(Batch(1, updates=[update(2)]))  # of a partition that it still has
         async with watching(real_kafka) as scores, Changelog(real_kafka) as changelog:
             await until(lambda: len(scores.updates) >= 3)
             restored = await changelog.restore([0])
     assert sorted(each.seq for each in scores.updates) == [0, 1, 2]
     assert restored[0].states == {"v": b"owner"}
+    assert await evidence_of(real_kafka, "v", 1) == [evidence(9)]
 
 
 @pytest.mark.needs_kafka

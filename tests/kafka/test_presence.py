@@ -5,9 +5,11 @@ import pytest
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError
 from streamer.kafka.presence import AWAY_SECONDS, SILENT_SECONDS, Presence
+from streamer.kafka.topics import needed_topics
 
 KAFKA = KafkaConfig(bootstrap_servers="broker:9092")
-ALL = {KAFKA.chunks_topic, KAFKA.scores_topic, KAFKA.dead_letters_topic, KAFKA.state_topic, "of others"}
+NEEDED = needed_topics(KAFKA)
+ALL = {*NEEDED, "of others"}
 
 
 class Broker:
@@ -16,7 +18,7 @@ class Broker:
     def __init__(self) -> None:
         self.topics: set[str] | None = set(ALL)
         self.now = 1000.0
-        self.presence = Presence(KAFKA, self.ask, clock=lambda: self.now)
+        self.presence = Presence(KAFKA, self.ask, NEEDED, clock=lambda: self.now)
 
     async def ask(self) -> set[str]:
         if self.topics is None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import MessageSizeTooLargeError
 from conftest import fresh_names
@@ -12,39 +12,42 @@ from conftest import fresh_names
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError
 from streamer.kafka.client import admin_client
-from streamer.kafka.topics import create_topics, describe_broker, missing_topics, require_topics
+from streamer.kafka.topics import create_topics, describe_broker, needed_topics, require_topics
 
 
 async def test_missing_ones_are_made(names: KafkaConfig) -> None:
     kafka = names
-    assert missing_topics(kafka, await describe_broker(kafka)) == [
-        kafka.chunks_topic,
-        kafka.scores_topic,
-        kafka.dead_letters_topic,
-        kafka.state_topic,
-    ]
     with pytest.raises(BrokerError, match=rf"has no topic {kafka.chunks_topic}, .*`streamer topics create`"):
         await require_topics(kafka)
     made = await create_topics(kafka, partitions=3)
-    assert made == dict.fromkeys(
-        (kafka.chunks_topic, kafka.scores_topic, kafka.dead_letters_topic, kafka.state_topic), True
-    )
-    info = await require_topics(kafka)
-    assert [info.topics[name] for name in made] == [3, 3, 3, 3]
+    assert made == dict.fromkeys(needed_topics(kafka, evidence=True), True)
+    info = await require_topics(kafka, evidence=True)
+    assert [info.topics[name] for name in made] == [3] * 5
     assert set((await create_topics(kafka)).values()) == {False}
 
 
 @pytest.mark.needs_kafka
 async def test_settings(real_kafka: KafkaConfig) -> None:
-    names = (real_kafka.chunks_topic, real_kafka.dead_letters_topic, real_kafka.state_topic)
+    names = needed_topics(real_kafka, evidence=True)
     async with admin_client(real_kafka) as admin:
         (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, n) for n in names])
     settings = {r[3]: {entry[0]: entry[1] for entry in r[4]} for r in answer.resources}
-    chunks, letters, state = (settings[name] for name in names)
+    chunks, _, letters, state, evidence = (settings[name] for name in names)
     assert chunks["max.message.bytes"] == str(16 * 1024 * 1024)
     assert chunks["compression.type"] == "uncompressed"
     assert int(letters["max.message.bytes"]) > int(chunks["max.message.bytes"])
     assert state["cleanup.policy"] == "compact"
+    assert evidence["cleanup.policy"] == "delete"
+    assert int(evidence["retention.ms"]) + int(evidence["segment.ms"]) == 8 * 86_400_000
+    assert evidence["message.timestamp.type"] == "LogAppendTime"
+
+
+async def test_the_topic_of_evidence_is_needed_by_who_publishes_any(names: KafkaConfig) -> None:
+    await create_topics(names, partitions=1)
+    elsewhere = names.model_copy(update={"evidence_topic": "nowhere"})
+    await require_topics(elsewhere)
+    with pytest.raises(BrokerError, match="has no topic nowhere;"):
+        await require_topics(elsewhere, evidence=True)
 
 
 @pytest.mark.needs_kafka
@@ -75,8 +78,7 @@ async def test_impossible_wish_says_why(apache_kafka: str) -> None:
 @pytest.mark.needs_kafka
 async def test_state_topic_with_too_few_partitions(real_kafka: KafkaConfig) -> None:
     fewer = real_kafka.model_copy(update={"state_topic": f"{real_kafka.state_topic}-small"})
-    async with admin_client(fewer) as admin:
-        await admin.create_topics([NewTopic(fewer.state_topic, 1, 1)])
+    await create_topics(fewer, partitions=1)
     with pytest.raises(BrokerError, match=r"1 partitions and .* has 2: .*give the state topic as many"):
         await require_topics(fewer)
 

@@ -51,6 +51,7 @@ const show = () => {
   byId("untrained").hidden = latest.video.trained;
   showTiles();
   showCharts();
+  showFaces();
   showLatest();
   showUpdates();
 };
@@ -96,7 +97,6 @@ const showLatest = () => {
     fields.push(["alert.threshold", String(alert.threshold)]);
   }
   for (const [stage, ms] of Object.entries(latency)) fields.push([`latency ${stage}`, durationText(ms)]);
-  fields.push(["pictures and heat maps", NOT_PUBLISHED]);
   const shown = byId("latest");
   const texts = fields.map(([key, value]) => [printable(key), printable(value)]);
   if (shown.children.length !== texts.length) {
@@ -138,6 +138,48 @@ const showUpdates = () => {
       return row;
     });
   byId("updates").replaceChildren(...rows);
+};
+
+// ---------------------------------------------------------------- faces
+
+const heatButton = byId("heat");
+heatButton.addEventListener("click", () => {
+  const on = heatButton.getAttribute("aria-pressed") !== "true";
+  heatButton.setAttribute("aria-pressed", on);
+  setText(heatButton, on ? "Hide heat maps" : "Show heat maps");
+  byId("faces").classList.toggle("heated", on);
+});
+
+const faces = new Map(); // key -> item of the list
+
+const showFaces = () => {
+  const shown = latest.evidence;
+  byId("no-faces").hidden = shown.length > 0;
+  byId("some-faces").hidden = shown.length === 0;
+  heatButton.disabled = !shown.some((face) => face.heat);
+  const wanted = new Set(shown.map((face) => face.key));
+  for (const key of faces.keys()) if (!wanted.has(key)) faces.delete(key);
+  for (const face of shown) if (!faces.has(face.key)) faces.set(face.key, faceItem(face));
+  const items = shown.map((face) => faces.get(face.key));
+  const list = byId("faces");
+  // put in place anew only when something changed: the pictures are not loaded again
+  if (items.length !== list.children.length || items.some((item, index) => item !== list.children[index])) {
+    list.replaceChildren(...items);
+  }
+};
+
+const faceItem = (face) => {
+  const who = `track ${face.track} at ${positionText(face.at)}`;
+  const picture = (kind, alt) =>
+    element("img", { src: `evidence/${face.key}/${kind}`, alt, class: kind, width: 144, height: 144 });
+  const stack = element("span", { class: "stack" }, picture("crop", `Face of ${who}`));
+  if (face.heat) stack.append(picture("heat", `Heat map of the face of ${who}`));
+  const score = element("b", {}, scoreText(face.score));
+  score.dataset.tint = tintOf(face.score, latest.video.threshold);
+  const models = face.models.map(([model, value]) =>
+    element("li", {}, element("span", {}, printable(model)), ` ${scoreText(value)}`),
+  );
+  return element("li", {}, stack, element("p", {}, score, ` ${who}`), element("ul", {}, ...models));
 };
 
 // ---------------------------------------------------------------- charts
