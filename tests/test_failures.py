@@ -34,6 +34,7 @@ from members import make_engines, make_picky_detector, make_picky_member
 from proxy import proxy
 from structlog.testing import capture_logs
 
+from streamer.cli import BROKER, exit_code_of
 from streamer.config import ClassifyConfig, Config, DecodeConfig, FacesConfig, KafkaConfig
 from streamer.errors import BrokerError, InferenceError
 from streamer.kafka.client import admin_client
@@ -114,6 +115,57 @@ async def test_broker_down_and_back(own_broker: RunningKafka, quick_looks: None)
         group.create_task(through_it("exactly_once", down))
         group.create_task(through_it("at_least_once", down))
         group.create_task(take_down(down))
+
+
+@pytest.fixture
+def broker_that_may_die() -> Iterator[RunningKafka]:
+    """One that is back in seconds: its old self must be forgotten before it is let in again."""
+    with restartable_kafka("broker.session.timeout.ms=9000") as broker:
+        yield broker
+
+
+@pytest.mark.needs_kafka
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+async def test_disk_full_on_the_broker(
+    broker_that_may_die: RunningKafka,
+    quick_looks: None,
+    monkeypatch: pytest.MonkeyPatch,
+    delivery: Literal["exactly_once", "at_least_once"],
+) -> None:
+    """Half a record fits, and the broker ends. The service waits for it, then ends with status 3 and results
+    that it could not deliver; once there is space, all is scored, each chunk once."""
+    broker = broker_that_may_die
+    kafka = fresh_names(broker.kafka.bootstrap_servers, delivery)
+    await create_topics(kafka, partitions=1)
+    large = [[chunk(f"video-{n}", seq, bytes([n, seq]) * 50_000) for n in range(4)] for seq in range(3)]
+    pipeline = FakePipeline()
+    service = Service(service_config(kafka), lambda: pipeline)
+    async with watching(kafka) as scores:
+        ending = asyncio.create_task(service.run())
+        await publish(kafka, *large[0])
+        await each_once(scores, 1)
+        pipeline.gate.clear()
+        await publish(kafka, *large[1])
+        await until(lambda: pipeline.under_way == 4)
+        broker.let_no_file_grow_beyond(broker.end_of(kafka.chunks_topic, 0) + 50_000)
+        publishing = asyncio.create_task(publish(kafka, *large[2]))
+        said = await asyncio.to_thread(broker.wait, 60)
+        assert "File too large" in said
+        assert "all log dirs" in said
+        publishing.cancel()  # none of these was taken, as their producer knows
+        await asyncio.gather(publishing, return_exceptions=True)
+        monkeypatch.setattr("streamer.kafka.presence.AWAY_SECONDS", 5.0)
+        pipeline.gate.set()
+        with pytest.raises(BrokerError) as raised:
+            await asyncio.wait_for(ending, 60)
+        assert exit_code_of(raised.value) == BROKER
+        assert len(scores.updates) == 4
+        monkeypatch.undo()
+        await asyncio.to_thread(broker.start)
+        async with running(service_config(kafka), FakePipeline()):
+            await publish(kafka, *large[2])
+            await each_once(scores, 3, repeats=delivery == "at_least_once")
 
 
 @pytest.fixture
