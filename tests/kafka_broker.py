@@ -140,7 +140,8 @@ class RunningKafka:
         To Kafka EFBIG is what ENOSPC would be: an IOException. HotSpot ignores the signal that comes with it.
         """
         assert self._process is not None
-        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (size, hard))
 
     def wait(self, seconds: float) -> str:
         """What it has said, once it has ended of its own. Raises subprocess.TimeoutExpired."""
