@@ -1,11 +1,12 @@
 """Processes killed, frozen and restarted, and the broker with them: is every chunk still counted just once?
 
-    python bench/chaos.py [--delivery exactly_once] [--seed 1] [--faults 50] [--json]
+    python bench/chaos.py [--delivery exactly_once] [--seed 1] [--faults 50] [--uneven 1] [--json]
 
 Publishes chunks of many videos to a real Apache Kafka, has three processes of `streamer run` work on them
 while faults strike at random moments, and compares the last score update of every video with that of a run in
 which nothing happened. Under `exactly_once` a reader of committed records must also see each chunk's update
-exactly once; under `at_least_once`, repeats must say the same as the first.
+exactly once; under `at_least_once`, repeats must say the same as the first. With `--uneven 20` one video has
+20 times the chunks of each other one, and they come before those of the others.
 
 The processes are real and so is decoding and face detection; the classifier is a small linear one, since what
 is tested is who counts what, not what is counted.
@@ -193,11 +194,12 @@ def compare(calm: list[ScoreUpdate], struck: list[ScoreUpdate], chunks: list[Vid
 async def both_runs(arguments: argparse.Namespace, broker: RunningKafka) -> dict[str, Any]:
     """Both runs on one broker."""
     data = wandering_face(1.0, width=480, height=270, fps=15)
-    length = -(-arguments.chunks // arguments.videos)
+    length = -(-arguments.chunks // (arguments.videos - 1 + arguments.uneven))
     chunks = [
         VideoChunk(video_id=f"video-{n}", seq=seq, data=data, start_seconds=float(seq))
-        for seq in range(length)
+        for step in range(length)
         for n in range(arguments.videos)
+        for seq in (range(step * arguments.uneven, (step + 1) * arguments.uneven) if n == 0 else (step,))
     ]
     with tempfile.TemporaryDirectory() as folder:
         engines = make_engines(Path(folder, "engines"))
@@ -227,6 +229,7 @@ async def both_runs(arguments: argparse.Namespace, broker: RunningKafka) -> dict
     return {
         "delivery": arguments.delivery,
         "seed": arguments.seed,
+        "uneven": arguments.uneven,
         "faults": dict(kinds),
         "exits": {str(status): count for status, count in exits.items()},
         **found,
@@ -242,6 +245,7 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=50)
     parser.add_argument("--videos", type=int, default=50)
     parser.add_argument("--chunks", type=int, default=500)
+    parser.add_argument("--uneven", type=int, default=1, help="times the chunks of others that video-0 has")
     parser.add_argument("--gap", type=float, nargs=2, default=(1.0, 4.0), help="seconds between two faults")
     parser.add_argument("--log", type=Path, default=Path(tempfile.gettempdir(), "streamer-chaos.log"))
     parser.add_argument("--json", action="store_true")

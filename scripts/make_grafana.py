@@ -175,9 +175,12 @@ ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
             [(gauge("process_resident_memory_bytes", "max", "instance"), "{{instance}}")],
         ),
         (
-            "Decode workers replaced per minute",
+            "Decode workers replaced, batches failed, per minute",
             "short",
-            [(f"60 * {rate('streamer_decode_worker_restarts_total', 'reason')}", "{{reason}}")],
+            [
+                (f"60 * {rate('streamer_decode_worker_restarts_total', 'reason')}", "{{reason}}"),
+                (f"60 * {rate('streamer_batch_failures_total', 'network')}", "{{network}} failed"),
+            ],
         ),
     ],
 }

@@ -19,6 +19,7 @@ class _Entry(Generic[T, R]):
     size: int
     due: float
     """Loop time at which it is sent off even in a batch that is not full, seconds."""
+    alone: bool
     result: asyncio.Future[R]
 
 
@@ -29,8 +30,8 @@ class Batcher(Generic[T, R]):
     worker is free; while all are busy, items gather. Items leave in the order they came. To be used from one
     event loop.
 
-    `batches`, `items` and `size` count what was run so far, cancelled items left out; `fill` is the mean
-    share of `max_items` that a batch had.
+    `batches`, `items` and `size` count what was run so far, cancelled items left out, and `failures` the
+    batches that raised; `fill` is the mean share of `max_items` that a batch had.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Batcher(Generic[T, R]):
             raise ValueError(f"batcher {name}: max_items and workers must be >= 1, timeout_ms >= 0")
         self.name = name
         self.batches = 0
+        self.failures = 0
         self.items = 0
         self.size = 0
         self._run = run
@@ -73,17 +75,17 @@ class Batcher(Generic[T, R]):
         """Mean size of a batch as a share of `max_items`; 0 before the first."""
         return self.size / (self.batches * self._max_size) if self.batches else 0.0
 
-    async def submit(self, item: T) -> R:
+    async def submit(self, item: T, *, alone: bool = False) -> R:
         """Run `item` in some batch and return its result.
 
-        Raises what `run` raised for the whole batch. May be cancelled; the others of its batch go on.
+        alone: in a batch of its own, so that it shares nobody's failure, nor anybody its. Raises what `run`
+        raised for the whole batch. May be cancelled; the others of its batch go on.
         """
         if self._closing:
             raise RuntimeError(f"batcher {self.name} is closed")
         loop = asyncio.get_running_loop()
-        entry: _Entry[T, R] = _Entry(
-            item, self._size_of(item), loop.time() + self._timeout_seconds, loop.create_future()
-        )
+        due = loop.time() + (0 if alone else self._timeout_seconds)
+        entry: _Entry[T, R] = _Entry(item, self._size_of(item), due, alone, loop.create_future())
         self._waiting.append(entry)
         self._waiting_size += entry.size
         self._idle.clear()
@@ -122,7 +124,9 @@ class Batcher(Generic[T, R]):
     def _take(self) -> list[_Entry[T, R]]:
         batch = [self._waiting.popleft()]
         size = batch[0].size
-        while self._waiting and size + self._waiting[0].size <= self._max_size:
+        while self._waiting and not batch[0].alone and not self._waiting[0].alone:
+            if size + self._waiting[0].size > self._max_size:
+                break
             batch.append(self._waiting.popleft())
             size += batch[-1].size
         self._waiting_size -= size
@@ -149,6 +153,7 @@ class Batcher(Generic[T, R]):
     def _finish(self, batch: list[_Entry[T, R]], done: asyncio.Future[Sequence[R]]) -> None:
         self._running -= 1
         error = done.exception()
+        self.failures += error is not None
         results: Sequence[R] = () if error else done.result()
         for index, entry in enumerate(batch):
             if entry.result.done():  # its submitter was cancelled

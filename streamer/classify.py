@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from streamer.backends.base import Network, start
-from streamer.backends.images import is_uint8, stack
+from streamer.backends.images import is_uint8, known_image, stack
 from streamer.backends.load import load_network
 from streamer.config import ClassifyConfig
 from streamer.errors import InferenceError, ManifestError, UntrainedError
@@ -94,6 +94,12 @@ class Ensemble:
             return []
         scored = self.classify(stack(batch))
         return np.split(scored, np.cumsum([len(crops) for crops in batch])[:-1])
+
+    def check(self) -> None:
+        """Run every member on an image that it is known to take. Blocks. Raises InferenceError."""
+        for network in self._networks:
+            logits, *_ = network.run(known_image(network.manifest.input))
+            _probabilities(logits, 1, network.manifest)
 
     def heat_maps(self, crops: UInt8Array) -> Float32Array | None:
         """Where members see alteration: mean over those that can tell, None if no member can.

@@ -82,7 +82,7 @@ class AsyncDetector:
 
         `fake_score` is in [0, 1], and None if no face was found. Its `video_id` is the file's name. The same
         file gives the same scores every time. Raises FileError if it is no video that can be read, ModelError
-        if a network fails.
+        if a network is broken.
         """
         return await score_file(Path(path), self._config, self._opened)
 
@@ -96,7 +96,8 @@ class AsyncDetector:
         are then searched in one of `faces.scan_every` frames and followed to the others, several times as
         fast. Returns for each frame its faces, best first, none for a frame without: `box` is (x_min, y_min,
         x_max, y_max) in pixels of the frame, `probabilities` one per member, of `fake`, in [0, 1]. Raises
-        ValueError for an array of another shape or type, ModelError if a network fails.
+        ValueError for an array of another shape or type, ChunkError if a network fails on these frames alone,
+        ModelError if it is broken.
         """
         pipeline, size = self._opened, self._config.faces.batch_frames if consecutive else 1
         checked = [Frame(np.ascontiguousarray(frame), 0.0) for frame in frames]

@@ -15,7 +15,9 @@
     └── ChunkError             one chunk cannot be processed; it goes to the dead-letter topic
         ├── MessageError       the message is not what the protocol says (stage "message")
         ├── LimitError         there is more of its video than is taken in a minute (stage "limit")
-        └── DecodeError        the media cannot be decoded within its limits (stage "decode")
+        ├── DecodeError        the media cannot be decoded within its limits (stage "decode")
+        ├── DetectError        a network that finds faces fails on it, and on nothing else (stage "detect")
+        └── ClassifyError      a member fails on it, and on nothing else (stage "classify")
 
 A `ChunkError` costs one chunk, never the service; all others stop what was asked for.
 """
@@ -138,3 +140,17 @@ class DecodeError(ChunkError):
         "decoder_out_of_memory",
         "decoder_error",
     )
+
+
+class DetectError(ChunkError):
+    """A network that finds faces fails on this chunk, though it works on others. Reasons: see REASONS."""
+
+    stage = "detect"
+    REASONS = ("inference_failed",)
+
+
+class ClassifyError(ChunkError):
+    """A member of the ensemble fails on this chunk, though it works on others. Reasons: see REASONS."""
+
+    stage = "classify"
+    REASONS = ("inference_failed",)

@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 import streamer
-from streamer.errors import ConfigError, DecodeError, LimitError, MessageError
+from streamer.errors import ClassifyError, ConfigError, DecodeError, DetectError, LimitError, MessageError
 from streamer.messages import ScoreUpdate
 from streamer.rolling import EnsembleInfo
 
@@ -25,7 +25,10 @@ STAGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 
 END_TO_END_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
 """Seconds: from an idle service to one that catches up with an hour."""
 
-KNOWN_REASONS = {error.stage: frozenset(error.REASONS) for error in (MessageError, LimitError, DecodeError)}
+KNOWN_REASONS = {
+    error.stage: frozenset(error.REASONS)
+    for error in (MessageError, LimitError, DecodeError, DetectError, ClassifyError)
+}
 """Values of the label `reason` by `stage`; any other becomes `other`, so the number of series is bounded."""
 
 STATUSES: tuple[str, ...] = get_args(ScoreUpdate.model_fields["status"].annotation)
@@ -168,6 +171,9 @@ class BatchCounts(Protocol):
     def size(self) -> int: ...
 
     @property
+    def failures(self) -> int: ...
+
+    @property
     def fill(self) -> float: ...
 
 
@@ -186,10 +192,14 @@ class PipelineCollector(Collector):
         fill = GaugeMetricFamily(
             "streamer_batch_fill_ratio", "Mean size of a batch, of the most it may hold.", labels=["network"]
         )
+        failures = CounterMetricFamily(
+            "streamer_batch_failures", "Batches in which a network failed.", labels=["network"]
+        )
         for batcher in self._batchers:
             batches.add_metric([batcher.name], batcher.batches)
             items.add_metric([batcher.name], batcher.size)
             fill.add_metric([batcher.name], batcher.fill)
+            failures.add_metric([batcher.name], batcher.failures)
         restarts = CounterMetricFamily(
             "streamer_decode_worker_restarts",
             "Decode workers replaced after a crash or a time limit.",
@@ -197,7 +207,7 @@ class PipelineCollector(Collector):
         )
         for reason, count in self._worker_restarts.items():
             restarts.add_metric([reason], count)
-        yield from (batches, items, fill, restarts)
+        yield from (batches, items, fill, failures, restarts)
 
 
 class Endpoints:

@@ -1,7 +1,9 @@
 """Chunk -> prediction, the page to read first: decode, find faces, crop, classify. Knows nothing of Kafka.
 
 Many chunks are under way at once; frames and crops of all of them meet in the batchers, so that batches fill
-across videos. What comes out depends on the chunk and the sampling rate alone.
+across videos. What comes out depends on the chunk and the sampling rate alone. So does what fails: when a
+network fails on a batch, each item is tried again alone, and then an image that the network is known to take,
+which tells a chunk that it cannot take from a network that is broken.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeVar
 
+import structlog
+
 from streamer.backends.images import to_array
 from streamer.backends.load import load_network
 from streamer.batching import Batcher
 from streamer.classify import Ensemble
 from streamer.config import Config
 from streamer.decode_pool import DecodePool
+from streamer.errors import ClassifyError, DetectError, InferenceError
 from streamer.faces.detect import FaceDetector
 from streamer.faces.resize import Picture, Pyramid
 from streamer.gpu import nvdec_device, open_device
@@ -43,13 +48,15 @@ from streamer.types import (
 )
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 FRAMES_AHEAD = 32
 """Frames of one chunk that may wait for the classifiers; bounds the crops held in memory."""
 
-
 WORKERS_ON_GPU = 4
 """Batches of a stage under way at once: while one waits for the GPU, others are prepared."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +179,7 @@ class Pipeline:
         """Look at a chunk. keep_crops: see `FacePrediction.crop`. sampling_share: see `streamer.thinning`.
 
         pictures: make those of the most suspicious faces, as `[evidence]` says; crops are then not kept.
-        Raises ChunkError if it cannot be processed, ModelError if a network fails.
+        Raises ChunkError if it cannot be processed, ModelError if a network is broken.
         """
         sample = thinned(self._config.sample, sampling_share)
         suspects = Suspects(self._config.evidence) if pictures else None
@@ -192,7 +199,7 @@ class Pipeline:
                     if not batch.frames:
                         continue
                     # 1. find and crop; afterwards the batch's shared memory may be overwritten
-                    found = await times.measure("detect", self.detect_batcher.submit(batch.frames))
+                    found = await times.measure("detect", self._detect(batch.frames))
                     # 2. classify while the next frames are decoded
                     waiting.extend(
                         asyncio.create_task(
@@ -222,8 +229,11 @@ class Pipeline:
         )
 
     async def predict_frames(self, frames: Sequence[Frame | YuvFrame]) -> list[FramePrediction]:
-        """Look at frames decoded elsewhere: one, or consecutive ones of a video. Raises ModelError."""
-        found = await self.detect_batcher.submit(list(frames))
+        """Look at frames decoded elsewhere: one, or consecutive ones of a video.
+
+        Raises ChunkError if a network fails on these alone, ModelError if it is broken.
+        """
+        found = await self._detect(list(frames))
         work = zip(frames, found, strict=True)
         return await asyncio.gather(
             *(self._classify(frame.time_seconds, faces, keep_crops=False) for frame, faces in work)
@@ -235,6 +245,9 @@ class Pipeline:
 
     def _beside(self, work: Callable[..., T], *arguments: Any) -> Awaitable[T]:
         return asyncio.get_running_loop().run_in_executor(self._illustrator, work, *arguments)
+
+    async def _detect(self, frames: list[Frame | YuvFrame]) -> list[FoundFaces]:
+        return await _run(self.detect_batcher, frames, self._detector.check, DetectError)
 
     def _find_and_crop(self, sequences: list[list[Frame | YuvFrame]]) -> list[list[FoundFaces]]:
         """Consecutive frames of several videos at once."""
@@ -259,7 +272,7 @@ class Pipeline:
     async def _classify(self, time_seconds: float, found: FoundFaces, *, keep_crops: bool) -> FramePrediction:
         if not len(found.faces):
             return FramePrediction(time_seconds, ())
-        probabilities = await self.classify_batcher.submit(found.crops)
+        probabilities = await _run(self.classify_batcher, found.crops, self._ensemble.check, ClassifyError)
         crops = to_array(found.crops) if keep_crops else [None] * len(found.faces)
         return FramePrediction(
             time_seconds,
@@ -273,3 +286,30 @@ class Pipeline:
                 )
             ),
         )
+
+
+async def _run(
+    batcher: Batcher[T, R],
+    item: T,
+    check: Callable[[], None],
+    refused: type[DetectError | ClassifyError],
+) -> R:
+    """Result of an item, from a batch; or alone, if that fails: another item of it may be to blame.
+
+    check: raises if a network is broken. Raises `refused` if they fail on the item and work otherwise,
+    InferenceError if one is broken.
+    """
+    try:
+        return await batcher.submit(item)
+    except InferenceError as error:
+        log.warning("a network failed; what it was given is tried again alone", error=str(error))
+    try:
+        return await batcher.submit(item, alone=True)
+    except InferenceError as error:
+        try:
+            await asyncio.to_thread(check)
+        except InferenceError as broken:
+            raise InferenceError(
+                f"{broken}; it fails on a known image, too: the network, its device or its driver is broken"
+            ) from error
+        raise refused("inference_failed", str(error)) from error

@@ -85,10 +85,10 @@ class FakePipeline:
 
 
 def service_config(kafka: KafkaConfig, **service: Any) -> Config:
-    """Quick and on a free port."""
+    """Quick and on a free port. No video ends as idle, not even while a broker is away for a minute."""
     return Config(
         kafka=kafka,
-        rolling=RollingConfig(idle_seconds=60),
+        rolling=RollingConfig(idle_seconds=600),
         service=ServiceConfig(**{"http_port": 0, "drain_seconds": 5.0, **service}),
     )
 

@@ -7,6 +7,7 @@ import fcntl
 import gc
 import os
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -79,14 +80,17 @@ def running_kafka() -> Iterator[Kafka]:
 
 
 @contextmanager
-def restartable_kafka() -> Iterator[RunningKafka]:
-    """Fetch, format, start, wait until it answers, stop. Fails the test with what Kafka said."""
-    with cluster(1) as (broker,):
+def restartable_kafka(*settings: str) -> Iterator[RunningKafka]:
+    """Fetch, format, start, wait until it answers, stop. Fails the test with what Kafka said.
+
+    settings: lines of server.properties that count instead of those in broker/.
+    """
+    with cluster(1, *settings) as (broker,):
         yield broker
 
 
 @contextmanager
-def cluster(brokers: int) -> Iterator[list[RunningKafka]]:
+def cluster(brokers: int, *settings: str) -> Iterator[list[RunningKafka]]:
     """The first is the controller, too, and has all listeners; the others have the plain one."""
     classpath = f"{fetch_jars()}/*"
     java = find_java()
@@ -100,10 +104,12 @@ def cluster(brokers: int) -> Iterator[list[RunningKafka]]:
         for number in range(1, brokers + 1):
             if number > 1:
                 kafka, properties = configure_another(directory, kafka, number)
-            log = directory / f"kafka-{number}.log"
+            data, log = directory / f"data-{number}", directory / f"kafka-{number}.log"
+            with properties.open("a") as more:
+                more.write(f"log.dirs={data}\n" + "".join(f"{setting}\n" for setting in settings))
             output = resources.enter_context(log.open("wb"))
             format_storage(command, properties, cluster_id, output)
-            members.append(RunningKafka(kafka, [*command, "kafka.Kafka", str(properties)], log, output))
+            members.append(RunningKafka(kafka, [*command, "kafka.Kafka", str(properties)], data, log, output))
         for member in members:
             resources.callback(member.stop)
             member.start()
@@ -113,15 +119,35 @@ def cluster(brokers: int) -> Iterator[list[RunningKafka]]:
 class RunningKafka:
     """A broker that can be stopped and started again with its data and ports."""
 
-    def __init__(self, kafka: Kafka, command: list[str], log: Path, output: BinaryIO) -> None:
+    def __init__(self, kafka: Kafka, command: list[str], data: Path, log: Path, output: BinaryIO) -> None:
         self.kafka = kafka
-        self._command, self._log, self._output = command, log, output
+        self._command, self._data, self._log, self._output = command, data, log, output
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start, and wait until it answers."""
         self._process = subprocess.Popen(self._command, stdout=self._output, stderr=self._output)
         wait_until_ready(self._process, self.kafka, self._log)
+
+    def end_of(self, topic: str, partition: int) -> int:
+        """Bytes of a partition's last segment."""
+        *_, last = sorted((self._data / f"{topic}-{partition}").glob("*.log"))
+        return last.stat().st_size
+
+    def let_no_file_grow_beyond(self, size: int) -> None:
+        """Have the kernel refuse such writes, from now on until the next start.
+
+        To Kafka EFBIG is what ENOSPC would be: an IOException. HotSpot ignores the signal that comes with it.
+        """
+        assert self._process is not None
+        _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (size, hard))
+
+    def wait(self, seconds: float) -> str:
+        """What it has said, once it has ended of its own. Raises subprocess.TimeoutExpired."""
+        assert self._process is not None
+        self._process.wait(seconds)
+        return self._log.read_text()
 
     def stop(self) -> None:
         """Let it end in order."""
@@ -196,7 +222,6 @@ def configure(directory: Path, *, replicas: int) -> tuple[Kafka, Path]:
             mtls_port=mtls,
             proxied_port=proxied,
             proxy_port=proxy,
-            data=directory / "data",
             replicas=replicas,
             username=USERNAME,
             password=PASSWORD,
@@ -214,8 +239,7 @@ def configure_another(directory: Path, first: Kafka, number: int) -> tuple[Kafka
     listener = f"127.0.0.1:{port}"
     properties = directory / f"server-{number}.properties"
     properties.write_text(
-        (directory / "server.properties").read_text()
-        + f"process.roles=broker\nnode.id={number}\nlog.dirs={directory}/data-{number}\n"
+        (directory / "server.properties").read_text() + f"process.roles=broker\nnode.id={number}\n"
         f"listeners=PLAINTEXT://{listener}\nadvertised.listeners=PLAINTEXT://{listener}\n"
     )
     return replace(first, bootstrap_servers=listener), properties

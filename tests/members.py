@@ -53,6 +53,62 @@ def make_member(
     (folder / f"{name}.json").write_text(manifest.model_dump_json())
 
 
+def make_picky_member(folder: Path, name: str, brightest: float) -> None:
+    """A member whose logit is sqrt(brightest - mean of the crop), in [0, 1]: NaN for brighter ones."""
+    make_member(folder, name, 0.0)
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["mean"], axes=[2, 3], keepdims=0),
+        helper.make_node("ReduceMean", ["mean"], ["grey"], axes=[1]),
+        helper.make_node("Sub", ["brightest", "grey"], ["left"]),
+        helper.make_node("Sqrt", ["left"], ["logit"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "picky",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [helper.make_tensor_value_info("logit", TensorProto.FLOAT, ["n", 1])],
+        [numpy_helper.from_array(np.array([[brightest]], np.float32), "brightest")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    _replace_network(folder / f"{name}.json", model)
+
+
+def make_picky_detector(folder: Path, name: str, brightest: float) -> None:
+    """Change a detector of `folder`: NaN for images whose mean, in [-1, 1], is above `brightest`."""
+    described = folder / f"{name}.json"
+    manifest = Manifest.model_validate_json(described.read_text())
+    model = onnx.load(manifest.path(folder))
+    logits = manifest.outputs[1]
+    for node in model.graph.node:
+        node.output[:] = [f"{each} as it was" if each == logits else each for each in node.output]
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceMean", [model.graph.input[0].name], ["grey"], axes=[1, 2, 3], keepdims=1),
+            helper.make_node("Reshape", ["grey", "one per image"], ["column"]),
+            helper.make_node("Sub", ["brightest", "column"], ["left"]),
+            helper.make_node("Sqrt", ["left"], ["root"]),
+            helper.make_node("Mul", ["root", "next to nothing"], ["added"]),
+            helper.make_node("Add", [f"{logits} as it was", "added"], [logits]),
+        ]
+    )
+    model.graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array([-1, 1, 1], np.int64), "one per image"),
+            numpy_helper.from_array(np.array([[[brightest]]], np.float32), "brightest"),
+            numpy_helper.from_array(np.array([[[1e-6]]], np.float32), "next to nothing"),
+        ]
+    )
+    _replace_network(described, model)
+
+
+def _replace_network(described: Path, model: onnx.ModelProto) -> None:
+    """Another network under a manifest, which then states its hash."""
+    manifest = Manifest.model_validate_json(described.read_text())
+    network = manifest.path(described.parent)
+    onnx.save(model, network)
+    described.write_text(manifest.model_copy(update={"sha256": sha256_of(network)}).model_dump_json())
+
+
 def _linear_classifier(logit: float, weight: float, mask: bool) -> onnx.ModelProto:
     """Mean of each channel over height and width, times the weight, plus the logit."""
     nodes = [

@@ -121,6 +121,24 @@ async def test_a_failing_batch_raises_in_all_its_submitters_and_no_other() -> No
     await batcher.close()
 
 
+async def test_an_item_alone_shares_no_batch_and_does_not_wait_for_one() -> None:
+    run = Recorder()
+    run.go.clear()
+    batcher = Batcher("t", run, max_items=4, timeout_ms=LONG_MS, workers=1)
+    tasks = [asyncio.create_task(batcher.submit(9, alone=True))]
+    await until_running(run)  # at once; meanwhile the others gather
+    tasks += [asyncio.create_task(batcher.submit(item, alone=item == -1)) for item in (1, 2, -1, 3, 4)]
+    await asyncio.sleep(0)
+    run.go.set()
+    closing = asyncio.create_task(batcher.close())
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert run.batches == [[9], [1, 2], [-1], [3, 4]]
+    assert isinstance(results.pop(3), ValueError)
+    assert results == [18, 2, 4, 6, 8]
+    assert batcher.failures == 1
+    await closing
+
+
 async def test_a_wrong_number_of_results_is_an_error() -> None:
     batcher: Batcher[int, int] = Batcher("t", lambda items: items[1:], max_items=2, timeout_ms=1, workers=1)
     with pytest.raises(RuntimeError, match="1 results for 2 items"):
@@ -197,9 +215,10 @@ def test_nonsense_is_refused(wrong: dict[str, float]) -> None:
     max_items=st.integers(1, 30),
     workers=st.integers(1, 3),
     bad=st.integers(-1, 20),
+    alone=st.sets(st.integers(0, 20), max_size=5),
 )
 def test_whatever_comes_everyone_gets_his_own_answer(
-    items: list[tuple[int, str, int]], max_items: int, workers: int, bad: int
+    items: list[tuple[int, str, int]], max_items: int, workers: int, bad: int, alone: set[int]
 ) -> None:
     batches: list[list[int]] = []
 
@@ -212,7 +231,7 @@ def test_whatever_comes_everyone_gets_his_own_answer(
 
     async def submit(batcher: Batcher[int, int], item: int, delay_ms: int) -> int:
         await asyncio.sleep(delay_ms / 1000)
-        return await batcher.submit(item)
+        return await batcher.submit(item, alone=item in alone)
 
     async def main() -> None:
         batcher = Batcher(
@@ -235,6 +254,7 @@ def test_whatever_comes_everyone_gets_his_own_answer(
                     assert result == item + 1000
         for batch in batches:
             assert sum(batch) <= max_items or len(batch) == 1
+            assert alone.isdisjoint(batch) or len(batch) == 1
         assert batcher.batches == len(batches)
         assert batcher.items == sum(map(len, batches))
 

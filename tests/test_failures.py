@@ -14,18 +14,32 @@ from typing import Any, Literal
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from clips import make_clip
+from clips import encode_frames, make_clip, portrait
 from conftest import fresh_names
-from fakes import BROKEN, FakePipeline, ScoreLog, chunk, publish, running, service_config, until, watching
+from fakes import (
+    BROKEN,
+    FakePipeline,
+    ScoreLog,
+    chunk,
+    committed,
+    dead_letters,
+    publish,
+    running,
+    service_config,
+    until,
+    watching,
+)
 from kafka_broker import Kafka, RunningKafka, cluster, restartable_kafka
-from members import make_engines
+from members import make_engines, make_picky_detector, make_picky_member
 from proxy import proxy
 from structlog.testing import capture_logs
 
-from streamer.config import ClassifyConfig, DecodeConfig, FacesConfig, KafkaConfig
+from streamer.cli import BROKER, exit_code_of
+from streamer.config import ClassifyConfig, Config, DecodeConfig, FacesConfig, KafkaConfig
 from streamer.errors import BrokerError, InferenceError
 from streamer.kafka.client import admin_client
 from streamer.kafka.topics import create_topics
+from streamer.messages import VideoChunk, encode_chunk
 from streamer.pipeline import Pipeline
 from streamer.service import Service
 
@@ -101,6 +115,57 @@ async def test_broker_down_and_back(own_broker: RunningKafka, quick_looks: None)
         group.create_task(through_it("exactly_once", down))
         group.create_task(through_it("at_least_once", down))
         group.create_task(take_down(down))
+
+
+@pytest.fixture
+def broker_that_may_die() -> Iterator[RunningKafka]:
+    """One that is back in seconds: its old self must be forgotten before it is let in again."""
+    with restartable_kafka("broker.session.timeout.ms=9000") as broker:
+        yield broker
+
+
+@pytest.mark.needs_kafka
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+async def test_disk_full_on_the_broker(
+    broker_that_may_die: RunningKafka,
+    quick_looks: None,
+    monkeypatch: pytest.MonkeyPatch,
+    delivery: Literal["exactly_once", "at_least_once"],
+) -> None:
+    """Half a record fits, and the broker ends. The service waits for it, then ends with status 3 and results
+    that it could not deliver; once there is space, all is scored, each chunk once."""
+    broker = broker_that_may_die
+    kafka = fresh_names(broker.kafka.bootstrap_servers, delivery)
+    await create_topics(kafka, partitions=1)
+    large = [[chunk(f"video-{n}", seq, bytes([n, seq]) * 50_000) for n in range(4)] for seq in range(3)]
+    pipeline = FakePipeline()
+    service = Service(service_config(kafka), lambda: pipeline)
+    async with watching(kafka) as scores:
+        ending = asyncio.create_task(service.run())
+        await publish(kafka, *large[0])
+        await each_once(scores, 1)
+        pipeline.gate.clear()
+        await publish(kafka, *large[1])
+        await until(lambda: pipeline.under_way == 4)
+        broker.let_no_file_grow_beyond(broker.end_of(kafka.chunks_topic, 0) + 50_000)
+        publishing = asyncio.create_task(publish(kafka, *large[2]))
+        said = await asyncio.to_thread(broker.wait, 60)
+        assert "File too large" in said
+        assert "all log dirs" in said
+        publishing.cancel()  # none of these was taken, as their producer knows
+        await asyncio.gather(publishing, return_exceptions=True)
+        monkeypatch.setattr("streamer.kafka.presence.AWAY_SECONDS", 5.0)
+        pipeline.gate.set()
+        with pytest.raises(BrokerError) as raised:
+            await asyncio.wait_for(ending, 60)
+        assert exit_code_of(raised.value) == BROKER
+        assert len(scores.updates) == 4
+        monkeypatch.undo()
+        await asyncio.to_thread(broker.start)
+        async with running(service_config(kafka), FakePipeline()):
+            await publish(kafka, *large[2])
+            await each_once(scores, 3, repeats=delivery == "at_least_once")
 
 
 @pytest.fixture
@@ -271,8 +336,81 @@ async def test_decode_worker_fails(
     assert [(u.status, u.error) for u in scores.updates] == [("undecodable", reason), ("no_face", None)]
 
 
-async def test_chunk_that_the_networks_fail_on_is_named(embedded_broker: str) -> None:
-    """The service ends, and would again: the log says which chunk to step over."""
+def with_networks(kafka: KafkaConfig, engines: Path) -> Config:
+    """One member, the whole frame only, and time enough for batches to be shared."""
+    return service_config(kafka).model_copy(
+        update={
+            "classify": ClassifyConfig(engines=engines, members=("member",), batch_timeout_ms=200),
+            "faces": FacesConfig(windows=(), batch_timeout_ms=200),
+        }
+    )
+
+
+@pytest.mark.parametrize("stage", ["detect", "classify"])
+async def test_chunk_that_a_network_fails_on_costs_only_itself(
+    embedded_broker: str, tmp_path: Path, stage: str
+) -> None:
+    """The network is real, and gives NaN for one of nine chunks. The scores of the others, which shared its
+    batches, are as if it had not been there."""
+    engines = make_engines(tmp_path / "engines")
+    make_picky_member(engines, "member", 0.65 if stage == "classify" else 1.0)
+    if stage == "detect":
+        make_picky_detector(engines, "blazeface_short_range", 0.4)
+    good, bad = encode_frames(portrait()), encode_frames(portrait(washed_out=True))
+    sent = [chunk(f"video-{n}", seq, good) for seq in range(3) for n in range(3)]
+    sent[4] = chunk("video-1", 1, bad)
+    innocent = [each for each in sent if each.data == good]
+
+    async def score(chunks: list[VideoChunk]) -> tuple[ScoreLog, KafkaConfig, Service]:
+        kafka = fresh_names(embedded_broker, "at_least_once")
+        await create_topics(kafka, partitions=1)
+        await publish(kafka, *chunks)
+        config = with_networks(kafka, engines)
+        async with watching(kafka) as scores, running(config, Pipeline(config)) as service:
+            await until(lambda: len(scores.updates) == len(chunks))
+            assert service.why_not_ready() is None
+        assert await committed(kafka) == {0: len(chunks)}
+        return scores, kafka, service
+
+    scores, kafka, service = await score(sent)
+    without, _, _ = await score(innocent)
+    refused = [update for update in scores.updates if update.status == "undecodable"]
+    assert [(u.video_id, u.seq, u.error) for u in refused] == [("video-1", 1, "inference_failed")]
+    expected = {(u.video_id, u.seq): (u.status, u.fake_score, u.frames) for u in without.updates}
+    assert {expected[each.video_id, each.seq][0] for each in innocent} == {"scored"}
+    assert expected == {
+        (u.video_id, u.seq): (u.status, u.fake_score, u.frames) for u in scores.updates if u not in refused
+    }
+    (letter,) = await dead_letters(kafka, 1)
+    assert (letter.stage, letter.reason, letter.value) == (stage, "inference_failed", encode_chunk(sent[4]))
+    assert metric(service, "dead_letters_total", stage=stage, reason="inference_failed") == 1
+
+
+async def test_network_that_fails_on_everything_ends_the_service(
+    embedded_broker: str, tmp_path: Path
+) -> None:
+    """It is the network's fault and not the chunks', of which none is lost."""
+    broken, mended = make_engines(tmp_path / "broken"), make_engines(tmp_path / "mended")
+    make_picky_member(broken, "member", -1.0)
+    make_picky_member(mended, "member", 1.0)
+    kafka = fresh_names(embedded_broker, "at_least_once")
+    await create_topics(kafka, partitions=1)
+    await publish(kafka, *(chunk(f"video-{n}", 0, encode_frames(portrait())) for n in range(4)))
+    async with watching(kafka) as scores:
+        config = with_networks(kafka, broken)
+        service = Service(config, lambda: Pipeline(config))
+        with pytest.raises(InferenceError, match=r"member: .*it fails on a known image, too"):
+            await asyncio.wait_for(service.run(), 60)
+        assert service.why_not_ready() == "stopping"
+        assert await committed(kafka) == {}
+        assert await dead_letters(kafka, 0) == scores.updates == []
+        config = with_networks(kafka, mended)
+        async with running(config, Pipeline(config)):
+            await each_once(scores, 1)
+
+
+async def test_chunk_that_ends_the_service_is_named(embedded_broker: str) -> None:
+    """It may end the next one, too: the log says which chunk to step over."""
     kafka = fresh_names(embedded_broker, "at_least_once")
     await create_topics(kafka, partitions=1)
     await publish(kafka, chunk("v", 0), chunk("v", 1, BROKEN))

@@ -49,7 +49,9 @@ def known_series() -> dict[str, frozenset[str]]:
     """Name -> labels of every series that the service can have."""
     metrics = Metrics(CollectorRegistry())
     metrics.registry.register(
-        PipelineCollector([type("B", (), {"name": "n", "batches": 1, "size": 1, "fill": 1})()], {"reason": 1})
+        PipelineCollector(
+            [type("B", (), {"name": "n", "batches": 1, "size": 1, "fill": 1, "failures": 1})()], {"reason": 1}
+        )
     )
     series: dict[str, frozenset[str]] = {}
     for family in metrics.registry.collect():

@@ -20,11 +20,12 @@ from types import MappingProxyType
 import numpy as np
 
 from streamer.backends.base import Network
+from streamer.backends.images import known_image
 from streamer.config import FacesConfig
 from streamer.errors import ManifestError
 from streamer.faces.anchors import make_anchors
 from streamer.faces.consensus import Consensus
-from streamer.faces.look import Seen, join, look
+from streamer.faces.look import Seen, join, look, run_detector
 from streamer.faces.nms import overlaps, repeats
 from streamer.faces.resize import Picture, Pyramid
 from streamer.faces.windows import close_ups, coarse_windows, matrix_windows
@@ -103,6 +104,11 @@ class FaceDetector:
             sure = self._close_look(frames, sure, missing, FOLLOW_ZOOM)
         faces = [self._select(frame, seen) for frame, seen in zip(frames, sure, strict=True)]
         return [faces[span] for span in spans]
+
+    def check(self) -> None:
+        """Run every network on an image that it is known to take. Blocks. Raises InferenceError."""
+        for network in (self._detector, self._scanner, self._verifier):
+            run_detector(network, known_image(network.manifest.input))
 
     def _choose_scans(self, count: int) -> list[bool]:
         """Which frames of a sequence are scanned: the middle one of each group of `scan_every` at most."""

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from streamer.backends.base import Network
 from streamer.backends.images import stack
+from streamer.errors import InferenceError
 from streamer.faces.anchors import make_anchors
 from streamer.faces.decode_boxes import decode_boxes
 from streamer.faces.nms import blend_overlapping
 from streamer.faces.resize import Picture, to_frame
 from streamer.faces.windows import IntArray
-from streamer.types import Faces, Float32Array
+from streamer.types import Faces, Float32Array, Images
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def look(
     cuts = [frame.cut(each, size) for frame, each in zip(frames, windows, strict=True) if len(each)]
     inputs = stack([images for images, _ in cuts])
     placed = np.concatenate([where for _, where in cuts])  # (total, 4)
-    regressors, logits = network.run(inputs)
+    regressors, logits = run_detector(network, inputs)
     raw = decode_boxes(regressors, logits, make_anchors(size), size, min_score)
     points = to_frame(raw.points, placed[raw.image])  # (n, 8, 2)
     owner = owner[raw.image]  # (n,)
@@ -91,6 +92,15 @@ def look(
         Faces(points[:, :2].reshape(-1, 4), raw.scores, points[:, 2:]), cut, placed[raw.image, 0]
     )
     return [everything.take(np.flatnonzero(owner == k)) for k in range(len(frames))]
+
+
+def run_detector(network: Network, images: Images) -> tuple[Float32Array, Float32Array]:
+    """Regressors and logits, see `decode_boxes`. Raises InferenceError, also for NaN or infinity in them:
+    below any score, they would look as if there were no face."""
+    regressors, logits = network.run(images)
+    if not (np.isfinite(logits).all() and np.isfinite(regressors).all()):
+        raise InferenceError(f"{network.manifest.name}: NaN or infinity for some of {len(images)} images")
+    return regressors, logits
 
 
 def cut_by_window(points: Float32Array, windows: IntArray, frames: Float32Array) -> NDArray[np.bool_]:

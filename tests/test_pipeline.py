@@ -1,0 +1,92 @@
+"""Networks that fail on one input, or on all: real ones, made to give NaN for bright pictures."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clips import portrait
+from members import make_engines, make_picky_detector, make_picky_member
+
+from streamer.config import ClassifyConfig, Config, FacesConfig
+from streamer.errors import ClassifyError, DetectError, InferenceError
+from streamer.pipeline import Pipeline
+from streamer.types import Frame, FramePrediction
+
+NEVER = -2.0
+"""No picture is so dark."""
+
+
+def config_of(engines: Path, backend: str = "openvino") -> Config:
+    """One member, the whole frame only, and time enough for all that is submitted to share a batch."""
+    return Config.model_validate(
+        {
+            "classify": ClassifyConfig(
+                engines=engines, members=("member",), backend=backend, batch_timeout_ms=300
+            ),
+            "faces": FacesConfig(windows=(), batch_timeout_ms=300),
+        }
+    )
+
+
+async def look_at(pipeline: Pipeline, *frames: Frame) -> list[FramePrediction | BaseException]:
+    """Each by a caller of its own."""
+    results = await asyncio.gather(
+        *(pipeline.predict_frames([frame]) for frame in frames), return_exceptions=True
+    )
+    return [result if isinstance(result, BaseException) else result[0] for result in results]
+
+
+@pytest.fixture(scope="module")
+def normal() -> Frame:
+    return Frame(portrait()[0], 0.0)
+
+
+@pytest.fixture(scope="module")
+def bright() -> Frame:
+    return Frame(portrait(washed_out=True)[0], 0.0)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("stage", ["detect", "classify"])
+async def test_a_picture_that_a_network_fails_on_costs_no_other_of_its_batch(
+    tmp_path: Path, normal: Frame, bright: Frame, stage: str, backend: str
+) -> None:
+    engines = make_engines(tmp_path / "engines")
+    make_picky_member(engines, "member", 0.65 if stage == "classify" else 1.0)
+    if stage == "detect":
+        make_picky_detector(engines, "blazeface_short_range", 0.4)
+    mirrored = Frame(np.ascontiguousarray(normal.rgb[:, ::-1]), 0.0)
+    async with Pipeline(config_of(engines, backend)) as pipeline:
+        expected = await look_at(pipeline, normal, mirrored)
+        found = await look_at(pipeline, normal, bright, mirrored)
+        again = await look_at(pipeline, normal)
+        failures = {batcher.name: batcher.failures for batcher in pipeline.batchers}
+    assert all(isinstance(each, FramePrediction) and len(each.faces) == 1 for each in expected)
+    assert [found[0], found[2], again[0]] == [*expected, expected[0]]
+    refused = found[1]
+    assert isinstance(refused, DetectError if stage == "detect" else ClassifyError)
+    assert (refused.stage, refused.reason) == (stage, "inference_failed")
+    assert "NaN" in str(refused)
+    assert failures == {"detect": 0, "classify": 0} | {stage: 2}  # all three together, then that one alone
+
+
+@pytest.mark.parametrize(
+    "broken", ["member", "blazeface_short_range", "blazeface_back", "blazeface_full_range"]
+)
+async def test_a_network_that_fails_on_everything_is_no_fault_of_the_picture(
+    tmp_path: Path, normal: Frame, bright: Frame, broken: str
+) -> None:
+    """Of the detectors, also where the one that is broken was not the one that failed on the picture."""
+    engines = make_engines(tmp_path / "engines")
+    make_picky_member(engines, "member", NEVER if broken == "member" else 1.0)
+    if broken != "member":
+        for name in {"blazeface_short_range", broken}:
+            make_picky_detector(engines, name, NEVER if name == broken else 0.4)
+    async with Pipeline(config_of(engines)) as pipeline:
+        (error,) = await look_at(pipeline, normal if broken == "member" else bright)
+    assert isinstance(error, InferenceError)
+    assert str(error).startswith(f"{broken}: ")
+    assert "known image" in str(error)
