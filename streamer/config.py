@@ -179,6 +179,9 @@ class ClassifyConfig(_Section):
         "efficientnet_lite0",
     )
     """Manifests under `engines`, without `.json`."""
+    shadow: tuple[str, ...] = ()
+    """Members of another ensemble that scores the same faces beside this one, for comparison: see
+    `ScoreUpdate.shadow`. Costs as much as members do."""
     backend: Literal["openvino", "tensorrt", "onnxruntime", "torch"] = "openvino"
     """tensorrt needs engines built on this GPU with `build_engines.py --target tensorrt`."""
     precision: Literal["f32", "fp16", "bf16", "int8"] = "f32"

@@ -27,7 +27,7 @@ def ensure_untrained(config: ClassifyConfig) -> None:
 
     They are random weights and are never shipped. Raises ModelError if they cannot be written.
     """
-    for member in config.members:
+    for member in (*config.members, *config.shadow):
         folder, _, name = member.rpartition("/")
         if folder == "untrained" and name in UNTRAINED:
             make_untrained(config.engines / folder, name)

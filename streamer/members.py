@@ -12,7 +12,7 @@ def missing_untrained(config: ClassifyConfig) -> list[str]:
     known = {f"untrained/{name}" for name in UNTRAINED}
     return [
         member
-        for member in config.members
+        for member in (*config.members, *config.shadow)
         if member in known and not (config.engines / f"{member}.json").is_file()
     ]
 

@@ -90,6 +90,19 @@ class Alert(_Message):
     """Where it is raised, or, once raised, cleared."""
 
 
+class ShadowScore(_Message):
+    """What another ensemble says of the same faces; no alert depends on it."""
+
+    model_set: str
+    """Hash over its members and calibration."""
+    trained: bool
+    fake_score: Annotated[float, Field(ge=0, le=1)]
+    """As that of the update, over `faces`."""
+    window_score: Annotated[float, Field(ge=0, le=1)] | None
+    faces: int
+    """Faces that it scored so far: fewer than the ensemble if it came later, or failed on some."""
+
+
 class ScoreUpdate(_Message):
     """What is known of a video after one of its chunks."""
 
@@ -137,6 +150,8 @@ class ScoreUpdate(_Message):
     sampling_rate: Annotated[float, Field(gt=0)] | None = None
     """Samples per second of video in force for this chunk: as configured, less by a cap per video or, where
     that is allowed, while its partition was behind; null if no chunk was counted for this update."""
+    shadow: ShadowScore | None = None
+    """Of the ensemble in `classify.shadow`; null if there is none, or it has scored nothing yet."""
 
 
 class DeadLetter(_Message):

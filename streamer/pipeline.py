@@ -65,6 +65,8 @@ class FoundFaces:
 
     faces: Faces
     crops: Images
+    shadow_crops: Images | None
+    """The same faces at the size of the ensemble in shadow; None: there is none."""
 
 
 @dataclass(slots=True)
@@ -104,6 +106,7 @@ class Pipeline:
         detector, scanner, verifier = self._face_networks
         self._detector = FaceDetector(detector, config.faces, scanner=scanner, verifier=verifier)
         self._ensemble = Ensemble(config.classify, device=config.gpu.device)
+        self._shadow = _open_shadow(config)
         self.decode_pool = DecodePool(
             config.decode, yuv=self._device is not None, nvdec=nvdec_device(config.gpu)
         )
@@ -124,6 +127,16 @@ class Pipeline:
             workers=workers,
             size=len,
         )
+        self.shadow_batcher: Batcher[Images, Float32Array] | None = None
+        if self._shadow:
+            self.shadow_batcher = Batcher(
+                "shadow",
+                self._shadow.classify_many,
+                max_items=config.classify.batch_crops,
+                timeout_ms=config.classify.batch_timeout_ms,
+                workers=workers,
+                size=len,
+            )
         self._illustrator = ThreadPoolExecutor(1, "evidence")
         """Beside the batchers, and waited for before the networks are closed."""
         self._open = AsyncExitStack()
@@ -131,7 +144,14 @@ class Pipeline:
     @property
     def ensemble(self) -> EnsembleInfo:
         """Members, hash, and whether they were trained."""
-        return EnsembleInfo(self._ensemble.names, self._ensemble.model_set, self._ensemble.trained)
+        ensemble, shadow = self._ensemble, self._shadow
+        return EnsembleInfo(
+            ensemble.names,
+            ensemble.model_set,
+            ensemble.trained,
+            shadow_set=shadow.model_set if shadow else None,
+            shadow_trained=shadow.trained if shadow else True,
+        )
 
     @property
     def path(self) -> str:
@@ -145,7 +165,8 @@ class Pipeline:
     @property
     def batchers(self) -> tuple[Batcher[Any, Any], ...]:
         """For metrics: how many batches were run, and how full."""
-        return (self.detect_batcher, self.classify_batcher)
+        shadow = (self.shadow_batcher,) if self.shadow_batcher else ()
+        return (self.detect_batcher, self.classify_batcher, *shadow)
 
     @property
     def worker_restarts(self) -> Mapping[str, int]:
@@ -156,6 +177,9 @@ class Pipeline:
         for network in self._face_networks:
             self._open.callback(network.close)
         self._open.callback(self._ensemble.close)
+        if self._shadow and self.shadow_batcher:
+            self._open.callback(self._shadow.close)
+            self._open.push_async_callback(self.shadow_batcher.close)
         self._open.callback(self._illustrator.shutdown, cancel_futures=True)
         self._open.push_async_callback(self.classify_batcher.close)
         self._open.push_async_callback(self.detect_batcher.close)
@@ -256,11 +280,28 @@ class Pipeline:
             pictures = [[self._picture(frame) for frame in sequence] for sequence in sequences]
             return [
                 [
-                    FoundFaces(faces, picture.crop(faces.boxes, margin=margin, size=size))
+                    FoundFaces(
+                        faces,
+                        picture.crop(faces.boxes, margin=margin, size=size),
+                        self._shadow
+                        and picture.crop(faces.boxes, margin=margin, size=self._shadow.crop_size),
+                    )
                     for picture, faces in zip(sequence, found, strict=True)
                 ]
                 for sequence, found in zip(pictures, self._detector.detect_sequences(pictures), strict=True)
             ]
+
+    async def _in_shadow(self, found: FoundFaces) -> list[float | None]:
+        """Mean probability of each face by the ensemble in shadow. Its failure costs its own scores alone."""
+        if self.shadow_batcher is None or found.shadow_crops is None:
+            return [None] * len(found.faces)
+        try:
+            rows = await self.shadow_batcher.submit(found.shadow_crops)
+        except InferenceError as error:
+            log.warning("the ensemble in shadow failed", error=str(error))
+            return [None] * len(found.faces)
+        means: list[float | None] = rows.mean(axis=1).tolist()
+        return means
 
     def _picture(self, frame: Frame | YuvFrame) -> Picture:
         if self._device is not None:
@@ -272,20 +313,35 @@ class Pipeline:
     async def _classify(self, time_seconds: float, found: FoundFaces, *, keep_crops: bool) -> FramePrediction:
         if not len(found.faces):
             return FramePrediction(time_seconds, ())
-        probabilities = await _run(self.classify_batcher, found.crops, self._ensemble.check, ClassifyError)
+        in_shadow = asyncio.create_task(self._in_shadow(found))
+        try:
+            probabilities = await _run(
+                self.classify_batcher, found.crops, self._ensemble.check, ClassifyError
+            )
+            shadow = await in_shadow
+        finally:
+            in_shadow.cancel()
         crops = to_array(found.crops) if keep_crops else [None] * len(found.faces)
         return FramePrediction(
             time_seconds,
             tuple(
-                FacePrediction((box[0], box[1], box[2], box[3]), tuple(row), crop)
-                for box, row, crop in zip(
+                FacePrediction((box[0], box[1], box[2], box[3]), tuple(row), other, crop)
+                for box, row, other, crop in zip(
                     found.faces.boxes.tolist(),
                     probabilities.tolist(),
+                    shadow,
                     crops,
                     strict=True,
                 )
             ),
         )
+
+
+def _open_shadow(config: Config) -> Ensemble | None:
+    if not config.classify.shadow:
+        return None
+    members = config.classify.model_copy(update={"members": config.classify.shadow})
+    return Ensemble(members, device=config.gpu.device)
 
 
 async def _run(

@@ -16,9 +16,9 @@ import numpy as np
 from streamer.config import AlertConfig, FacesConfig, RollingConfig
 from streamer.errors import StateError
 from streamer.faces.track import assign_tracks
-from streamer.messages import Alert, ScoreUpdate, TrackScore
+from streamer.messages import Alert, ScoreUpdate, ShadowScore, TrackScore
 from streamer.types import ChunkPrediction, FacePrediction, FramePrediction
-from streamer.video_state import UNIT, MeanScore, Track, VideoState, pack_state, unpack_state
+from streamer.video_state import UNIT, MeanScore, Shadow, Track, VideoState, pack_state, unpack_state
 
 BIN_SECONDS = 0.5
 """Step by which the window score forgets."""
@@ -35,6 +35,9 @@ class EnsembleInfo:
     names: tuple[str, ...]
     model_set: str
     trained: bool
+    shadow_set: str | None = None
+    """`model_set` of the ensemble in `classify.shadow`; None: there is none."""
+    shadow_trained: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +214,7 @@ class RollingScores:
             faces = len(frame.faces)
             state.score.add(total, faces)
             self._count_in_window(state, start + frame.time_seconds, total, faces)
+            self._count_shadow(state, frame, start)
             if faces:
                 clusters.setdefault(int(frame.time_seconds), MeanScore()).add(total, faces)
             self._follow(state, frame, start, witness)
@@ -230,8 +234,21 @@ class RollingScores:
             state.newest_bin = index
             oldest = index - self._window_bins
             state.bins = {i: score for i, score in state.bins.items() if i > oldest}
+            state.shadow.bins = {i: score for i, score in state.shadow.bins.items() if i > oldest}
         if faces and index > state.newest_bin - self._window_bins:
             state.bins.setdefault(index, MeanScore()).add(total, faces)
+
+    def _count_shadow(self, state: VideoState, frame: FramePrediction, start: float) -> None:
+        """Count what the other ensemble says; begin anew if it is another one than before."""
+        units = [round(face.shadow * UNIT) for face in frame.faces if face.shadow is not None]
+        if not units or self.ensemble.shadow_set is None:
+            return
+        if state.shadow.model_set != self.ensemble.shadow_set:
+            state.shadow = Shadow(self.ensemble.shadow_set)
+        state.shadow.score.add(sum(units), len(units))
+        index = int((start + frame.time_seconds) / BIN_SECONDS)
+        if index > state.newest_bin - self._window_bins:
+            state.shadow.bins.setdefault(index, MeanScore()).add(sum(units), len(units))
 
     def _follow(
         self, state: VideoState, frame: FramePrediction, start: float, witness: Witness | None
@@ -267,9 +284,7 @@ class RollingScores:
         error: str | None = None,
         sampling_rate: float | None = None,
     ) -> ScoreUpdate:
-        window = MeanScore()
-        for bin_score in state.bins.values():
-            window.add(bin_score.total, bin_score.faces)
+        window = _sum(state.bins)
         suspect = self._suspect(state)
         alert = self._judge(state, seq, window, suspect) if status != "duplicate" else self._alert_of(state)
         return ScoreUpdate(
@@ -305,6 +320,19 @@ class RollingScores:
             last=state.ended,
             error=error,
             sampling_rate=sampling_rate,
+            shadow=self._shadow_of(state.shadow),
+        )
+
+    def _shadow_of(self, shadow: Shadow) -> ShadowScore | None:
+        score = shadow.score.value(1)
+        if score is None or shadow.model_set != self.ensemble.shadow_set:
+            return None
+        return ShadowScore(
+            model_set=shadow.model_set,
+            trained=self.ensemble.shadow_trained,
+            fake_score=score,
+            window_score=_sum(shadow.bins).value(1),
+            faces=shadow.score.faces,
         )
 
     def _suspect(self, state: VideoState) -> Track | None:
@@ -336,6 +364,13 @@ class RollingScores:
             since_seq=state.alert_since_seq,
             threshold=self._alert.clear_at if raised else self._alert.raise_at,
         )
+
+
+def _sum(bins: Mapping[int, MeanScore]) -> MeanScore:
+    window = MeanScore()
+    for score in bins.values():
+        window.add(score.total, score.faces)
+    return window
 
 
 def _units(face: FacePrediction) -> list[int]:

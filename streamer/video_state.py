@@ -88,6 +88,16 @@ class Track:
 
 
 @dataclass(slots=True)
+class Shadow:
+    """Sums of another ensemble over the same faces."""
+
+    model_set: str = ""
+    score: MeanScore = field(default_factory=MeanScore)
+    bins: dict[int, MeanScore] = field(default_factory=dict)
+    """As `VideoState.bins`."""
+
+
+@dataclass(slots=True)
 class VideoState:
     """All that is remembered of one video; bounded, however long the video."""
 
@@ -111,6 +121,7 @@ class VideoState:
     next_track: int = 0
     alert_since_seq: int | None = None
     ended: bool = False
+    shadow: Shadow = field(default_factory=Shadow)
 
 
 def pack_state(state: VideoState, model_set: str) -> bytes:
@@ -125,10 +136,10 @@ def pack_state(state: VideoState, model_set: str) -> bytes:
         "chunks": state.chunks,
         "undecodable_chunks": state.undecodable_chunks,
         "frames": state.frames,
-        "score": [_integer(state.score.total), state.score.faces],
+        "score": _pack_score(state.score),
         "by_member": [_integer(total) for total in state.by_member],
         "spread": [spread.clusters, *map(_integer, (spread.ss, spread.sn, spread.nn))],
-        "bins": [[index, _integer(score.total), score.faces] for index, score in state.bins.items()],
+        "bins": _pack_bins(state.bins),
         "newest_bin": state.newest_bin,
         "end_seconds": state.end_seconds,
         "tracks": [
@@ -138,6 +149,8 @@ def pack_state(state: VideoState, model_set: str) -> bytes:
         "alert_since_seq": state.alert_since_seq,
         "ended": state.ended,
     }
+    if (shadow := state.shadow).score.faces:
+        fields["shadow"] = [shadow.model_set, _pack_score(shadow.score), _pack_bins(shadow.bins)]
     packed: bytes = msgpack.packb(fields)
     return packed
 
@@ -159,7 +172,7 @@ def unpack_state(value: bytes, *, touched_seconds: float) -> tuple[VideoState, s
             score=_mean_score(*fields["score"]),
             by_member=[int(total) for total in fields["by_member"]],
             spread=SpreadOverTime(*map(int, fields["spread"])),
-            bins={index: _mean_score(total, faces) for index, total, faces in fields["bins"]},
+            bins=_unpack_bins(fields["bins"]),
             newest_bin=fields["newest_bin"],
             end_seconds=fields["end_seconds"],
             tracks=[
@@ -170,11 +183,26 @@ def unpack_state(value: bytes, *, touched_seconds: float) -> tuple[VideoState, s
             alert_since_seq=fields["alert_since_seq"],
             ended=fields["ended"],
         )
+        if "shadow" in fields:
+            model_set, score, bins = fields["shadow"]
+            state.shadow = Shadow(str(model_set), _mean_score(*score), _unpack_bins(bins))
         return state, str(fields["model_set"])
     except StateError:
         raise
     except Exception as error:
         raise StateError(f"not the state of a video: {error!r:.300}") from error
+
+
+def _pack_score(score: MeanScore) -> list[int | str]:
+    return [_integer(score.total), score.faces]
+
+
+def _pack_bins(bins: dict[int, MeanScore]) -> list[list[int | str]]:
+    return [[index, *_pack_score(score)] for index, score in bins.items()]
+
+
+def _unpack_bins(rows: list[Any]) -> dict[int, MeanScore]:
+    return {index: _mean_score(total, faces) for index, total, faces in rows}
 
 
 def _integer(number: int) -> int | str:

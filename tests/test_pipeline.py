@@ -90,3 +90,36 @@ async def test_a_network_that_fails_on_everything_is_no_fault_of_the_picture(
     assert isinstance(error, InferenceError)
     assert str(error).startswith(f"{broken}: ")
     assert "known image" in str(error)
+
+
+async def test_an_ensemble_in_shadow_scores_the_same_faces(tmp_path: Path, normal: Frame) -> None:
+    engines = make_engines(tmp_path / "engines", member=1.0, low=-2.0, high=2.0)
+    config = config_of(engines)
+    shadow = config.classify.model_copy(update={"shadow": ("low", "high")})
+    async with Pipeline(config.model_copy(update={"classify": shadow})) as pipeline:
+        ((frame,), ensemble) = await look_at(pipeline, normal), pipeline.ensemble
+    async with Pipeline(config) as pipeline:
+        (plain,) = await look_at(pipeline, normal)
+    assert isinstance(frame, FramePrediction)
+    assert isinstance(plain, FramePrediction)
+    assert [face.probabilities for face in frame.faces] == [face.probabilities for face in plain.faces]
+    assert [face.shadow for face in frame.faces] == pytest.approx([0.5])
+    assert [face.shadow for face in plain.faces] == [None]
+    assert ensemble.names == ("member",)
+    assert ensemble.shadow_set is not None
+    assert ensemble.shadow_set != ensemble.model_set
+
+
+async def test_an_ensemble_in_shadow_that_fails_costs_its_own_score_alone(
+    tmp_path: Path, bright: Frame
+) -> None:
+    engines = make_engines(tmp_path / "engines", member=1.0)
+    make_picky_member(engines, "other", 0.65)
+    config = config_of(engines)
+    shadow = config.classify.model_copy(update={"shadow": ("other",)})
+    async with Pipeline(config.model_copy(update={"classify": shadow})) as pipeline:
+        (frame,) = await look_at(pipeline, bright)
+    assert isinstance(frame, FramePrediction)
+    ((face,),) = [frame.faces]
+    assert face.probabilities == pytest.approx([0.731], abs=1e-3)
+    assert face.shadow is None

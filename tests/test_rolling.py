@@ -203,3 +203,54 @@ def test_state_of_an_endless_video_is_bounded():
     assert len(update.tracks) == RollingConfig().max_tracks
     assert len(video.seqs._starts) == 1
     assert math.isclose(update.fake_score, 0.5)
+
+
+def in_shadow(seq, scores, shadows):
+    """A chunk whose faces another ensemble scored too; None: it did not."""
+    frames = tuple(
+        FramePrediction(2 * i / len(scores), (FacePrediction(BOX, (score, score), shadow),))
+        for i, (score, shadow) in enumerate(zip(scores, shadows, strict=True))
+    )
+    return ChunkPrediction("v", seq, 2.0 * seq, 2.0, frames)
+
+
+def with_shadow(shadow_set="other"):
+    return rolling(EnsembleInfo(("a", "b"), "hash", True, shadow_set, shadow_trained=False))
+
+
+def test_shadow_is_told_beside_and_changes_nothing():
+    state = with_shadow()
+    (update,) = feed(state, [in_shadow(0, [0.1, 0.3, 0.5], [0.9, 0.8, None])])
+    (plain,) = feed(rolling(), [chunk(0, [0.1, 0.3, 0.5])])
+    assert update.shadow is not None
+    assert (update.shadow.model_set, update.shadow.faces, update.shadow.trained) == ("other", 2, False)
+    assert update.shadow.fake_score == pytest.approx(0.85)
+    assert update.shadow.window_score == pytest.approx(0.85)
+    assert plain.shadow is None
+    assert update.model_copy(update={"shadow": None}) == plain
+
+
+def test_shadow_has_no_alert():
+    updates = feed(with_shadow(), [in_shadow(seq, [0.1] * 8, [1.0] * 8) for seq in range(4)])
+    assert {update.alert.state for update in updates} == {"none"}
+
+
+def test_shadow_forgets_what_leaves_the_window():
+    state = with_shadow()
+    feed(state, [in_shadow(0, [0.5] * 4, [1.0] * 4)])
+    (update,) = feed(state, [in_shadow(9, [0.5] * 4, [0.0] * 4)])
+    assert update.shadow.fake_score == pytest.approx(0.5)
+    assert update.shadow.window_score == 0
+
+
+def test_shadow_goes_on_in_another_process_unless_it_is_another_ensemble():
+    first = with_shadow()
+    feed(first, [in_shadow(0, [0.5] * 4, [1.0] * 4)])
+    states = first.take_changed()
+    same, other, none = with_shadow(), with_shadow("third"), rolling()
+    for state in (same, other, none):
+        state.restore(states, now_seconds=0)
+    assert feed(same, [in_shadow(1, [0.5] * 4, [0.0] * 4)])[0].shadow.fake_score == pytest.approx(0.5)
+    update = feed(other, [in_shadow(1, [0.5] * 4, [0.0] * 4)])[0]
+    assert (update.shadow.model_set, update.shadow.fake_score, update.faces) == ("third", 0, 8)
+    assert feed(none, [chunk(1, [0.5] * 4)])[0].shadow is None
