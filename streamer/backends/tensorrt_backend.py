@@ -36,7 +36,7 @@ class _Bucket:
     """A batch size: where its images go in and its outputs come out, and the graph between."""
 
     images: Tensor
-    outputs: dict[str, Tensor]
+    outputs: list[Tensor]
     graph: torch.cuda.CUDAGraph
     context: Any
     """TensorRT's; the graph uses its memory."""
@@ -127,7 +127,7 @@ class TensorRtNetwork:
                 bucket = self._buckets[bucket_of(len(part), self._max_batch)]
                 bucket.images[: len(part)].copy_(part, non_blocking=True)
                 bucket.graph.replay()
-                rows.append([_to_host(bucket.outputs[name][: len(part)]) for name in self._manifest.outputs])
+                rows.append([_to_host(output[: len(part)]) for output in bucket.outputs])
             done = torch.cuda.Event()
             done.record(self._stream)
         return _Pending(batch, rows, done)
@@ -152,36 +152,42 @@ class TensorRtNetwork:
     def _load(self) -> None:
         """Engine, and a graph for every batch size. Raises BackendError."""
         self._buckets = {}
-        logger = make_logger(self._trt, self._manifest.name)
+        trt, name = self._trt, self._manifest.name
+        self._logger = logger = make_logger(trt, name)
         with torch.cuda.device(self._device):
-            runtime = self._trt.Runtime(logger)
-            self._engine = runtime.deserialize_cuda_engine(self._file.read_bytes())
-            if self._engine is None:
-                raise BackendError(
-                    f"{self._manifest.name}: TensorRT cannot load {self._file}: {logger.last_error}"
-                )
+            self._runtime = trt.Runtime(logger)
+            self._engine = engine = self._runtime.deserialize_cuda_engine(self._file.read_bytes())
+            if engine is None:
+                raise BackendError(f"{name}: TensorRT cannot load {self._file}: {logger.last_error}")
+            tensors = [engine.get_tensor_name(k) for k in range(engine.num_io_tensors)]
+            # By position: builders name them differently.
+            self._inputs = [t for t in tensors if engine.get_tensor_mode(t) == trt.TensorIOMode.INPUT]
+            self._outputs = [t for t in tensors if t not in self._inputs]
+            if (len(self._inputs), len(self._outputs)) != (1, len(self._manifest.outputs)):
+                raise BackendError(f"{name}: {self._file} has the tensors {', '.join(tensors)}")
             sizes = sorted({bucket_of(n, self._max_batch) for n in range(1, self._max_batch + 1)})
             scratch = torch.empty(0, dtype=torch.uint8, device=self._device)
             for size in reversed(sizes):  # the largest first: the others work in its memory
-                self._buckets[size], scratch = self._make_bucket(size, scratch, logger)
+                self._buckets[size], scratch = self._make_bucket(size, scratch)
 
-    def _make_bucket(self, size: int, scratch: Tensor, logger: Any) -> tuple[_Bucket, Tensor]:
+    def _make_bucket(self, size: int, scratch: Tensor) -> tuple[_Bucket, Tensor]:
         """Prepare a batch size. scratch: memory for what lies between layers; returned, larger if need be."""
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         context = self._engine.create_execution_context(strategy)
         spec = self._manifest.input
         images = torch.zeros((size, spec.height, spec.width, 3), dtype=torch.uint8, device=self._device)
-        if context is None or not context.set_input_shape("images", tuple(images.shape)):
-            raise BackendError(f"{self._manifest.name}: no batch of {size}: {logger.last_error}")
+        (input_name,) = self._inputs
+        if context is None or not context.set_input_shape(input_name, tuple(images.shape)):
+            raise BackendError(f"{self._manifest.name}: no batch of {size}: {self._logger.last_error}")
         if (needed := context.update_device_memory_size_for_shapes()) > len(scratch):
             scratch = torch.empty(needed, dtype=torch.uint8, device=self._device)
         context.set_device_memory(scratch.data_ptr(), len(scratch))
-        context.set_tensor_address("images", images.data_ptr())
-        outputs = {}
-        for name in self._manifest.outputs:
+        context.set_tensor_address(input_name, images.data_ptr())
+        outputs = []
+        for name in self._outputs:
             shape = tuple(context.get_tensor_shape(name))
-            outputs[name] = torch.empty(shape, dtype=torch.float32, device=self._device)
-            context.set_tensor_address(name, outputs[name].data_ptr())
+            outputs.append(torch.empty(shape, dtype=torch.float32, device=self._device))
+            context.set_tensor_address(name, outputs[-1].data_ptr())
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         ready = all(context.execute_async_v3(self._stream.cuda_stream) for _ in range(WARM_UP_RUNS))
         self._stream.synchronize()
@@ -190,7 +196,7 @@ class TensorRtNetwork:
             ready = ready and context.execute_async_v3(self._stream.cuda_stream)
         if not ready:
             raise BackendError(
-                f"{self._manifest.name}: does not run with a batch of {size}: {logger.last_error}"
+                f"{self._manifest.name}: does not run with a batch of {size}: {self._logger.last_error}"
             )
         return _Bucket(images, outputs, graph, (context, scratch)), scratch
 

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from streamer.backends.base import Network
-from streamer.backends.compiled import CompiledManifest, compiled_folder, find_compiled, tensorrt_folder
+from streamer.backends.compiled import CompiledManifest, find_compiled, tensorrt_folder
 from streamer.backends.load import load_network
 from streamer.classify import probability
 from streamer.errors import BackendError, ModelError
 from streamer.gpu.graph import engine_graph
-from streamer.gpu.stamp import import_tensorrt, machine_stamp
+from streamer.gpu.stamp import import_tensorrt, machine_stamp, on_device
 from streamer.manifest import sha256_of
 from streamer.quantise import Images, Member, difference, install, refuse_if_far
 from streamer.types import Float32Array
@@ -92,12 +92,15 @@ def build_engines(
     stamp = machine_stamp(options.device)
     todo = outdated(members, options, stamp)
     made: list[_Made] = []
-    with tempfile.TemporaryDirectory(prefix="streamer-engines-") as temporary:
+    compiled = engines / "compiled"
+    compiled.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=compiled, prefix=".building-") as temporary:
         work = Path(temporary)
 
         def build(member: Member) -> _Made:
             say(f"{member.manifest.name}: building in {precision_of(member, options)}")
-            return _build_one(trt, member, options, images, work, progress or Progress())
+            cache = engines / tensorrt_folder(precision_of(member, options), stamp["gpu"])
+            return _build_one(trt, member, options, images, work, cache, progress or Progress())
 
         with ThreadPoolExecutor(options.jobs) as pool:
             made = list(pool.map(build, todo))
@@ -138,6 +141,7 @@ def _build_one(
     options: Options,
     images: Callable[[int], Images],
     work: Path,
+    cache: Path,
     progress: Progress,
 ) -> _Made:
     manifest, precision = member.manifest, precision_of(member, options)
@@ -149,10 +153,15 @@ def _build_one(
         plan = build_with_torch(source, manifest, precision, options.max_batch, options.device)
     else:
         graph = engine_graph(source, manifest, precision, calibration)
-        cache = compiled_folder(member.path, tensorrt_folder(precision, "timing")) / f"{manifest.name}.cache"
-        plan = build_with_tensorrt(
-            trt, graph.SerializeToString(), manifest.name, options.max_batch, cache, progress
-        )
+        with on_device(options.device):
+            plan = build_with_tensorrt(
+                trt,
+                graph.SerializeToString(),
+                manifest.name,
+                options.max_batch,
+                cache / f"{manifest.name}.timing",
+                progress,
+            )
     file = work / f"{manifest.name}.plan"
     file.write_bytes(plan)
     nothing = np.zeros(0, np.float32)
@@ -187,7 +196,9 @@ def build_with_tensorrt(
     profile.set_shape(image.name, (1, *rest), (max(1, max_batch // 2), *rest), (max_batch, *rest))
     config.add_optimization_profile(profile)
     timings = config.create_timing_cache(cache.read_bytes() if cache.is_file() else b"")
-    config.set_timing_cache(timings, ignore_mismatch=False)
+    if not config.set_timing_cache(timings, ignore_mismatch=False):  # of another driver or version
+        timings = config.create_timing_cache(b"")
+        config.set_timing_cache(timings, ignore_mismatch=False)
     config.progress_monitor = _monitor(trt, name, progress)
     plan = builder.build_serialized_network(network, config)
     if plan is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from types import ModuleType
 
 from streamer.errors import BackendError
@@ -18,6 +19,14 @@ def import_tensorrt() -> ModuleType:
         raise BackendError(f"backend tensorrt: PyTorch {torch.__version__} finds no CUDA device")
     module: ModuleType = tensorrt
     return module
+
+
+def on_device(device: str) -> AbstractContextManager[object]:
+    """In which the calling thread's CUDA device is this one."""
+    import torch
+
+    context: AbstractContextManager[object] = torch.cuda.device(device)
+    return context
 
 
 def machine_stamp(device: str) -> dict[str, str]:
