@@ -1,0 +1,154 @@
+"""On a machine with an NVIDIA GPU and TensorRT: engines are built, checked, loaded and run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from networks import images, make_network  # noqa: E402
+
+from streamer.backends.load import load_network  # noqa: E402
+from streamer.backends.tensorrt_backend import bucket_of  # noqa: E402
+from streamer.config import ClassifyConfig, Config, GpuConfig  # noqa: E402
+from streamer.demo_clips import first_clip  # noqa: E402
+from streamer.errors import InferenceError, ModelError  # noqa: E402
+from streamer.files import pieces_of  # noqa: E402
+from streamer.gpu.build import Options, build_engines  # noqa: E402
+from streamer.gpu.device import Device  # noqa: E402
+from streamer.manifest import read_manifest  # noqa: E402
+from streamer.pipeline import Pipeline  # noqa: E402
+from streamer.quantise import Images, Member, find_networks  # noqa: E402
+from streamer.types import ChunkPrediction, Frame, UInt8Array  # noqa: E402
+
+ENGINES = Path(__file__).parents[2] / "engines"
+MAX_BATCH = 8
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.needs_torch
+@pytest.mark.parametrize(
+    ("n", "max_batch", "bucket"),
+    [(1, 64, 1), (2, 64, 2), (3, 64, 4), (33, 64, 64), (64, 64, 64), (5, 6, 6), (6, 6, 6), (1, 1, 1)],
+)
+def test_batches_go_into_the_smallest_graph_that_holds_them(n: int, max_batch: int, bucket: int) -> None:
+    assert bucket_of(n, max_batch) == bucket
+
+
+def shown(size: int) -> Images:
+    return Images(images(16, size=size, seed=2), images(16, size=size), "noise")
+
+
+def build(folder: Path, precision: str, builder: str = "tensorrt", max_difference: float = 0.05) -> Path:
+    pytest.importorskip("tensorrt")
+    path = make_network(folder)
+    build_engines(
+        [Member(path, read_manifest(path))],
+        folder,
+        Options(precision=precision, max_batch=MAX_BATCH, max_difference=max_difference, builder=builder),
+        images=shown,
+    )
+    return path
+
+
+@pytest.mark.needs_cuda
+@needs_gpu
+@pytest.mark.parametrize(
+    ("precision", "builder", "allowed"),
+    [
+        ("f32", "tensorrt", 1e-3),
+        ("fp16", "tensorrt", 2e-2),
+        ("bf16", "tensorrt", 1e-1),
+        ("int8", "tensorrt", 2e-1),
+        ("fp16", "torch-tensorrt", 2e-2),
+    ],
+)
+def test_engines_compute_what_the_network_does(
+    tmp_path: Path, precision: str, builder: str, allowed: float
+) -> None:
+    path = build(tmp_path, precision, builder)
+    reference = load_network(path, backend="onnxruntime", precision="f32")
+    network = load_network(path, backend="tensorrt", precision=precision)
+    try:
+        for n in (1, 3, MAX_BATCH, 2 * MAX_BATCH + 1):
+            batch = images(n)
+            (expected,), (got,) = reference.run(batch), network.run(batch)
+            np.testing.assert_allclose(got, expected, atol=allowed)
+            (from_gpu,) = network.run(torch.from_numpy(batch).cuda())
+            np.testing.assert_array_equal(from_gpu, got)
+    finally:
+        network.close()
+    with pytest.raises(InferenceError, match="after close"):
+        network.run(images(1))
+
+
+@pytest.mark.needs_cuda
+@needs_gpu
+def test_an_engine_too_far_off_is_not_installed(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="bf16 differs too much from f32: small"):
+        build(tmp_path, "bf16", max_difference=1e-9)
+    assert not list((tmp_path / "compiled").rglob("*.plan"))
+
+
+@pytest.mark.needs_cuda
+@needs_gpu
+def test_memory_of_the_gpu_does_not_grow(tmp_path: Path) -> None:
+    network = load_network(build(tmp_path, "fp16"), backend="tensorrt", precision="fp16")
+    try:
+        for n in range(1, 3 * MAX_BATCH):
+            network.run(images(n))
+        before = torch.cuda.mem_get_info()[0]
+        for k in range(500):
+            network.run(images(1 + k % (3 * MAX_BATCH)))
+        assert before - torch.cuda.mem_get_info()[0] < 2**20
+    finally:
+        network.close()
+
+
+@pytest.mark.needs_cuda
+@needs_gpu
+def test_frames_on_the_gpu_are_those_of_the_cpu_device() -> None:
+    rng = np.random.default_rng(3)
+    rgb: UInt8Array = rng.integers(0, 256, (540, 960, 3), dtype=np.uint8)
+    windows = np.array([[0, 0, 960, 540], [100, 50, 640, 540], [7, 9, 60, 70]], np.int32)
+    boxes = np.array([[10, 10, 300, 400], [500, 100, 540, 150]], np.float32)
+    here, there = Device("cpu").picture(Frame(rgb, 0.0)), Device("cuda:0").picture(Frame(rgb, 0.0))
+    np.testing.assert_array_equal(there.cut(windows, 128)[0].cpu(), here.cut(windows, 128)[0])
+    crops = there.crop(boxes, margin=0.3, size=224).cpu().numpy().astype(int)
+    assert np.abs(crops - here.crop(boxes, margin=0.3, size=224).numpy()).max() <= 1
+
+
+@pytest.mark.needs_cuda
+@needs_gpu
+async def test_scores_of_the_whole_pipeline(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt")
+    for file in ENGINES.glob("*.*"):
+        (tmp_path / file.name).symlink_to(file)
+    wanted = {"mobilenet_v2", "efficientnet_lite0"}
+    members = [
+        member
+        for member in find_networks(tmp_path, ("classifier", "detector"))
+        if member.manifest.kind == "detector" or member.manifest.name in wanted
+    ]
+    options = Options(precision="fp16", max_batch=64, max_difference=0.05)
+    build_engines(members, tmp_path, options, images=shown)
+
+    async def predict(config: Config) -> ChunkPrediction:
+        async with Pipeline(config) as pipeline:
+            async for piece in pieces_of(first_clip(), "clip", 2.0):
+                return await pipeline.predict(piece.chunk)
+        raise AssertionError("no chunk")
+
+    classify = ClassifyConfig(engines=tmp_path, members=tuple(wanted))
+    expected = await predict(Config(classify=classify))
+    on_gpu = classify.model_copy(update={"backend": "tensorrt", "precision": "fp16"})
+    for nvdec in ("off", "auto"):
+        got = await predict(Config(classify=on_gpu, gpu=GpuConfig(nvdec=nvdec)))
+        for one, other in zip(got.frames, expected.frames, strict=True):
+            assert len(one.faces) == len(other.faces)
+            for face, reference in zip(one.faces, other.faces, strict=True):
+                np.testing.assert_allclose(face.probabilities, reference.probabilities, atol=0.01)
