@@ -8,8 +8,13 @@ from streamer.manifest import read_manifest
 from streamer.training.figures import read_evaluation
 from streamer.training.model_card import FineTuning, TrainingFacts, model_card, write_model_card
 
-LIGHT = ("mobilenet_v2", "efficientnet_lite0")
-"""Architectures that share a recipe."""
+RECIPES = {
+    "mobilenet_v2": "light",
+    "efficientnet_lite0": "light",
+    "resnext_mobilenet": "graft",
+    "densenet_efficientnet": "graft",
+}
+"""Architecture -> recipe, where it is not called after it."""
 
 
 def write_card(
@@ -54,7 +59,7 @@ def fine_tuning(name: str, architecture: str) -> tuple[FineTuning, ...]:
 
     def commands(folder: str, source: str) -> str:
         cache, run = f"cache-{source}", f"runs/{name}-{source}"
-        recipe = "light" if architecture in LIGHT else architecture
+        recipe = RECIPES.get(architecture, architecture)
         return (
             f"streamer train prepare {folder} --source {source} --cache {cache} --workers 8\n"
             f"streamer train fit recipes/{recipe}.toml --cache {cache} --run {run} "

@@ -267,3 +267,35 @@ def test_imagenet_weights_know_a_cat(name: str, module: str) -> None:
     with torch.no_grad():
         classes = network(classifiers.normalised(torch.from_numpy(image[None])))[0].topk(3).indices
     assert set(classes.tolist()) <= set(range(281, 286))
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "parameters"),
+    [("resnext_mobilenet", "mobilenet_v2", 4.6e6), ("densenet_efficientnet", "efficientnet_lite0", 5.6e6)],
+)
+def test_grafted_stages(name: str, stem: str, parameters: float) -> None:
+    """The first three stages are those of the other network, weights and all; strides are as everywhere."""
+    from streamer.models.classifiers import ARCHITECTURES, GRAFTED_STAGES, graft
+
+    model, other = build(name).eval(), build(stem).eval()
+    architecture = ARCHITECTURES[name]
+    assert architecture.grafted_on == stem
+    assert architecture.stages[:GRAFTED_STAGES] == ARCHITECTURES[stem].stages[:GRAFTED_STAGES]
+    assert sum(p.numel() for p in model.network.parameters()) == pytest.approx(parameters, rel=0.05)
+    randomise_statistics(other)
+    graft(model.network, other.network, architecture)
+    x = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        ours, theirs = x, x
+        for stage in architecture.stages[:GRAFTED_STAGES]:
+            for part in stage:
+                ours = model.network.get_submodule(part)(ours)
+                theirs = other.network.get_submodule(part)(theirs)
+        features, (logit, mask) = model.features(x), model(x)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert ours.shape[2:] == (12, 12)
+    assert features.map.shape == (2, architecture.map_channels, 6, 6)
+    assert features.last.shape == (2, architecture.channels, 3, 3)
+    assert logit.shape == (2, 1)
+    assert mask is not None
+    assert mask.shape == (2, 1, 6, 6)

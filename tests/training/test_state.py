@@ -105,6 +105,21 @@ def test_fine_tuning_starts_from_the_average(tmp_path: Path) -> None:
         make_state(model={"start": tmp_path / "start.pt", "architecture": "densenet121"})
 
 
+def test_a_grafted_network_starts_from_the_one_it_is_grafted_on(tmp_path: Path) -> None:
+    save(tmp_path / "stem.pt", seed=9)
+    stem = make_state(seed=9).average.network.features
+    wanted = {"architecture": "resnext_mobilenet", "start": tmp_path / "stem.pt"}
+    ours = make_state(model=wanted, seed=1).objective.student.network
+    again = make_state(model=wanted, seed=2).objective.student.network
+    for key, value in ours.features.state_dict().items():
+        assert torch.equal(value, stem.state_dict()[key])
+    assert not torch.equal(ours.fc.weight, again.fc.weight)  # the new stages are random
+    with pytest.raises(
+        TrainingError, match=r"stem\.pt: a mobilenet_v2, but model.architecture is densenet_eff"
+    ):
+        make_state(model=wanted | {"architecture": "densenet_efficientnet"})
+
+
 def test_teacher(tmp_path: Path) -> None:
     save(tmp_path / "t.pt", model={"architecture": "efficientnet_lite0"}, input={"size": 96})
     teaching = {"teacher": tmp_path / "t.pt", "feature_weight": 1.0}
