@@ -83,6 +83,14 @@ def prepare(
             "for itself, as in collections of numbered pictures."
         ),
     ] = GroupBy.STEM,
+    validation: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Validate on the files whose DATASET/PATH matches, and on what belongs to them; train on the "
+            "rest. Several are possible. By default a fifth of the people, at random.",
+        ),
+    ] = None,
     frames_per_real: Annotated[int, typer.Option(min=1, help="Of a real video.")] = 10,
     frames_per_fake: Annotated[int, typer.Option(min=1, help="Of a fake one.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Of the split and the choice of frames.")] = 1,
@@ -94,13 +102,14 @@ def prepare(
     from streamer.training.commands import read_data
     from streamer.training.duplicates import remove_duplicates
     from streamer.training.prepare import prepare as fill_cache
-    from streamer.training.split import assign_splits, check_no_leak
+    from streamer.training.split import ALL_TRAIN, FRACTIONS, assign_splits, check_no_leak, hold_out
 
     if len(source) not in (1, len(data)):
         raise ConfigError(f"--source is given once for all folders or once for each, not {len(source)} times")
     layouts = [each.value for each in (source * len(data) if len(source) == 1 else source)]
     items, roots = read_data(data, layouts, group_by=group_by.value)
-    items = assign_splits(items, seed=seed)
+    items = hold_out(items, validation or (), roots)
+    items = assign_splits(items, seed=seed, fractions=ALL_TRAIN if validation else FRACTIONS)
     with _bar("looking for duplicates") as progress:
         store = cache / "fingerprints.jsonl"
         items, duplicates = remove_duplicates(

@@ -5,15 +5,40 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
 from types import MappingProxyType
 
 from streamer.errors import TrainingError
+from streamer.training.sources import name_of
 from streamer.training.types import SPLITS, CropRecord, Item, Split
+
+ALL_TRAIN: Mapping[Split, float] = MappingProxyType({"train": 1.0, "validation": 0.0, "test": 0.0})
+"""Where what validates is named."""
 
 FRACTIONS: Mapping[Split, float] = MappingProxyType({"train": 0.8, "validation": 0.2, "test": 0.0})
 """Of groups; of DFDC's 50 folders that makes 40 and 10."""
 
 _NAMED = 5  # culprits that an error lists
+
+
+def hold_out(items: Sequence[Item], patterns: Sequence[str], roots: Mapping[str, Path]) -> list[Item]:
+    """Fix items to the split `validation` by name; `assign_splits` takes all that belongs to them there.
+
+    patterns: as of shells, matched with `NAME/PATH-BELOW-THE-DATA-SET'S-FOLDER`. roots: data set's name ->
+    its folder. Raises TrainingError for a pattern that matches nothing.
+    """
+    names = {id(item): name_of(item.path, roots) for item in items}
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names.values()):
+            example = min(names.values(), default="no file")
+            raise TrainingError(f"--validation {pattern!r} matches nothing; there is, for example, {example}")
+    return [
+        dataclasses.replace(item, split="validation")
+        if any(fnmatchcase(names[id(item)], pattern) for pattern in patterns)
+        else item
+        for item in items
+    ]
 
 
 def assign_splits(

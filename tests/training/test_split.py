@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from streamer.errors import TrainingError
 from streamer.training.sources import read_dfdc
-from streamer.training.split import assign_splits, check_no_leak, check_no_leak_in_records
+from streamer.training.split import (
+    ALL_TRAIN,
+    assign_splits,
+    check_no_leak,
+    check_no_leak_in_records,
+    hold_out,
+)
 from streamer.training.types import CropRecord, Item, Split
 
 
@@ -148,3 +154,23 @@ def test_leaks_in_records() -> None:
         check_no_leak_in_records([one, dataclasses.replace(other, group="g")])
     with pytest.raises(TrainingError, match=r"item set/a\.mp4: train, test"):
         check_no_leak_in_records([one, dataclasses.replace(other, original="set/a.mp4")])
+
+
+def test_named_files_validate_with_all_that_belongs_to_them() -> None:
+    names = ("real/ann.mp4", "real/bob.mp4", "fake/ann.mp4", "fake/bob.mp4")
+    items = [item(f"/data/{name}", name.split("/")[1]) for name in names]
+    held_out = hold_out(items, ["set/real/a*"], {"set": Path("/data")})
+    assert splits_of(assign_splits(held_out, seed=1, fractions=ALL_TRAIN)) == {
+        "/data/real/ann.mp4": "validation",
+        "/data/real/bob.mp4": "train",
+        "/data/fake/ann.mp4": "validation",
+        "/data/fake/bob.mp4": "train",
+    }
+    assert hold_out(items, (), {"set": Path("/data")}) == items
+
+
+def test_a_pattern_that_matches_nothing() -> None:
+    with pytest.raises(
+        TrainingError, match=r"'set/eve\*' matches nothing; there is, for example, set/ann.mp4"
+    ):
+        hold_out([item("/data/ann.mp4")], ["set/eve*"], {"set": Path("/data")})
