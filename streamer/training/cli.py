@@ -87,8 +87,8 @@ def prepare(
         list[str] | None,
         typer.Option(
             metavar="PATTERN",
-            help="Validate on the files whose DATASET/PATH matches, and on what belongs to them; train on the "
-            "rest. Several are possible. By default a fifth of the people, at random.",
+            help="Validate on the files whose DATASET/PATH matches, and on what belongs to them; train on "
+            "the rest. Several are possible. By default a fifth of the people, at random.",
         ),
     ] = None,
     frames_per_real: Annotated[int, typer.Option(min=1, help="Of a real video.")] = 10,
