@@ -146,7 +146,7 @@ def _shrink(crops: Images, size: int) -> Images:
     if crops.shape[1] == size:
         return crops
     if not isinstance(crops, np.ndarray):
-        from streamer.gpu.picture import shrink
+        from streamer.gpu.image import shrink
 
         return shrink(crops, size)
     small = np.empty((len(crops), size, size, 3), np.uint8)

@@ -29,7 +29,7 @@ from streamer.config import Config
 from streamer.decode_pool import DecodePool
 from streamer.errors import ClassifyError, DetectError, InferenceError
 from streamer.faces.detect import FaceDetector
-from streamer.faces.resize import Picture, Pyramid
+from streamer.faces.resize import FrameImage, Pyramid
 from streamer.gpu import nvdec_device, open_device
 from streamer.messages import VideoChunk
 from streamer.rolling import EnsembleInfo
@@ -277,18 +277,17 @@ class Pipeline:
         """Consecutive frames of several videos at once."""
         margin, size = self._config.faces.margin, self._ensemble.crop_size
         with self._device.work() if self._device else nullcontext():
-            pictures = [[self._picture(frame) for frame in sequence] for sequence in sequences]
+            images = [[self._image(frame) for frame in sequence] for sequence in sequences]
             return [
                 [
                     FoundFaces(
                         faces,
-                        picture.crop(faces.boxes, margin=margin, size=size),
-                        self._shadow
-                        and picture.crop(faces.boxes, margin=margin, size=self._shadow.crop_size),
+                        image.crop(faces.boxes, margin=margin, size=size),
+                        self._shadow and image.crop(faces.boxes, margin=margin, size=self._shadow.crop_size),
                     )
-                    for picture, faces in zip(sequence, found, strict=True)
+                    for image, faces in zip(sequence, found, strict=True)
                 ]
-                for sequence, found in zip(pictures, self._detector.detect_sequences(pictures), strict=True)
+                for sequence, found in zip(images, self._detector.detect_sequences(images), strict=True)
             ]
 
     async def _in_shadow(self, found: FoundFaces) -> list[float | None]:
@@ -303,9 +302,9 @@ class Pipeline:
         means: list[float | None] = rows.mean(axis=1).tolist()
         return means
 
-    def _picture(self, frame: Frame | YuvFrame) -> Picture:
+    def _image(self, frame: Frame | YuvFrame) -> FrameImage:
         if self._device is not None:
-            return self._device.picture(frame)
+            return self._device.image(frame)
         if isinstance(frame, YuvFrame):
             raise TypeError("frames of a decode pool that was not asked for YUV")
         return Pyramid(frame.rgb)

@@ -27,7 +27,7 @@ from streamer.faces.anchors import make_anchors
 from streamer.faces.consensus import Consensus
 from streamer.faces.look import Seen, join, look, run_detector
 from streamer.faces.nms import overlaps, repeats
-from streamer.faces.resize import Picture, Pyramid
+from streamer.faces.resize import FrameImage, Pyramid
 from streamer.faces.windows import close_ups, coarse_windows, matrix_windows
 from streamer.types import Faces, Float32Array, UInt8Array
 
@@ -85,7 +85,7 @@ class FaceDetector:
         """
         return [faces for (faces,) in self.detect_sequences([[Pyramid(frame)] for frame in frames])]
 
-    def detect_sequences(self, sequences: Sequence[Sequence[Picture]]) -> list[list[Faces]]:
+    def detect_sequences(self, sequences: Sequence[Sequence[FrameImage]]) -> list[list[Faces]]:
         """Faces of sequences of frames; a sequence is consecutive sampled frames of one video, by time.
 
         Returns the faces of each frame of each sequence, best first. Blocks. Raises InferenceError.
@@ -116,7 +116,9 @@ class FaceDetector:
         middles = {int((group + 0.5) * count / groups) for group in range(groups)}
         return [k in middles for k in range(count)]
 
-    def _first_look(self, frames: list[Picture], scans: list[bool]) -> tuple[list[Seen], list[Float32Array]]:
+    def _first_look(
+        self, frames: list[FrameImage], scans: list[bool]
+    ) -> tuple[list[Seen], list[Float32Array]]:
         """What is certainly a face, and boxes of what may be one or is seen too roughly, of each frame."""
         config = self._config
         coarse, matrix = [], []
@@ -152,7 +154,7 @@ class FaceDetector:
         return join([certain, seen.take(large & ~seen.cut)]), unclear
 
     def _close_look(
-        self, frames: list[Picture], known: list[Seen], boxes: list[Float32Array], zoom: float
+        self, frames: list[FrameImage], known: list[Seen], boxes: list[Float32Array], zoom: float
     ) -> list[Seen]:
         """The known faces of each frame, and what close-ups of the boxes show."""
         windows = []
@@ -189,7 +191,7 @@ class FaceDetector:
             boxes.append(wanted)
         return boxes
 
-    def _select(self, frame: Picture, seen: Seen) -> Faces:
+    def _select(self, frame: FrameImage, seen: Seen) -> Faces:
         """Those that are tall enough and agreed upon, the best `max_faces_per_frame` of them, best first."""
         boxes, scores = seen.faces.boxes, seen.faces.scores
         tall = boxes[:, 3] - boxes[:, 1] >= self._config.min_height_px

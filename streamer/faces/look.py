@@ -14,7 +14,7 @@ from streamer.errors import InferenceError
 from streamer.faces.anchors import make_anchors
 from streamer.faces.decode_boxes import decode_boxes
 from streamer.faces.nms import blend_overlapping
-from streamer.faces.resize import Picture, to_frame
+from streamer.faces.resize import FrameImage, to_frame
 from streamer.faces.windows import IntArray
 from streamer.types import Faces, Float32Array, Images
 
@@ -67,7 +67,7 @@ def join(parts: Sequence[Seen]) -> Seen:
 
 
 def look(
-    network: Network, frames: Sequence[Picture], windows: list[IntArray], min_score: float
+    network: Network, frames: Sequence[FrameImage], windows: list[IntArray], min_score: float
 ) -> list[Seen]:
     """What a network sees in windows of frames, every face of every window on its own.
 

@@ -17,7 +17,7 @@ from streamer.faces.windows import IntArray
 from streamer.types import Float32Array, Images, UInt8Array
 
 
-class Picture(Protocol):
+class FrameImage(Protocol):
     """A frame as the detectors and classifiers look at it, in memory or on a device."""
 
     @property
@@ -48,7 +48,7 @@ class Picture(Protocol):
 
 
 class Pyramid:
-    """A frame in memory and its halvings, made when first needed; see `Picture`."""
+    """A frame in memory and its halvings, made when first needed; see `FrameImage`."""
 
     def __init__(self, rgb: UInt8Array) -> None:
         """rgb: (height, width, 3) uint8."""
@@ -63,7 +63,7 @@ class Pyramid:
         return int(self._levels[0].shape[0])
 
     def rgb(self) -> UInt8Array:
-        """See `Picture.rgb`."""
+        """See `FrameImage.rgb`."""
         return self._levels[0]
 
     def level(self, number: int) -> UInt8Array:
@@ -77,7 +77,7 @@ class Pyramid:
         return self._levels[number]
 
     def cut(self, windows: IntArray, size: int) -> tuple[UInt8Array, Float32Array]:
-        """See `Picture.cut`."""
+        """See `FrameImage.cut`."""
         inputs = np.zeros((len(windows), size, size, 3), np.uint8)
         placed = np.empty((len(windows), 4), np.float32)
         for k, window in enumerate(windows.tolist()):
@@ -89,7 +89,7 @@ class Pyramid:
         return inputs, placed
 
     def crop(self, boxes: Float32Array, *, margin: float, size: int) -> UInt8Array:
-        """See `Picture.crop`."""
+        """See `FrameImage.crop`."""
         return crop_faces(self.rgb(), boxes, margin=margin, size=size)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from streamer.errors import BackendError
-from streamer.gpu.picture import TorchPicture, yuv_to_rgb
+from streamer.gpu.image import TorchImage, yuv_to_rgb
 from streamer.types import Frame, UInt8Array, YuvFrame
 
 
@@ -53,11 +53,11 @@ class Device:
             yield
             self._local.stream.synchronize()
 
-    def picture(self, frame: Frame | YuvFrame) -> TorchPicture:
+    def image(self, frame: Frame | YuvFrame) -> TorchImage:
         """Bring a frame up. What it was made of may be overwritten afterwards."""
         if isinstance(frame, YuvFrame):
-            return TorchPicture(yuv_to_rgb(self.upload(frame.planes), frame.layout))
-        return TorchPicture(self.upload(frame.rgb).permute(2, 0, 1).contiguous())
+            return TorchImage(yuv_to_rgb(self.upload(frame.planes), frame.layout))
+        return TorchImage(self.upload(frame.rgb).permute(2, 0, 1).contiguous())
 
     def upload(self, pixels: UInt8Array) -> Tensor:
         """Bytes in memory -> a tensor of the same shape that the current stream may use."""

@@ -68,7 +68,7 @@ async def test_frames_come_as_they_were_decoded() -> None:
 
 def test_an_rgb_frame_too() -> None:
     rgb = np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    picture = Device("cpu").picture(Frame(rgb, 0.0))
+    picture = Device("cpu").image(Frame(rgb, 0.0))
     expected = rgb.copy()
     rgb[:] = 0  # the memory of a decode worker is overwritten by the next batch
     np.testing.assert_array_equal(picture.rgb(), expected)

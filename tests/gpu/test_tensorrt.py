@@ -116,7 +116,7 @@ def test_frames_on_the_gpu_are_those_of_the_cpu_device() -> None:
     rgb: UInt8Array = rng.integers(0, 256, (540, 960, 3), dtype=np.uint8)
     windows = np.array([[0, 0, 960, 540], [100, 50, 640, 540], [7, 9, 60, 70]], np.int32)
     boxes = np.array([[10, 10, 300, 400], [500, 100, 540, 150]], np.float32)
-    here, there = Device("cpu").picture(Frame(rgb, 0.0)), Device("cuda:0").picture(Frame(rgb, 0.0))
+    here, there = Device("cpu").image(Frame(rgb, 0.0)), Device("cuda:0").image(Frame(rgb, 0.0))
     np.testing.assert_array_equal(there.cut(windows, 128)[0].cpu(), here.cut(windows, 128)[0])
     crops = there.crop(boxes, margin=0.3, size=224).cpu().numpy().astype(int)
     assert np.abs(crops - here.crop(boxes, margin=0.3, size=224).numpy()).max() <= 1

@@ -19,7 +19,7 @@ from streamer.demo_clips import first_clip  # noqa: E402
 from streamer.faces.crop import crop_faces  # noqa: E402
 from streamer.faces.resize import Pyramid  # noqa: E402
 from streamer.faces.windows import coarse_windows, squares  # noqa: E402
-from streamer.gpu.picture import TorchPicture, area_weights, shrink, yuv_to_rgb  # noqa: E402
+from streamer.gpu.image import TorchImage, area_weights, shrink, yuv_to_rgb  # noqa: E402
 from streamer.types import YuvLayout  # noqa: E402
 
 pytestmark = pytest.mark.needs_torch
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.needs_torch
 CPU = torch.device("cpu")
 
 
-def on_device(rgb: np.ndarray) -> TorchPicture:
-    return TorchPicture(torch.from_numpy(rgb).permute(2, 0, 1))
+def on_device(rgb: np.ndarray) -> TorchImage:
+    return TorchImage(torch.from_numpy(rgb).permute(2, 0, 1))
 
 
 def frame(width: int, height: int) -> np.ndarray:

@@ -19,8 +19,8 @@ from streamer.faces.windows import IntArray
 from streamer.types import MATRICES, Float32Array, UInt8Array, YuvLayout
 
 
-class TorchPicture:
-    """A frame and its halvings on a device; see `streamer.faces.resize.Picture`."""
+class TorchImage:
+    """A frame and its halvings on a device; see `streamer.faces.resize.FrameImage`."""
 
     def __init__(self, rgb: Tensor) -> None:
         """rgb: (3, height, width) uint8, upright."""
@@ -35,11 +35,11 @@ class TorchPicture:
         return int(self._levels[0].shape[1])
 
     def rgb(self) -> UInt8Array:
-        """See `Picture.rgb`. Waits for the device."""
+        """See `FrameImage.rgb`. Waits for the device."""
         return np.ascontiguousarray(self._levels[0].permute(1, 2, 0).cpu().numpy())
 
     def cut(self, windows: IntArray, size: int) -> tuple[Tensor, Float32Array]:
-        """See `Picture.cut`; inputs are uint8 on the device. Does not wait for it."""
+        """See `FrameImage.cut`; inputs are uint8 on the device. Does not wait for it."""
         placements = [place(window, (self.width, self.height), size) for window in windows.tolist()]
         inputs = torch.zeros((len(windows), size, size, 3), dtype=torch.uint8, device=self._levels[0].device)
         for number in sorted({placement.level for placement in placements}):
@@ -57,7 +57,7 @@ class TorchPicture:
         return inputs, placed
 
     def crop(self, boxes: Float32Array, *, margin: float, size: int) -> Tensor:
-        """See `Picture.crop`; crops are uint8 on the device. Does not wait for it."""
+        """See `FrameImage.crop`; crops are uint8 on the device. Does not wait for it."""
         image = self._levels[0]
         crops = torch.empty((len(boxes), size, size, 3), dtype=torch.uint8, device=image.device)
         squares = np.rint(crop_squares(boxes, margin)).astype(int)
