@@ -217,8 +217,11 @@ def publish(
         typer.Argument(metavar="INPUT", help="Files; rtsp://, rtmp:// and other URLs.", show_default=False),
     ],
     hls: Annotated[bool, typer.Option("--hls", help="The inputs are HLS playlists: URLs or files.")] = False,
+    dash: Annotated[
+        bool, typer.Option("--dash", help="The inputs are MPEG-DASH manifests: URLs or files.")
+    ] = False,
     min_height: Annotated[
-        int, typer.Option(min=1, help="Of an HLS playlist, the cheapest rendition with so many lines.")
+        int, typer.Option(min=1, help="Of HLS and DASH, the cheapest rendition with so many lines.")
     ] = 720,
     realtime: Annotated[
         bool, typer.Option("--realtime", help="As live cameras would: each chunk when its time has come.")
@@ -236,14 +239,19 @@ def publish(
     ] = None,
     bootstrap: Bootstrap = None,
 ) -> None:
-    """Publish video as chunks, without re-encoding: files, HLS playlists, live streams."""
+    """Publish video as chunks, without re-encoding: files, HLS, DASH, live streams."""
     config = ctx.obj.load(("kafka.bootstrap_servers", bootstrap))
     _start_log(config)
     from streamer.publish import publish_sources
     from streamer.sources import NetworkOptions, ffmpeg_options, sources_of
 
     network = NetworkOptions(
-        hls, min_height, attempts, ffmpeg_options(input_option or ()), config.kafka.max_message_bytes
+        hls=hls,
+        dash=dash,
+        min_height=min_height,
+        attempts=attempts,
+        ffmpeg=ffmpeg_options(input_option or ()),
+        max_bytes=config.kafka.max_message_bytes,
     )
     sources = sources_of(inputs, video_id, network)
     with _tracing(config) as tracing:

@@ -1,13 +1,15 @@
 """Reads playlists and segments: over HTTP with retries, or from the playlist's own folder. Nothing else.
 
-A playlist is a stranger's: it may name any address. Only `http` and `https` are followed, redirects included;
-files are read only if the playlist itself is one, and only from its folder. Which hosts can be reached is for
-the network to decide: a playlist can name those inside of it, too, and what they answer becomes a chunk.
+A playlist, or a manifest of DASH, is a stranger's: it may name any address. Only `http` and `https` are
+followed, redirects included; files are read only if the playlist itself is one, and only from its folder.
+Which hosts can be reached is for the network to decide: a playlist can name those inside of it, too, and what
+they answer becomes a chunk.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -118,31 +120,42 @@ def is_http(address: str) -> bool:
     return urlsplit(address).scheme in ("http", "https")
 
 
-def resolve(base: str, reference: str) -> str:
-    """The address that a playlist at `base` means by a reference. Raises SourceError if it is forbidden."""
+def resolve(base: str, *references: str) -> str:
+    """The address that a playlist or manifest at `base` means by references, each relative to the one before.
+
+    Raises SourceError if it is forbidden.
+    """
     try:
-        return _resolve_http(base, reference) if is_http(base) else _resolve_local(base, reference)
+        return (_resolve_http if is_http(base) else _resolve_local)(base, references)
     except ValueError as error:
-        raise SourceError("forbidden_address", "the playlist names an address that is none") from error
+        raise SourceError("forbidden_address", "it names an address that is none") from error
 
 
-def _resolve_http(base: str, reference: str) -> str:
-    address = urljoin(base, reference)
-    if not is_http(address):
-        scheme = urlsplit(address).scheme
-        raise SourceError("forbidden_address", f"the playlist names an address of scheme {scheme!r:.20}")
-    return address
+def _resolve_http(base: str, references: Sequence[str]) -> str:
+    for reference in references:
+        base = urljoin(base, reference)
+        if not is_http(base):
+            scheme = urlsplit(base).scheme
+            raise SourceError("forbidden_address", f"it names an address of scheme {scheme!r:.20}")
+    return base
 
 
-def _resolve_local(base: str, reference: str) -> str:
-    if is_http(reference):
-        return reference
+def _resolve_local(base: str, references: Sequence[str]) -> str:
     folder = Path(base).resolve().parent
-    parts = urlsplit(reference)
-    path = (folder / unquote(parts.path)).resolve()
-    if parts.scheme or not path.is_relative_to(folder):
+    path = ""
+    for number, reference in enumerate(references):
+        if is_http(reference):
+            return _resolve_http(reference, references[number + 1 :])
+        parts = urlsplit(reference)
+        if parts.scheme:
+            raise SourceError("forbidden_address", f"it names an address of scheme {parts.scheme!r:.20}")
+        if parts.path:
+            above = "" if parts.path.startswith("/") else path[: path.rfind("/") + 1]
+            path = above + unquote(parts.path)
+    file = (folder / path).resolve()
+    if not file.is_relative_to(folder):
         raise SourceError("forbidden_address", "a local playlist may name files of its own folder only")
-    return str(path)
+    return str(file)
 
 
 def _read_file(path: Path, max_bytes: int, part: ByteRange | None) -> bytes:
@@ -157,4 +170,4 @@ def _read_file(path: Path, max_bytes: int, part: ByteRange | None) -> bytes:
 
 
 def _too_large(max_bytes: int) -> SourceError:
-    return SourceError("too_many_bytes", f"a playlist or segment of more than {max_bytes} bytes")
+    return SourceError("too_many_bytes", f"a playlist, manifest or segment of more than {max_bytes} bytes")

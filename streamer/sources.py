@@ -59,8 +59,10 @@ class NetworkOptions:
 
     hls: bool = False
     """All inputs are HLS playlists, local ones too."""
+    dash: bool = False
+    """They are DASH manifests."""
     min_height: int = 720
-    """Of the HLS rendition, the cheapest with so many lines is taken."""
+    """Of the renditions of a playlist or manifest, the cheapest with so many lines is taken."""
     attempts: int = 0
     """Give up after so many failures in a row; 0: never."""
     ffmpeg: Mapping[str, str] = field(default_factory=dict)
@@ -75,6 +77,8 @@ def sources_of(
     """A source for each input, named after it. Raises ConfigError if names are ambiguous or of no use."""
     if video_id is not None and len(inputs) > 1:
         raise ConfigError("--video-id names one video, but there are several inputs")
+    if network.hls and network.dash:
+        raise ConfigError("--hls and --dash: publish playlists and manifests one after the other")
     sources = [_source(text, unicode_of(video_id or default_video_id(text)), network) for text in inputs]
     seen: dict[str, Source] = {}
     for source in sources:
@@ -123,17 +127,24 @@ def without_secrets(url: str) -> str:
 
 
 def _source(text: str, video_id: str, network: NetworkOptions) -> Source:
-    if network.hls:
-        from streamer.hls import Playlist
-
+    if network.hls or network.dash:
         if is_url(text) and urlsplit(text).scheme not in ("http", "https"):
-            raise ConfigError(f"--hls reads http, https and files, not {without_secrets(text)}")
-        return Playlist(text, video_id, network)
+            option = "--hls" if network.hls else "--dash"
+            raise ConfigError(f"{option} reads http, https and files, not {without_secrets(text)}")
+        if network.hls:
+            from streamer.hls import Playlist
+
+            return Playlist(text, video_id, network)
+        from streamer.dash import Presentation
+
+        return Presentation(text, video_id, network)
     if is_url(text):
         from streamer.stream import Stream
 
         if urlsplit(text).path.endswith((".m3u8", ".m3u")):
             raise ConfigError(f"{without_secrets(text)} is an HLS playlist: --hls")
+        if urlsplit(text).path.endswith(".mpd"):
+            raise ConfigError(f"{without_secrets(text)} is a DASH manifest: --dash")
         if urlsplit(text).scheme not in STREAM_SCHEMES:
             raise ConfigError(f"{without_secrets(text)}: streams are {', '.join(STREAM_SCHEMES)}")
         return Stream(text, video_id, network)

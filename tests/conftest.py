@@ -1,4 +1,4 @@
-"""Brokers for the tests that talk to one: a real Apache Kafka, and the embedded one."""
+"""What several tests talk to: a real Apache Kafka, the embedded broker, an HTTP server."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import asyncio
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Literal
 
 import hypothesis
 import pytest
 import structlog
 from kafka_broker import Kafka, running_kafka
+from web_site import Site, serve
 
+from streamer import fetch
 from streamer.config import KafkaConfig
 from streamer.kafka.embedded import EmbeddedBroker
 from streamer.kafka.topics import create_topics
@@ -111,3 +113,18 @@ def restored_logging() -> Iterator[None]:
     for name, was in levels.items():
         logging.getLogger(name).setLevel(was)
     structlog.reset_defaults()
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    async with serve() as site:
+        yield site
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries of a request do not wait."""
+
+    async def no_sleep(_: float) -> None: ...
+
+    monkeypatch.setattr(fetch.Fetcher._get_http.retry, "sleep", no_sleep)

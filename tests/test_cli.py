@@ -117,8 +117,11 @@ def test_version() -> None:
         (["doctor", "--log-level", "loud"], "log.level"),
         (["publish", "--video-id", "x", "a.mp4", "b.mp4"], "--video-id names one video"),
         (["publish", "https://cdn/x.m3u8"], "is an HLS playlist: --hls"),
+        (["publish", "https://cdn/x.mpd?token=1"], "https://cdn/x.mpd is a DASH manifest: --dash"),
         (["publish", "ftp://host/x.mp4"], "streams are rtsp"),
         (["publish", "--hls", "ftp://host/x.m3u8"], "--hls reads http, https and files"),
+        (["publish", "--dash", "rtsp://host/x.mpd"], "--dash reads http, https and files"),
+        (["publish", "--dash", "--hls", "x.mpd"], "--hls and --dash: publish"),
         (["publish", "--input-option", "rtsp_transport", "rtsp://cam/x"], "--input-option takes KEY=VALUE"),
     ],
 )

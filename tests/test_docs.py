@@ -39,6 +39,6 @@ def test_options_of_publish_exist() -> None:
         for option in re.findall(r"streamer publish [^`|]*", line)
         for option in re.findall(r"--[a-z-]+", option)
     }
-    assert {"--hls", "--input-option", "--video-id"} <= options
+    assert {"--dash", "--hls", "--input-option", "--video-id"} <= options
     usage = CliRunner().invoke(app, ["publish", "--help"], env={"COLUMNS": "200"}).stdout
     assert [option for option in options if option not in usage] == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 import m3u8
 import media
 import pytest
-from aiohttp import web
 from test_decode import decode
+from web_site import Site
 
 from streamer import fetch
 from streamer.fetch import resolve
@@ -49,56 +48,6 @@ def cmaf() -> tuple[bytes, list[bytes]]:
 def other_cmaf() -> tuple[bytes, list[bytes]]:
     """The same in another size: after an advertisement."""
     return media.fragmented(frames=60, gop=30, width=192, height=160)
-
-
-class Site:
-    """What an HTTP server has; `address` ends in a slash."""
-
-    def __init__(self) -> None:
-        self.content: dict[str, bytes] = {}
-        self.asked: list[str] = []
-        self.failures: dict[str, list[int]] = {}
-        """Status codes that a path answers before its content."""
-        self.ranges = True
-        self.address = ""
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        path = request.match_info["path"]
-        self.asked.append(path)
-        if self.failures.get(path):
-            return web.Response(status=self.failures[path].pop(0))
-        if path == "moved":
-            raise web.HTTPFound(request.query["to"])
-        if path not in self.content:
-            return web.Response(status=404)
-        body = self.content[path]
-        if self.ranges and (asked := request.http_range).start is not None:
-            return web.Response(body=body[asked], status=206)
-        return web.Response(body=body)
-
-
-@pytest.fixture
-async def site() -> AsyncIterator[Site]:
-    site = Site()
-    app = web.Application()
-    app.router.add_get("/{path:.*}", site.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    server = web.TCPSite(runner, "127.0.0.1", 0)
-    await server.start()
-    assert server._server is not None
-    site.address = f"http://127.0.0.1:{server._server.sockets[0].getsockname()[1]}/"
-    yield site
-    await runner.cleanup()
-
-
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries do not wait."""
-
-    async def no_sleep(_: float) -> None: ...
-
-    monkeypatch.setattr(fetch.Fetcher._get_http.retry, "sleep", no_sleep)
 
 
 def playlist(location: str, **options: Any) -> Playlist:

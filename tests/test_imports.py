@@ -21,7 +21,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"streamer.assignment", "streamer.partition", "streamer.service", "streamer.states"}),
     frozenset(
         {
+            "streamer.adaptive",
             "streamer.cli",
+            "streamer.dash",
             "streamer.dashboard",
             "streamer.demo",
             "streamer.detector",
@@ -31,6 +33,8 @@ LAYERS: tuple[frozenset[str], ...] = (
             "streamer.files",
             "streamer.hls",
             "streamer.live_report",
+            "streamer.mpd",
+            "streamer.mpd_segments",
             "streamer.publish",
             "streamer.record",
             "streamer.score",
@@ -47,6 +51,7 @@ ONLY_IN = {
     "av": ("streamer.decode", "streamer.record", "streamer.segment", "streamer.training.compress"),
     "aiohttp": ("streamer.fetch", "streamer.metrics"),
     "aiokafka": ("streamer.kafka", "streamer.service"),
+    "defusedxml": ("streamer.mpd",),
     "m3u8": ("streamer.hls",),
     "sse_starlette": ("streamer.dashboard",),
     "starlette": ("streamer.dashboard",),

@@ -12,6 +12,7 @@ from clips import make_clip
 from conftest import fresh_names
 
 from streamer.config import Config, KafkaConfig
+from streamer.dash import Presentation
 from streamer.errors import BrokerError, ConfigError
 from streamer.files import FileError
 from streamer.hls import Playlist
@@ -119,6 +120,15 @@ def test_playlists() -> None:
     assert (source.video_id, source.name) == ("cdn/show/master", "https://cdn/show/master.m3u8")
     with pytest.raises(ConfigError, match="--hls"):
         sources_of(["https://cdn/show/master.m3u8?key=1"], None)
+
+
+def test_manifests() -> None:
+    (source,) = sources_of(["https://me:secret@cdn/show/m.mpd?key=1"], None, NetworkOptions(dash=True))
+    assert isinstance(source, Presentation)
+    assert (source.video_id, source.name) == ("cdn/show/m", "https://cdn/show/m.mpd")
+    assert "secret" not in repr(source)
+    with pytest.raises(ConfigError, match="--dash"):
+        sources_of(["https://cdn/show/m.mpd?key=1"], None)
 
 
 def test_ambiguous_names() -> None:
