@@ -241,7 +241,10 @@ class Pipeline:
             await asyncio.gather(*waiting, return_exceptions=True)
         if suspects:
             illustrating = self._beside(suspects.illustrate, frames, self._ensemble.heat_maps)
-            frames = await times.measure("evidence", illustrating)
+            try:
+                frames = await times.measure("evidence", illustrating)
+            except InferenceError as error:  # the scores are there: evidence must not cost them
+                log.warning("no pictures of this chunk: a network failed", error=str(error))
         return ChunkPrediction(
             video_id=chunk.video_id,
             seq=chunk.seq,
@@ -324,7 +327,7 @@ class Pipeline:
         return FramePrediction(
             time_seconds,
             tuple(
-                FacePrediction((box[0], box[1], box[2], box[3]), tuple(row), other, crop)
+                FacePrediction((box[0], box[1], box[2], box[3]), tuple(row), crop, shadow=other)
                 for box, row, other, crop in zip(
                     found.faces.boxes.tolist(),
                     probabilities.tolist(),

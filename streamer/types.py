@@ -143,12 +143,12 @@ class FacePrediction:
     """(x_min, y_min, x_max, y_max), pixels of the frame."""
     probabilities: tuple[float, ...]
     """Probability of `fake` in [0, 1] by each member, in the order of the ensemble's members."""
-    shadow: float | None = None
-    """Mean probability by the members of `classify.shadow`; None: there are none, or they failed."""
     crop: UInt8Array | None = field(default=None, compare=False, repr=False)
     """(size, size, 3) uint8 RGB, what the members saw; None unless `Pipeline.predict` was told to keep it."""
     picture: Picture | None = field(default=None, compare=False)
     """Of the chunk's most suspicious faces, if `Pipeline.predict` was told to make pictures."""
+    shadow: float | None = None
+    """Mean probability by the members of `classify.shadow`; None: there are none, or they failed."""
 
 
 @dataclass(frozen=True, slots=True)

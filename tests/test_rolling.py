@@ -208,7 +208,7 @@ def test_state_of_an_endless_video_is_bounded():
 def in_shadow(seq, scores, shadows):
     """A chunk whose faces another ensemble scored too; None: it did not."""
     frames = tuple(
-        FramePrediction(2 * i / len(scores), (FacePrediction(BOX, (score, score), shadow),))
+        FramePrediction(2 * i / len(scores), (FacePrediction(BOX, (score, score), shadow=shadow),))
         for i, (score, shadow) in enumerate(zip(scores, shadows, strict=True))
     )
     return ChunkPrediction("v", seq, 2.0 * seq, 2.0, frames)

@@ -14,6 +14,7 @@ from members import make_engines, make_member
 
 from streamer.config import ClassifyConfig, Config, EvidenceConfig
 from streamer.demo_clips import first_clip
+from streamer.errors import InferenceError
 from streamer.messages import MAX_EVIDENCE_BYTES, VideoChunk, encode_evidence
 from streamer.pipeline import Pipeline
 from streamer.rolling import EnsembleInfo
@@ -192,3 +193,24 @@ async def test_pipeline_closes_its_networks_after_the_last_picture(
         assert order == []
     order.append("closed")
     assert order == ["pictures", "closed"]
+
+
+async def test_a_network_that_fails_on_a_picture_costs_no_score(
+    engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: UInt8Array) -> Float32Array | None:
+        raise InferenceError("seer: no")
+
+    config = Config(
+        classify=ClassifyConfig(engines=engines, members=("plain", "seer")),
+        evidence=EvidenceConfig(min_score=0.5),
+    )
+    chunk = VideoChunk(video_id="v", seq=0, data=first_clip().read_bytes())
+    async with Pipeline(config) as pipeline:
+        expected = await pipeline.predict(chunk)
+        monkeypatch.setattr(pipeline._ensemble, "heat_maps", broken)
+        predicted = await pipeline.predict(chunk, pictures=True)
+    assert predicted.frames == expected.frames
+    faces = [face for frame in predicted.frames for face in frame.faces]
+    assert faces
+    assert all(face.picture is None and face.crop is None for face in faces)
