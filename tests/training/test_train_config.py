@@ -78,4 +78,9 @@ def test_differences_that_change_the_weights() -> None:
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_recipes_of_the_repository_are_valid(recipe: Path) -> None:
     config = load_recipe(recipe)
-    assert config.model.architecture == recipe.stem or recipe.stem in ("light", "light_start")
+    assert config.model.architecture == recipe.stem or recipe.stem in (
+        "light",
+        "light_start",
+        "graft",
+        "graft_start",
+    )
