@@ -35,7 +35,7 @@ from media import wandering_face
 from torch.utils.flop_counter import FlopCounterMode
 
 from streamer.backends.load import load_network
-from streamer.config import Config, load_config
+from streamer.config import Config, SampleConfig, load_config
 from streamer.demo import demo_clips
 from streamer.engines import ensure_untrained
 from streamer.files import pieces_of
@@ -221,12 +221,13 @@ def roofline_seconds(module: torch.nn.Module, images: torch.Tensor, limits: dict
 async def measure_pipeline(arguments: argparse.Namespace) -> dict[str, Any]:
     """The highest rate, the rate without decoding, and latencies at a share of the highest."""
     data = wandering_face(CHUNK_SECONDS)
-    async with Pipeline(config_of(arguments)) as pipeline:
+    config = config_of(arguments)
+    async with Pipeline(config) as pipeline:
         workers = pipeline.decode_pool.size
         await closed_loop(pipeline, data, 2 * workers, seconds=arguments.seconds / 4)  # warm
         with busy_share(arguments.device) as busy:
             full = await closed_loop(pipeline, data, 2 * workers, seconds=arguments.seconds)
-        looked = await without_decoding(pipeline, data, seconds=arguments.seconds)
+        looked = await without_decoding(pipeline, data, config.sample, seconds=arguments.seconds)
         latencies = await open_loop(
             pipeline, data, LOAD * full["chunks_per_second"], seconds=arguments.seconds
         )
@@ -268,11 +269,11 @@ async def closed_loop(pipeline: Pipeline, data: bytes, at_once: int, *, seconds:
     }
 
 
-async def without_decoding(pipeline: Pipeline, data: bytes, *, seconds: float) -> float:
+async def without_decoding(pipeline: Pipeline, data: bytes, sample: SampleConfig, *, seconds: float) -> float:
     """Frames a second, of frames that lie decoded in memory."""
     chunk = VideoChunk(video_id="decoded", seq=0, data=data)
     frames: list[Frame | YuvFrame] = []
-    async for batch in pipeline.decode_pool.decode(chunk, config_sample(pipeline)):
+    async for batch in pipeline.decode_pool.decode(chunk, sample):
         frames += [copy_of(frame) for frame in batch.frames]
     done = 0
     started = time.perf_counter()
@@ -285,11 +286,6 @@ async def without_decoding(pipeline: Pipeline, data: bytes, *, seconds: float) -
 
     await asyncio.gather(*(work() for _ in range(16)))
     return done / (time.perf_counter() - started)
-
-
-def config_sample(pipeline: Pipeline) -> Any:
-    """Sampling of a pipeline."""
-    return pipeline._config.sample
 
 
 def copy_of(frame: Frame | YuvFrame) -> Frame | YuvFrame:

@@ -120,6 +120,11 @@ class Ensemble:
             network.close()
 
 
+def shadow_of(config: ClassifyConfig) -> ClassifyConfig:
+    """The configuration of the ensemble in `shadow`."""
+    return config.model_copy(update={"members": config.shadow, "shadow": ()})
+
+
 def probability(logits: Float32Array, calibration: Calibration) -> Float32Array:
     """sigmoid(logit / temperature + bias), any shape; without overflow for any finite logit."""
     scaled = logits.astype(np.float64) / calibration.temperature + calibration.bias

@@ -22,7 +22,7 @@ from rich.text import Text
 import streamer
 from streamer.backends.compiled import INT8_FOLDER, compiled_folder, find_int8
 from streamer.backends.load import describe_backends, load_network
-from streamer.classify import Ensemble
+from streamer.classify import Ensemble, shadow_of
 from streamer.config import ClassifyConfig, Config
 from streamer.decode_pool import DecodePool
 from streamer.demo import demo_clips
@@ -96,7 +96,10 @@ async def all_checks(config: Config, file: Path | None) -> AsyncIterator[Check]:
         yield check
     for check in await asyncio.to_thread(lambda: [*_backends(config.classify), *_detectors(config)]):
         yield check
-    yield await asyncio.to_thread(_ensemble, config)
+    yield await asyncio.to_thread(_ensemble, config.classify, config.gpu.device, "ensemble")
+    if config.classify.shadow:
+        shadow = shadow_of(config.classify)
+        yield await asyncio.to_thread(_ensemble, shadow, config.gpu.device, "ensemble in shadow")
     yield await asyncio.to_thread(_frames, config)
     yield _consensus(config)
     async for check in _decoder(config):
@@ -215,12 +218,12 @@ def _detectors(config: Config) -> Iterator[Check]:
             yield Check("Inference", "detector", "fail", str(error), 4)
 
 
-def _ensemble(config: Config) -> Check:
+def _ensemble(config: ClassifyConfig, device: str, name: str) -> Check:
     """Load the configured members and classify one black image."""
-    area, name = "Inference", "ensemble"
+    area = "Inference"
     try:
-        prepare_members(config.classify)
-        ensemble = Ensemble(config.classify, device=config.gpu.device)
+        prepare_members(config)
+        ensemble = Ensemble(config, device=device)
         try:
             ensemble.classify(np.zeros((1, ensemble.crop_size, ensemble.crop_size, 3), np.uint8))
         finally:

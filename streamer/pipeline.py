@@ -24,7 +24,7 @@ import structlog
 from streamer.backends.images import to_array
 from streamer.backends.load import load_network
 from streamer.batching import Batcher
-from streamer.classify import Ensemble
+from streamer.classify import Ensemble, shadow_of
 from streamer.config import Config
 from streamer.decode_pool import DecodePool
 from streamer.errors import ClassifyError, DetectError, InferenceError
@@ -45,6 +45,7 @@ from streamer.types import (
     Images,
     UInt8Array,
     YuvFrame,
+    as_rgb,
 )
 
 T = TypeVar("T")
@@ -106,7 +107,9 @@ class Pipeline:
         detector, scanner, verifier = self._face_networks
         self._detector = FaceDetector(detector, config.faces, scanner=scanner, verifier=verifier)
         self._ensemble = Ensemble(config.classify, device=config.gpu.device)
-        self._shadow = _open_shadow(config)
+        self._shadow = (
+            Ensemble(shadow_of(config.classify), device=config.gpu.device) if config.classify.shadow else None
+        )
         self.decode_pool = DecodePool(
             config.decode, yuv=self._device is not None, nvdec=nvdec_device(config.gpu)
         )
@@ -308,9 +311,7 @@ class Pipeline:
     def _image(self, frame: Frame | YuvFrame) -> FrameImage:
         if self._device is not None:
             return self._device.image(frame)
-        if isinstance(frame, YuvFrame):
-            raise TypeError("frames of a decode pool that was not asked for YUV")
-        return Pyramid(frame.rgb)
+        return Pyramid(as_rgb(frame).rgb)
 
     async def _classify(self, time_seconds: float, found: FoundFaces, *, keep_crops: bool) -> FramePrediction:
         if not len(found.faces):
@@ -337,13 +338,6 @@ class Pipeline:
                 )
             ),
         )
-
-
-def _open_shadow(config: Config) -> Ensemble | None:
-    if not config.classify.shadow:
-        return None
-    members = config.classify.model_copy(update={"members": config.classify.shadow})
-    return Ensemble(members, device=config.gpu.device)
 
 
 async def _run(

@@ -86,6 +86,13 @@ class YuvFrame:
             raise ValueError(f"no matrix {layout.matrix} or {layout.quarter_turns} quarter turns")
 
 
+def as_rgb(frame: Frame | YuvFrame) -> Frame:
+    """A frame of a decode pool that was not asked for YUV. Raises TypeError for another."""
+    if isinstance(frame, YuvFrame):
+        raise TypeError(f"a frame in RGB is expected, this is {frame.layout}")
+    return frame
+
+
 @dataclass(frozen=True, slots=True)
 class Faces:
     """All faces found in one frame, best first; n may be 0."""

@@ -97,6 +97,18 @@ async def test_networks(tmp_path: Path) -> None:
     assert "SHA-256" in checks["ensemble"].text
 
 
+async def test_the_ensemble_in_shadow_is_tried_too(tmp_path: Path) -> None:
+    engines = make_engines(tmp_path / "engines", good=0.0, other=0.0)
+    names = {check.name for check in await checks_of(config_with(engines, members=("good",)))}
+    assert "ensemble in shadow" not in names
+    for shadow, state in (("other", "ok"), ("absent", "fail")):
+        config = config_with(engines, members=("good",), classify={"shadow": (shadow,)})
+        checks = {check.name: check for check in await checks_of(config)}
+        assert checks["ensemble"].state == "ok"
+        assert checks["ensemble in shadow"].state == state
+        assert shadow in checks["ensemble in shadow"].text
+
+
 async def test_untrained_members(tmp_path: Path) -> None:
     engines = make_engines(tmp_path / "engines")
     make_member(engines, "random", 0.0, trained=False)

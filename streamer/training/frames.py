@@ -25,7 +25,7 @@ from streamer.errors import DecodeError
 from streamer.messages import VideoChunk
 from streamer.segment import Segment, segments_of
 from streamer.training.types import Item
-from streamer.types import Frame, UInt8Array
+from streamer.types import Frame, UInt8Array, as_rgb
 
 T = TypeVar("T")
 
@@ -104,7 +104,7 @@ class FrameReader:
                 async with aclosing(self._pool.decode(chunk, sample)) as batches:
                     async for batch in batches:
                         seen.extend(
-                            at(Frame(frame.rgb, piece.start_seconds + frame.time_seconds))  # type: ignore[union-attr]
+                            at(Frame(as_rgb(frame).rgb, piece.start_seconds + frame.time_seconds))
                             for frame in batch.frames[: end - len(seen)]
                         )
         if not seen:
