@@ -35,6 +35,12 @@ class StartableClient(Protocol):
     async def start(self) -> None: ...
 
 
+class ClosableClient(Protocol):
+    """aiokafka's admin client, or the client inside of its others."""
+
+    async def close(self) -> None: ...
+
+
 def client_arguments(kafka: KafkaConfig) -> dict[str, Any]:
     """Arguments that all clients share. Raises ConfigError."""
     return {
@@ -97,7 +103,20 @@ async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
             outcomes = await asyncio.gather(consumer.stop(), return_exceptions=True)
     if not outcomes or isinstance(outcomes[0], BaseException):
         log.debug("the consumer did not stop well", outcomes=outcomes)
-        await consumer._client.close()
+        await close(consumer._client)
+
+
+async def close(client: ClosableClient) -> None:
+    """Close a client of aiokafka. Raises CancelledError if we were cancelled meanwhile.
+
+    Its `close` cancels a task of its own, waits for that and suppresses CancelledError, ours too: a reader
+    that was cancelled in this moment would go on for ever.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    await client.close()
+    if task and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 class _BootstrapFailure(logging.Filter):
@@ -145,4 +164,4 @@ async def admin_client(
     except KafkaError as error:
         raise BrokerError(f"Kafka at {kafka.bootstrap_servers}: {describe(error)}") from error
     finally:
-        await admin.close()
+        await close(admin)

@@ -22,7 +22,7 @@ from aiokafka.errors import (
 
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError, FencedError
-from streamer.kafka.client import CONNECT_SECONDS, client_arguments, describe, start_client
+from streamer.kafka.client import CONNECT_SECONDS, client_arguments, close, describe, start_client
 from streamer.kafka.topics import ENVELOPE_BYTES
 from streamer.messages import Headers, VideoChunk, encode_chunk
 from streamer.tracing import Tracing
@@ -184,7 +184,7 @@ class Publisher:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await producer._sender.close()
-            await producer.client.close()
+            await close(producer.client)
         finally:
             self._producer = None
 
