@@ -6,7 +6,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 import structlog
@@ -97,13 +97,18 @@ async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
     cancelled. And a fetcher that has just lost its assignment swallows the cancellation that is to end it, so
     that `stop` waits for ever; a second one gets through.
     """
-    outcomes: list[object] = []
-    with suppress(TimeoutError):
+    outcome: object = None
+    well = False
+    try:
         async with asyncio.timeout(STOP_SECONDS):
-            outcomes = await asyncio.gather(consumer.stop(), return_exceptions=True)
-    if not outcomes or isinstance(outcomes[0], BaseException):
-        log.debug("the consumer did not stop well", outcomes=outcomes)
-        await close(consumer._client)
+            [outcome] = await asyncio.gather(consumer.stop(), return_exceptions=True)
+            well = not isinstance(outcome, BaseException)
+    except TimeoutError as error:
+        outcome = error
+    finally:  # also when we are cancelled meanwhile
+        if not well:
+            log.debug("the consumer did not stop well", outcome=outcome)
+            await close(consumer._client)
 
 
 async def close(client: ClosableClient) -> None:
