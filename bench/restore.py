@@ -24,7 +24,7 @@ from conftest import fresh_names
 from kafka_broker import restartable_kafka
 
 from streamer.config import AlertConfig, FacesConfig, RollingConfig
-from streamer.kafka.changelog import FETCH_BYTES, Changelog
+from streamer.kafka.changelog import FETCH_BYTES, restore
 from streamer.kafka.deliver import Batch, ExactlyOnce
 from streamer.kafka.topics import create_topics
 from streamer.rolling import Arrival, EnsembleInfo, RollingScores
@@ -72,8 +72,7 @@ async def measure(bootstrap_servers: str, videos: int, partitions: int) -> dict[
     plain_seconds = time.perf_counter() - started
 
     started = time.perf_counter()
-    async with Changelog(kafka) as changelog:
-        restored = await changelog.restore(range(partitions))
+    restored = await restore(kafka, range(partitions))
     rollings = [new_rolling() for _ in range(partitions)]
     for rolling, each in zip(rollings, restored.values(), strict=True):
         rolling.restore(each.states, now_seconds=0.0)

@@ -103,8 +103,8 @@ class Assignment:
         """Begin with these partitions where the last owner has left off. Raises BrokerError."""
         # 1. keep others from delivering; what they had open is undone
         await self._delivery.open(partitions)
-        # 2. state: our own if nobody has written meanwhile, else from the changelog
-        states = await self._states.take(partitions)
+        # 2. state: our own if nobody else has had the partition meanwhile, else from the changelog
+        states = await self._states.take(partitions, self._consumer.generation)
         # 3. read on after the last record that the state holds
         service, sample = self._config.service, self._config.sample
         for partition in sorted(partitions):
@@ -122,6 +122,7 @@ class Assignment:
                 self._config.kafka,
                 limits=VideoLimits(service.max_video_chunks_per_minute, service.max_video_bytes_per_minute),
                 thinning=Thinning(sample.thin_from_lag),
+                term=state.term,
                 start_offset=start,
                 on_finished=lambda record: self.intake.finished(record.partition, record.size),
                 tracing=self._tracing,
@@ -143,7 +144,7 @@ class Assignment:
         await self.drain()
         await self._halt_workers()
         await self._commit_at_last()
-        await self._park_states()
+        self._states.park(self._workers)
         await self._delivery.close()
         self._forget_workers()
         self._metrics.assigned_partitions.set(0)
@@ -181,14 +182,6 @@ class Assignment:
         if given_up:
             self._metrics.cancelled_chunks.inc(sum(given_up.values()))
             log.warning("chunks given up; they will be done again", by_partition=given_up)
-
-    async def _park_states(self) -> None:
-        """Keep the states; without it they are only restored."""
-        try:
-            async with asyncio.timeout(FINAL_COMMIT_SECONDS):
-                await self._states.park(self._workers)
-        except (TimeoutError, BrokerError) as error:
-            log.warning("states not kept; they come from the changelog again", error=str(error))
 
     def _forget_workers(self) -> None:
         for partition in self._workers:

@@ -24,6 +24,7 @@ import structlog
 
 from streamer.config import KafkaConfig
 from streamer.errors import ChunkError, LimitError, MessageError
+from streamer.kafka.changelog import Term
 from streamer.kafka.consume import Record
 from streamer.kafka.deliver import Batch, Delivery
 from streamer.kafka.offsets import OffsetTracker
@@ -138,12 +139,14 @@ class PartitionWorker:
         *,
         limits: VideoLimits,
         thinning: Thinning,
+        term: Term,
         start_offset: int | None,
         on_finished: Callable[[Record], None],
         tracing: Tracing | None = None,
     ) -> None:
         """start_offset: of the first record that is not in `rolling`, if it is known."""
         self.rolling = rolling
+        self.term = term
         self.delivery_began: float | None = None
         """time.monotonic() at which the delivery under way began; None: none is."""
         self.thinning = thinning
@@ -291,9 +294,9 @@ class PartitionWorker:
 
     def _count_finished(self) -> Batch | None:
         """Count what is finished, and expire; None if there is nothing to deliver."""
-        batch = Batch(self._partition)
+        nothing, batch = (Batch(self._partition, term=self.term) for _ in range(2))
         for slot in islice(self._countable(), self._max_chunks):
-            if slot.work.exception() is not None and batch != Batch(self._partition):
+            if slot.work.exception() is not None and batch != nothing:
                 break  # those before it are delivered first; the next round raises
             position = len(batch.updates)
             self._count(slot, batch)
@@ -310,7 +313,7 @@ class PartitionWorker:
                 Arrival(time.monotonic(), round(1000 * time.time())), keep=self._videos_ahead()
             )
         batch.states = self.rolling.take_changed()
-        return batch if batch != Batch(self._partition) else None
+        return batch if batch != nothing else None
 
     def _videos_ahead(self) -> list[str]:
         """Videos with chunks counted ahead of the offset: a replay must find them in the state."""

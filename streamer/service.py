@@ -22,7 +22,6 @@ from streamer.assignment import Assignment
 from streamer.config import Config
 from streamer.errors import StreamerError
 from streamer.gpu import gpu_collector
-from streamer.kafka.changelog import Changelog
 from streamer.kafka.client import CONNECT_SECONDS
 from streamer.kafka.consume import ChunkConsumer
 from streamer.kafka.deliver import Delivery, make_delivery
@@ -188,9 +187,9 @@ class Service:
         await require_topics(kafka, evidence=evidence, connect_seconds=self._connect_seconds)
         delivery = make_delivery(kafka, connect_seconds=self._connect_seconds)
         self._delivery = await resources.enter_async_context(delivery)
-        changelog = Changelog(kafka, connect_seconds=self._connect_seconds)
-        changelog = await resources.enter_async_context(changelog)
-        self._states = PartitionStates(changelog, self._new_rolling, self.metrics)
+        self._states = PartitionStates(
+            kafka, self._new_rolling, self.metrics, connect_seconds=self._connect_seconds
+        )
 
     async def _load(self, resources: AsyncExitStack) -> None:
         self._starting = "loading networks"

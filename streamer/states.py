@@ -1,4 +1,4 @@
-"""State of partitions that come and go: our own while nobody else has written, else the changelog's."""
+"""State of partitions that come and go: our own while nobody else had them, else the changelog's."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from streamer.kafka.changelog import Changelog
+import structlog
+
+from streamer.config import KafkaConfig
+from streamer.kafka.changelog import Term, restore
+from streamer.kafka.client import CONNECT_SECONDS
 from streamer.kafka.state import Parked, ParkedStates
 from streamer.metrics import Metrics
 from streamer.partition import PartitionWorker
 from streamer.rolling import RollingScores
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,39 +26,56 @@ class PartitionState:
     rolling: RollingScores
     next_offset: int | None
     """Of the first record that `rolling` does not hold; None: not known."""
+    term: Term
+    """Ours, which begins."""
 
 
 class PartitionStates:
     """Where the states of newly assigned partitions come from, and where those taken away are kept."""
 
     def __init__(
-        self, changelog: Changelog, new_rolling: Callable[[], RollingScores], metrics: Metrics
+        self,
+        kafka: KafkaConfig,
+        new_rolling: Callable[[], RollingScores],
+        metrics: Metrics,
+        *,
+        connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
         """new_rolling: makes one that knows no video."""
-        self._changelog = changelog
+        self._kafka = kafka
         self._new_rolling = new_rolling
         self._metrics = metrics
+        self._connect_seconds = connect_seconds
         self._parked: ParkedStates[RollingScores] = ParkedStates()
 
-    async def take(self, partitions: frozenset[int]) -> dict[int, PartitionState]:
-        """States to go on with. To be called once nobody else delivers for them. Raises BrokerError."""
+    async def take(self, partitions: frozenset[int], generation: int) -> dict[int, PartitionState]:
+        """States to go on with, as an owner in this generation of the group.
+
+        To be called once nobody else may deliver for them. Raises BrokerError.
+        """
         states: dict[int, PartitionState] = {}
-        for partition, end in (await self._changelog.ends(partitions)).items():
-            if (parked := self._parked.take(partition, end)) is not None:
-                states[partition] = PartitionState(parked.state, parked.next_offset)
+        for partition in partitions:
+            if (parked := self._parked.take(partition, generation)) is not None:
+                term = parked.term.next(generation)
+                states[partition] = PartitionState(parked.state, parked.next_offset, term)
         self._parked.clear()
         started = time.monotonic()
-        for partition, restored in (await self._changelog.restore(partitions - states.keys())).items():
+        missing = partitions - states.keys()
+        for partition, restored in (
+            await restore(self._kafka, missing, connect_seconds=self._connect_seconds)
+        ).items():
             rolling = self._new_rolling()
             rolling.restore(restored.states, now_seconds=time.monotonic())
-            states[partition] = PartitionState(rolling, restored.next_offset)
+            term = restored.term.next(generation)
+            states[partition] = PartitionState(rolling, restored.next_offset, term)
             self._metrics.restored_videos.inc(len(rolling))
+            if restored.stale:
+                log.warning("states of a former owner left out", partition=partition, records=restored.stale)
         self._metrics.restore_seconds.set(time.monotonic() - started)
         return states
 
-    async def park(self, workers: Mapping[int, PartitionWorker]) -> None:
-        """Keep the states of halted workers: mostly the same partitions come back. Raises BrokerError."""
-        for partition, end in (await self._changelog.ends(workers)).items():
-            worker = workers[partition]
+    def park(self, workers: Mapping[int, PartitionWorker]) -> None:
+        """Keep the states of halted workers: mostly the same partitions come back."""
+        for partition, worker in workers.items():
             if worker.is_consistent:
-                self._parked.park(partition, Parked(worker.rolling, worker.next_offset, end))
+                self._parked.park(partition, Parked(worker.rolling, worker.next_offset, worker.term))

@@ -267,6 +267,33 @@ async def test_way_to_the_broker_goes_silent(
 
 
 @pytest.mark.needs_kafka
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+async def test_who_was_cut_off_forgets_what_it_knew(
+    own_kafka: Kafka, proxied_kafka: KafkaConfig, delivery: str
+) -> None:
+    """Its partitions had another owner meanwhile, whose counts are in the changelog only."""
+    direct = proxied_kafka.model_copy(update={"delivery": delivery})
+    by_proxy = service_config(direct.model_copy(update={"bootstrap_servers": own_kafka.proxy}))
+    async with (
+        proxy(own_kafka.proxy, own_kafka.proxied) as between,
+        watching(direct) as scores,
+        running(by_proxy, FakePipeline()) as cut_off,
+    ):
+        async with running(service_config(direct), FakePipeline()) as other:
+            await until(lambda: metric(cut_off, "assigned_partitions") == 1)
+            await publish(direct, *chunks(0))
+            await each_once(scores, 1)
+            between.open.clear()
+            await until(lambda: metric(other, "assigned_partitions") == 2)
+            await publish(direct, *chunks(1))
+            await each_once(scores, 2)
+        between.open.set()
+        await until(lambda: metric(cut_off, "assigned_partitions") == 2)
+        await publish(direct, *chunks(2))
+        await each_once(scores, 3)
+
+
+@pytest.mark.needs_kafka
 async def test_clock_jumps(real_kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wall clock set a day ahead, then back: no video ends, no time is negative, Kafka takes it all."""
     real, send = time.time, AIOKafkaProducer.send

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from streamer.config import AlertConfig, FacesConfig, KafkaConfig, RollingConfig
 from streamer.errors import InferenceError
+from streamer.kafka.changelog import NO_TERM
 from streamer.kafka.consume import Record
 from streamer.kafka.deliver import Batch
 from streamer.limits import VideoLimits
@@ -91,6 +92,7 @@ class Bench:
             KafkaConfig(commit_interval_ms=0),
             limits=VideoLimits(chunks_per_minute, 0),
             thinning=Thinning(64),
+            term=NO_TERM,
             start_offset=None,
             on_finished=lambda record: self.let_go.append(record.offset),
         )

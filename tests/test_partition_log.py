@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from streamer.config import AlertConfig, FacesConfig, KafkaConfig, RollingConfig
+from streamer.kafka.changelog import NO_TERM
 from streamer.kafka.consume import Record
 from streamer.kafka.deliver import Batch
 from streamer.limits import VideoLimits
@@ -40,6 +41,7 @@ async def lines_of(chunks: Sequence[VideoChunk], alert: AlertConfig) -> list[Any
         *(3, rolling, Nowhere(), Metrics(CollectorRegistry()), KafkaConfig(commit_interval_ms=0)),  # type: ignore[arg-type]
         limits=VideoLimits(0, 0),
         thinning=Thinning(64),
+        term=NO_TERM,
         start_offset=None,
         on_finished=lambda _: None,
     )

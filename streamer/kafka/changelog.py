@@ -4,14 +4,17 @@ Compacted, with as many partitions as the chunks topic. Records of a partition: 
 its video_id, a tombstone when it is forgotten, and under POSITION_KEY the offset of the next chunk to count.
 That is written together with the states, so that it fits them where the group's committed offset may be
 older: some milliseconds after a transaction was committed, a broker may still answer with the old one.
+
+Each record carries the `Term` of its writer. Where no transactions keep it out, a process that was frozen
+and has lost the partition without knowing may still write old states behind the new owner's; they are told
+by their term and left out. (Should compaction come between, the old state is all that is left.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
+from typing import NamedTuple
 
 import msgpack
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -28,6 +31,7 @@ from streamer.kafka.client import (
     stop_consumer,
 )
 from streamer.kafka.publish import OutRecord
+from streamer.messages import Headers
 
 POSITION_KEY = b"\xffposition"
 """No video_id: 0xFF never occurs in UTF-8."""
@@ -35,16 +39,47 @@ POSITION_KEY = b"\xffposition"
 FETCH_BYTES = 8 * 1024 * 1024
 """Of one partition at a time, while states are restored."""
 
+TERM_HEADER = "term"
 
-def state_record(kafka: KafkaConfig, partition: int, video_id: str, state: bytes | None) -> OutRecord:
+
+class Term(NamedTuple):
+    """One process's time as the owner of a partition. Later terms are greater."""
+
+    number: int = 0
+    """One more than that of the term whose state was taken over."""
+    generation: int = 0
+    """Of the consumer group: greater for the later of two owners that took over the same state. Not
+    comparable alone, for it begins anew with a group that has been forgotten."""
+
+    def next(self, generation: int) -> Term:
+        """That of an owner, in this generation, who takes this one's state over."""
+        return Term(self.number + 1, generation)
+
+
+NO_TERM = Term()
+"""Nobody's, before the first."""
+
+
+def state_record(
+    kafka: KafkaConfig, partition: int, term: Term, video_id: str, state: bytes | None
+) -> OutRecord:
     """The state of a video; None: it is forgotten."""
     key = video_id.encode("utf-8", "surrogatepass")
-    return OutRecord(kafka.state_topic, key, state, partition=partition)
+    return OutRecord(kafka.state_topic, key, state, _headers(term), partition)
 
 
-def position_record(kafka: KafkaConfig, partition: int, next_offset: int) -> OutRecord:
+def position_record(kafka: KafkaConfig, partition: int, term: Term, next_offset: int) -> OutRecord:
     """The offset of the next chunk to count."""
-    return OutRecord(kafka.state_topic, POSITION_KEY, msgpack.packb(next_offset), partition=partition)
+    value = msgpack.packb(next_offset)
+    return OutRecord(kafka.state_topic, POSITION_KEY, value, _headers(term), partition)
+
+
+def _headers(term: Term) -> Headers:
+    return ((TERM_HEADER, msgpack.packb(term)),)
+
+
+def _term_of(headers: Headers) -> Term:
+    return next((Term(*msgpack.unpackb(value)) for name, value in headers if name == TERM_HEADER), NO_TERM)
 
 
 @dataclass(slots=True)
@@ -55,11 +90,20 @@ class Restored:
     """By video_id, in the order of their last change."""
     next_offset: int | None = None
     """Of the chunks topic; None: nothing was counted yet."""
+    term: Term = NO_TERM
+    """Of the last owner."""
+    stale: int = 0
+    """Records left out because an earlier owner wrote them after a later one had begun."""
 
-    def read(self, key: bytes | None, value: bytes | None) -> None:
+    def read(self, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
         """Take note of one record."""
         if key is None:
             return
+        term = _term_of(headers)
+        if term < self.term:
+            self.stale += 1
+            return
+        self.term = term
         if key == POSITION_KEY:
             self.next_offset = None if value is None else int(msgpack.unpackb(value))
             return
@@ -69,72 +113,39 @@ class Restored:
             self.states[video_id] = value
 
 
-class Changelog:
-    """Reads the state topic; a context manager."""
+async def restore(
+    kafka: KafkaConfig, partitions: Iterable[int], *, connect_seconds: float = CONNECT_SECONDS
+) -> dict[int, Restored]:
+    """Read partitions of the state topic from the beginning to their present end.
 
-    def __init__(self, kafka: KafkaConfig, *, connect_seconds: float = CONNECT_SECONDS) -> None:
-        self._kafka = kafka
-        self._connect_seconds = connect_seconds
-        self._consumer = self._make_consumer()
-
-    async def __aenter__(self) -> Self:
-        """Connect. Raises BrokerError."""
-        await start_client(self._consumer, self._kafka, connect_seconds=self._connect_seconds)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await stop_consumer(self._consumer)
-
-    async def ends(self, partitions: Iterable[int]) -> dict[int, int]:
-        """Offset after the newest record of each; unchanged: nobody has written. Raises BrokerError."""
-        wanted = [TopicPartition(self._kafka.state_topic, partition) for partition in partitions]
-        try:
-            found = await self._consumer.end_offsets(wanted)
-        except KafkaError as error:
-            raise self._error(error) from error
-        return {each.partition: offset for each, offset in found.items()}
-
-    async def restore(self, partitions: Iterable[int]) -> dict[int, Restored]:
-        """Read partitions from the beginning to their present end.
-
-        To be called once this process is the only one to write to them. Raises BrokerError.
-        """
-        restored = {partition: Restored() for partition in partitions}
-        if not restored:
-            return restored
-        ends = await self.ends(restored)
-        left = {TopicPartition(self._kafka.state_topic, p): end for p, end in ends.items()}
-        # One of its own, lest it go on fetching what we write ourselves.
-        consumer = self._make_consumer()
-        try:
-            await start_client(consumer, self._kafka, connect_seconds=self._connect_seconds)
-            consumer.assign(list(left))
-            while True:
-                # The position also moves over transaction markers, which are no records.
-                left = {p: end for p, end in left.items() if await consumer.position(p) < end}
-                if not left:
-                    return restored
-                for each, records in (await consumer.getmany(timeout_ms=100)).items():
-                    for record in records:
-                        restored[each.partition].read(record.key, record.value)
-        except KafkaError as error:
-            raise self._error(error) from error
-        finally:
-            await stop_consumer(consumer)
-
-    def _make_consumer(self) -> AIOKafkaConsumer:
-        return AIOKafkaConsumer(
-            **client_arguments(self._kafka),
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level=isolation(self._kafka),
-            max_partition_fetch_bytes=FETCH_BYTES,
-        )
-
-    def _error(self, error: KafkaError) -> BrokerError:
-        return BrokerError(
-            f"cannot read topic {self._kafka.state_topic} at {self._kafka.bootstrap_servers}: "
-            f"{describe(error)}"
-        )
+    To be called once this process is the only one that may write to them. Raises BrokerError.
+    """
+    restored = {partition: Restored() for partition in partitions}
+    if not restored:
+        return restored
+    consumer = AIOKafkaConsumer(
+        **client_arguments(kafka),
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level=isolation(kafka),
+        max_partition_fetch_bytes=FETCH_BYTES,
+    )
+    wanted = [TopicPartition(kafka.state_topic, partition) for partition in restored]
+    try:
+        await start_client(consumer, kafka, connect_seconds=connect_seconds)
+        consumer.assign(wanted)
+        left = await consumer.end_offsets(wanted)
+        while True:
+            # The position also moves over transaction markers, which are no records.
+            left = {p: end for p, end in left.items() if await consumer.position(p) < end}
+            if not left:
+                return restored
+            for each, records in (await consumer.getmany(timeout_ms=100)).items():
+                for record in records:
+                    restored[each.partition].read(record.key, record.value, record.headers)
+    except KafkaError as error:
+        raise BrokerError(
+            f"cannot read topic {kafka.state_topic} at {kafka.bootstrap_servers}: {describe(error)}"
+        ) from error
+    finally:
+        await stop_consumer(consumer)

@@ -114,6 +114,12 @@ class ChunkConsumer:
         self.rebalancing = True
         """No partition may be read: not yet a member, or partitions are being dealt anew."""
 
+    @property
+    def generation(self) -> int:
+        """Of the group, as of our last joining: one more with each rebalance; -1 when we are out of it."""
+        generation: int = self._consumer._coordinator.generation
+        return generation
+
     async def start(self) -> None:
         """Connect and subscribe; partitions follow by `on_assigned`. Raises BrokerError."""
         await start_client(self._consumer, self._kafka, connect_seconds=self._connect_seconds)

@@ -18,7 +18,7 @@ import structlog
 from aiokafka import TopicPartition
 
 from streamer.config import KafkaConfig
-from streamer.kafka.changelog import position_record, state_record
+from streamer.kafka.changelog import NO_TERM, Term, position_record, state_record
 from streamer.kafka.client import CONNECT_SECONDS
 from streamer.kafka.publish import OutRecord, Publisher, TooLargeError
 from streamer.messages import (
@@ -50,6 +50,8 @@ class Batch:
     """Record headers of some of `updates`, by position."""
     evidence: list[VideoEvidence] = field(default_factory=list)
     """Cleared by a delivery that had to leave it out."""
+    term: Term = NO_TERM
+    """In which this came about."""
 
 
 class Delivery(Protocol):
@@ -106,7 +108,7 @@ class AtLeastOnce:
         await self._publisher.__aexit__(kind, error, trace)
 
     async def open(self, partitions: Iterable[int]) -> None:
-        """Nothing to do: another owner, if there still is one, is not kept out."""
+        """Nothing to do: another owner, if there still is one, is not kept out, but known by its `Term`."""
 
     async def close(self) -> None:
         """Nothing to do."""
@@ -208,10 +210,11 @@ def result_records(kafka: KafkaConfig, batch: Batch) -> list[OutRecord]:
 def changelog_records(kafka: KafkaConfig, batch: Batch) -> list[OutRecord]:
     """Changed states, then the position that they were reached at."""
     records = [
-        state_record(kafka, batch.partition, video_id, state) for video_id, state in batch.states.items()
+        state_record(kafka, batch.partition, batch.term, video_id, state)
+        for video_id, state in batch.states.items()
     ]
     if batch.next_offset is not None:
-        records.append(position_record(kafka, batch.partition, batch.next_offset))
+        records.append(position_record(kafka, batch.partition, batch.term, batch.next_offset))
     return records
 
 

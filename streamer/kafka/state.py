@@ -1,14 +1,16 @@
 """Rolling state of partitions across rebalances.
 
 The group protocol takes all partitions away from every member at each rebalance and mostly gives the same
-ones back. State parked meanwhile is taken up again, without a restore, if nobody wrote to the changelog in
-between.
+ones back. State parked meanwhile is taken up again, without a restore, by who gets its partition back in the
+very next generation of the group: nobody else can have had it in between.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from streamer.kafka.changelog import Term
 
 S = TypeVar("S")
 
@@ -20,8 +22,8 @@ class Parked(Generic[S]):
     state: S
     next_offset: int | None
     """Of the first record that the state does not hold; None: it holds none, here or before."""
-    changelog_end: int
-    """Of the partition of the state topic, after our last write."""
+    term: Term
+    """In which it came to this."""
 
 
 class ParkedStates(Generic[S]):
@@ -37,10 +39,13 @@ class ParkedStates(Generic[S]):
         """Keep the state of a partition."""
         self._parked[partition] = parked
 
-    def take(self, partition: int, changelog_end: int) -> Parked[S] | None:
-        """What to go on with, if the changelog still ends where it did."""
+    def take(self, partition: int, generation: int) -> Parked[S] | None:
+        """What to go on with in this generation of the group; None if others may have had the partition.
+
+        So it is for a process that was frozen: it wakes, and parks what it had generations ago.
+        """
         parked = self._parked.pop(partition, None)
-        return parked if parked is not None and parked.changelog_end == changelog_end else None
+        return parked if parked is not None and parked.term.generation + 1 == generation else None
 
     def clear(self) -> None:
         """Forget the rest: others have those partitions now."""

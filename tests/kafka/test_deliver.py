@@ -11,7 +11,7 @@ from fakes import committed, dead_letters, evidence_of, until, watching
 
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError, FencedError
-from streamer.kafka.changelog import Changelog
+from streamer.kafka.changelog import NO_TERM, Restored, Term, restore
 from streamer.kafka.client import admin_client
 from streamer.kafka.deliver import AtLeastOnce, Batch, Delivery, ExactlyOnce, make_delivery
 from streamer.kafka.topics import create_topics
@@ -93,8 +93,7 @@ async def test_batch_arrives_whole(kafka: KafkaConfig, delivery: Delivery) -> No
     assert await dead_letters(kafka, 1) == [letter(kafka, b"x")]
     assert await evidence_of(kafka, "v", 1) == [evidence(2)]
     assert await committed(kafka) == ({1: 7} if delivery.commits_offsets else {})
-    async with Changelog(kafka) as changelog:
-        restored = await changelog.restore([0, 1])
+    restored = await restore(kafka, [0, 1])
     assert (restored[0].states, restored[0].next_offset) == ({}, None)
     assert (restored[1].states, restored[1].next_offset) == ({"v": b"one"}, 7)
 
@@ -165,9 +164,9 @@ async def test_second_owner_keeps_the_first_one_out(real_kafka: KafkaConfig) -> 
             )
         await owner.deliver(Batch(0, [], [update(1)], {"v": b"owner"}, next_offset=2, evidence=[evidence(9)]))
         await zombie.deliver(Batch(1, updates=[update(2)]))  # of a partition that it still has
-        async with watching(real_kafka) as scores, Changelog(real_kafka) as changelog:
+        async with watching(real_kafka) as scores:
             await until(lambda: len(scores.updates) >= 3)
-            restored = await changelog.restore([0])
+            restored = await restore(real_kafka, [0])
     assert sorted(each.seq for each in scores.updates) == [0, 1, 2]
     assert restored[0].states == {"v": b"owner"}
     assert await evidence_of(real_kafka, "v", 1) == [evidence(9)]
@@ -182,8 +181,7 @@ async def test_open_transaction_of_a_dead_owner_is_undone(real_kafka: KafkaConfi
         await publisher._producer.begin_transaction()
         await publisher._producer.send_and_wait(real_kafka.state_topic, b"lost", key=b"v", partition=0)
         await owner.open([0])
-        async with Changelog(real_kafka) as changelog:
-            assert (await changelog.restore([0]))[0].states == {}
+        assert (await restore(real_kafka, [0]))[0].states == {}
 
 
 async def test_broker_without_transactions_is_recognised(embedded_broker: str) -> None:
@@ -204,7 +202,25 @@ async def test_results_are_safe_before_the_changelog_says_so(apache_kafka: str) 
                 NewTopic(kafka.state_topic, 1, 1),
             ]
         )
-    async with AtLeastOnce(kafka) as delivery, Changelog(kafka) as changelog:
+    async with AtLeastOnce(kafka) as delivery:
         with pytest.raises(BrokerError, match=kafka.scores_topic):
             await delivery.deliver(Batch(0, updates=[update(0)], states={"v": b"state"}, next_offset=1))
-        assert await changelog.ends([0]) == {0: 0}
+    assert await restore(kafka, [0]) == {0: Restored()}
+
+
+async def test_what_a_former_owner_writes_late_is_left_out(kafka: KafkaConfig) -> None:
+    """At-least-once keeps nobody out: a process that was frozen goes on where it was."""
+    frozen, owner = Term(1, generation=4), Term(1, generation=5)  # of those that took over the same state
+    async with make_delivery(kafka) as delivery:
+        await delivery.open([0])
+        await delivery.deliver(Batch(0, states={"v": b"1", "w": b"1"}, next_offset=1, term=frozen))
+        await delivery.deliver(Batch(0, states={"v": b"2", "x": b"2"}, next_offset=2, term=owner))
+        await delivery.deliver(Batch(0, states={"v": b"late", "x": None}, next_offset=1, term=frozen))
+        await delivery.deliver(Batch(0, states={"w": b"3"}, next_offset=3, term=owner))
+    found = (await restore(kafka, [0]))[0]
+    assert found == Restored({"v": b"2", "x": b"2", "w": b"3"}, next_offset=3, term=owner, stale=3)
+
+
+def test_terms_rise_even_where_the_groups_generations_begin_anew() -> None:
+    term = NO_TERM.next(7)
+    assert term.next(8) > term.next(1) > term > NO_TERM
