@@ -21,6 +21,11 @@ def withheld(update: ScoreUpdate, score: float | None) -> float | None:
     return score if update.trained else None
 
 
+def shadow_window_score(update: ScoreUpdate) -> float | None:
+    """Of the ensemble in shadow, unless it is untrained or none."""
+    return update.shadow.window_score if update.shadow and update.shadow.trained else None
+
+
 def rounded(score: float | None) -> float | None:
     """To what a chart can show."""
     return None if score is None else round(score, 3)
@@ -50,6 +55,7 @@ def pack(update: ScoreUpdate, numbers: dict[str, int], now_ms: int) -> bytes:
             _ms(update.end_seconds),
             withheld(update, update.window_score),
             withheld(update, update.fake_score),
+            shadow_window_score(update),
             interval,
             update.faces,
             update.latency_ms.get("total"),
@@ -64,8 +70,8 @@ def pack(update: ScoreUpdate, numbers: dict[str, int], now_ms: int) -> bytes:
 
 
 _FIELDS = (
-    *("seq", "status", "seen", "start", "end", "score", "overall", "interval", "faces", "latency"),
-    *("alert", "alert_changed", "error"),
+    *("seq", "status", "seen", "start", "end", "score", "overall", "shadow", "interval"),
+    *("faces", "latency", "alert", "alert_changed", "error"),
 )
 
 
@@ -73,7 +79,8 @@ def unpack(packed: bytes, names: list[str]) -> dict[str, Any]:
     """What `pack` packed, by name. names: of the models, in the order of their numbers."""
     *values, models, tracks = msgpack.unpackb(packed)
     entry = dict(zip(_FIELDS, values, strict=True))
-    entry["score"], entry["overall"] = rounded(entry["score"]), rounded(entry["overall"])
+    for name in ("score", "overall", "shadow"):
+        entry[name] = rounded(entry[name])
     entry["models"] = [
         (names[number][:MAX_TEXT], rounded(score))
         for number, score in zip(models[::2], models[1::2], strict=True)

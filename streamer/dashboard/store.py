@@ -18,6 +18,7 @@ from streamer.dashboard.history import (
     MAX_TEXT,
     pack,
     rounded,
+    shadow_window_score,
     unpack,
     withheld,
 )
@@ -256,7 +257,7 @@ class Store:
         if row is None:
             return {"reset": True, "video": None, "updates": [], "evidence": []}
         update = row.update
-        latest = update.model_dump(exclude={"video_id", "tracks", "models"})
+        latest = update.model_dump(exclude={"video_id", "tracks", "models", "shadow"})
         if not update.trained:
             latest |= {"fake_score": None, "window_score": None, "interval": None, "alert": None}
         names = list(row.models)
@@ -264,6 +265,7 @@ class Store:
             "reset": since <= 0,
             "video": _summary(row, since),
             "latest": latest,
+            "shadow": _shadow(update),
             "models": [
                 {"name": name[:MAX_TEXT], "score": withheld(update, score)}
                 for name, score in list(update.models.items())[:HISTORY_MODELS]
@@ -325,6 +327,19 @@ def _step(score: float | None, was: int) -> int:
     if was >= 0 and (was - 0.5) * STEP <= score < (was + 1.5) * STEP:
         return was
     return math.floor(score / STEP)
+
+
+def _shadow(update: ScoreUpdate) -> dict[str, Any] | None:
+    """What the ensemble in shadow says, its scores withheld if it is untrained; None if there is none."""
+    if (shadow := update.shadow) is None:
+        return None
+    return {
+        "model_set": shadow.model_set,
+        "trained": shadow.trained,
+        "score": shadow_window_score(update),
+        "overall": shadow.fake_score if shadow.trained else None,
+        "faces": shadow.faces,
+    }
 
 
 def _summary(row: Row, since: int) -> dict[str, Any]:

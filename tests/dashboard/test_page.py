@@ -24,6 +24,7 @@ from streamer.config import ClassifyConfig, DashboardConfig, EvidenceConfig, Kaf
 from streamer.dashboard.feed import Feed, now_ms
 from streamer.dashboard.serve import dashboard, serving
 from streamer.dashboard.store import Store, Unreadable
+from streamer.messages import ShadowScore
 from streamer.pipeline import Pipeline
 from streamer.suspects import HEAT_PX, jpeg_of, png_of_heat
 
@@ -130,6 +131,25 @@ async def test_any_name_is_harmless_and_leads_to_its_page(screen: Screen) -> Non
     text = await page.eval("document.querySelector('main').innerText")
     assert "No pictures: " in text
     assert "0.25" in text
+
+
+async def test_an_ensemble_in_shadow_is_a_dashed_line_and_two_figures(screen: Screen) -> None:
+    page = screen.page
+    screen.tell("cam", 0, 0.25)
+    await screen.open("video?id=cam")
+    await page.until("document.querySelector('#timeline .uplot') !== null")
+    tiles = "document.querySelector('#tiles').innerText"
+    assert "shadow" not in (await page.eval(tiles)).lower()
+    told = {"model_set": "next", "fake_score": 0.625, "window_score": 0.75, "faces": 5}
+    screen.tell("cam", 1, 0.25, shadow=ShadowScore(**told, trained=True))
+    await page.until(f"{tiles}.toLowerCase().includes('shadow overall')")
+    assert (await page.eval(tiles)).split()[-6:] == ["shadow", "now", "0.75", "shadow", "overall", "0.63"]
+    legend = "document.querySelector('#timeline .u-legend').innerText"
+    await page.until(f"{legend}.includes('shadow now')")
+    assert "shadow.model_set" in await page.eval("document.querySelector('#latest').innerText")
+    screen.tell("cam", 2, 0.25, shadow=ShadowScore(**told, trained=False))
+    await page.until(f"{tiles}.includes('untrained')")
+    await page.until(f"!{legend}.includes('shadow now')")
 
 
 def face_of(level: int) -> dict[str, bytes]:

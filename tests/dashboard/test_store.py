@@ -16,7 +16,7 @@ from streamer.dashboard import store as module
 from streamer.dashboard.serve import take_batch
 from streamer.dashboard.store import FORGET_SECONDS, HISTORY_UPDATES, TREND_UPDATES, Store, Unreadable
 from streamer.kafka.tail import Tailed
-from streamer.messages import DeadLetter, ScoreUpdate, TrackScore, decode_score, encode_score
+from streamer.messages import DeadLetter, ScoreUpdate, ShadowScore, TrackScore, decode_score, encode_score
 
 
 def store_of(*updates: ScoreUpdate, max_videos: int = 100) -> Store:
@@ -276,6 +276,34 @@ def test_a_videos_page_holds_what_its_messages_hold() -> None:
     since = store.video("cam", store.version - 1)["updates"]
     assert [entry["seq"] for entry in since] == [1]
     assert store.video("nobody", 0) == {"reset": True, "video": None, "updates": [], "evidence": []}
+
+
+def shadow(score: float, *, trained: bool = True) -> ShadowScore:
+    return ShadowScore(model_set="next", trained=trained, fake_score=score / 2, window_score=score, faces=5)
+
+
+def test_what_the_ensemble_in_shadow_says_is_shown_beside() -> None:
+    store = store_of(update(seq=0), update(seq=1, shadow=shadow(0.75)))
+    page = store.video("cam", 0)
+    assert page["shadow"] == {
+        "model_set": "next",
+        "trained": True,
+        "score": 0.75,
+        "overall": 0.375,
+        "faces": 5,
+    }
+    assert [entry["shadow"] for entry in page["updates"]] == [None, 0.75]
+    assert [entry["score"] for entry in page["updates"]] == [0.5, 0.5]
+    assert store_of(update()).video("cam", 0)["shadow"] is None
+
+
+def test_no_number_of_an_untrained_shadow_gets_out() -> None:
+    store = store_of(update(shadow=shadow(0.86, trained=False)))
+    page = store.video("cam", 0)
+    assert page["shadow"]["faces"] == 5
+    text = to_json(page).decode()
+    assert "0.86" not in text
+    assert "0.43" not in text
 
 
 def test_no_number_of_untrained_members_gets_out() -> None:

@@ -75,6 +75,11 @@ const showTiles = () => {
     ["missing", numberText(video.missing), ""],
     ["undecodable", numberText(video.undecodable), ""],
   ];
+  if (latest.shadow) {
+    const { trained, score, overall } = latest.shadow;
+    tiles.push(["shadow now", trained ? scoreText(score) : WITHHELD, ""]);
+    tiles.push(["shadow overall", trained ? scoreText(overall) : WITHHELD, ""]);
+  }
   const shown = byId("tiles");
   if (shown.children.length !== tiles.length) {
     shown.replaceChildren(
@@ -95,6 +100,11 @@ const showLatest = () => {
   if (alert) {
     fields.push(["alert.state", alert.state], ["alert.since_seq", plainText("", alert.since_seq)]);
     fields.push(["alert.threshold", String(alert.threshold)]);
+  }
+  if (latest.shadow) {
+    const { model_set: modelSet, trained, faces } = latest.shadow;
+    fields.push(["shadow.model_set", modelSet], ["shadow.trained", String(trained)]);
+    fields.push(["shadow.faces", String(faces)]);
   }
   for (const [stage, ms] of Object.entries(latency)) fields.push([`latency ${stage}`, durationText(ms)]);
   const shown = byId("latest");
@@ -201,6 +211,9 @@ const showCharts = () => {
     { label: "overall", values: inOrder.map((update) => update.overall), colour: palette.dim },
     { label: "now", values: inOrder.map((update) => update.score), colour: palette.low },
     { label: "threshold", values: x.map(() => threshold), colour: palette.high, dash: [4, 4] },
+    ...(latest.shadow?.trained
+      ? [{ label: "shadow now", values: inOrder.map((update) => update.shadow), colour: palette.series[1], dash: [2, 3] }]
+      : []),
   ]);
 
   for (const [place, list, field, current, say] of [
