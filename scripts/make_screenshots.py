@@ -1,14 +1,15 @@
-"""Writes docs/screenshots/*.png: the live page with made-up videos, in a Chromium that is on the machine.
+"""Writes docs/screenshots/*.png: the live page with made-up videos, and once with the demo's, in Chromium.
 
     python scripts/make_screenshots.py
 
-The pictures are reduced to a palette, so that they stay small.
+Chromium must be on the machine. The pictures are reduced to a palette, so that they stay small.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -40,6 +41,8 @@ PICTURES = (
     ("video-light", "video?id={fake}", "light", (1180, 820)),
     ("dead-letters-dark", "dead-letters", "dark", (1180, 480)),
 )
+FACES = ("faces-light", "light", (1180, 480))
+"""Of the demo's manipulated clip, with their heat maps."""
 
 
 def fill(store: Store, shown: list[Camera]) -> str:
@@ -81,6 +84,33 @@ async def take(page: Page, address: str, fake: str) -> int:
     return total
 
 
+async def take_faces(page: Page) -> int:
+    """The picture of the demo's faces; its size in bytes."""
+    name, scheme, (width, height) = FACES
+    demo = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "streamer", "demo", "--page"), stdout=asyncio.subprocess.PIPE
+    )
+    assert demo.stdout is not None
+    while (found := re.search(r"live page: (\S+)", (await demo.stdout.readline()).decode())) is None:
+        pass
+    reading = asyncio.create_task(demo.stdout.read())  # lest it wait for a reader
+    await page.size(width, height)
+    await page.colours(scheme)
+    await page.open(f"{found[1]}video?id=manipulated")
+    await page.until("document.querySelectorAll('#faces > li').length >= 10")
+    await page.eval("document.querySelector('#heat').click()")
+    await page.eval("document.querySelector('#faces-title').scrollIntoView()")
+    await page.until(
+        "[...document.querySelectorAll('#faces img')].every((i) => i.complete && i.naturalWidth > 0)"
+    )
+    small = reduced(await page.picture())
+    (OUTPUT / f"{name}.png").write_bytes(small)
+    await page.open("about:blank")
+    await asyncio.wait_for(reading, 120)
+    await demo.wait()
+    return len(small)
+
+
 def reduced(png: bytes) -> bytes:
     """The same in COLOURS colours."""
     small = io.BytesIO()
@@ -99,11 +129,11 @@ async def main(port: int) -> None:
     fake = fill(store, shown)
     going = asyncio.create_task(go_on(store, shown))
     async with serving(Feed(store), DashboardConfig(port=0)) as address, tab(port) as page:
-        total = await take(page, address, fake)
+        total = await take(page, address, fake) + await take_faces(page)
         if page.problems:
             raise SystemExit("\n".join(page.problems))
     going.cancel()
-    print(f"{len(PICTURES)} pictures, {total:,} bytes")
+    print(f"{len(PICTURES) + 1} pictures, {total:,} bytes")
     if total > MAX_BYTES:
         raise SystemExit(f"more than {MAX_BYTES:,} bytes")
 

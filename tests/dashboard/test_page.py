@@ -99,6 +99,11 @@ async def test_rows_alerts_and_order(screen: Screen) -> None:
     assert "0.67–0.77" in text
     assert "untrained" in text
     assert "0.99" not in text
+    cells = await page.eval(
+        "[...document.querySelector('#videos tr:not([aria-hidden])').children]"
+        ".map((cell) => cell.getBoundingClientRect().toJSON())"
+    )
+    assert len({(cell["top"], cell["bottom"]) for cell in cells if cell["width"]}) == 1  # one straight row
     screen.tell("calm", 1, 0.9, alert="raised", changed=True)
     await screen.until_first("calm")
     await page.until("document.querySelector('#announcement').textContent === 'Alert raised: calm'")
