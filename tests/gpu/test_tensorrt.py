@@ -1,8 +1,11 @@
-"""On a machine with an NVIDIA GPU and TensorRT: engines are built, checked, loaded and run."""
+"""TensorRT engines: with an NVIDIA GPU they are built, checked, loaded and run; the first tests need none."""
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,10 +15,10 @@ torch = pytest.importorskip("torch")
 from networks import images, make_network  # noqa: E402
 
 from streamer.backends.load import load_network  # noqa: E402
-from streamer.backends.tensorrt_backend import bucket_of  # noqa: E402
+from streamer.backends.tensorrt_backend import TensorRtNetwork, bucket_of  # noqa: E402
 from streamer.config import ClassifyConfig, Config, GpuConfig  # noqa: E402
 from streamer.demo_clips import first_clip  # noqa: E402
-from streamer.errors import InferenceError, ModelError  # noqa: E402
+from streamer.errors import BackendError, InferenceError, ModelError  # noqa: E402
 from streamer.files import pieces_of  # noqa: E402
 from streamer.gpu.build import Options, build_engines  # noqa: E402
 from streamer.gpu.device import Device  # noqa: E402
@@ -37,6 +40,72 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA de
 )
 def test_batches_go_into_the_smallest_graph_that_holds_them(n: int, max_batch: int, bucket: int) -> None:
     assert bucket_of(n, max_batch) == bucket
+
+
+class _Result:
+    """A batch under way; `error` is raised by whoever waits for it."""
+
+    def __init__(self, generation: int, error: str | None) -> None:
+        self.generation, self._error = generation, error
+
+    def outputs(self) -> tuple[np.ndarray, ...]:
+        if self._error:
+            raise RuntimeError(self._error)
+        return (np.full((1, 1), self.generation, np.float32),)
+
+
+class Fragile(TensorRtNetwork):
+    """Without a GPU. Engines up to `broken`, counted by how often they were loaded anew, fail when run."""
+
+    def __init__(self, path: Path, broken: int, *, loads: bool = True) -> None:
+        self._manifest = read_manifest(path)
+        self._title, self._generation, self._lock = "tensorrt fp16 on a fake", 0, threading.Lock()
+        self._buckets: dict[int, Any] = {1: "a graph"}
+        self._engine = "an engine"
+        self._stream = mock.Mock()
+        self.broken, self.loads = broken, loads
+
+    def _enqueue(self, images: object) -> Any:
+        if not self._buckets:
+            raise InferenceError("small: used after close()")
+        failed = self._generation <= self.broken
+        return _Result(self._generation, "CUDA error: launch failed" if failed else None)
+
+    def _load(self) -> None:
+        if not self.loads:
+            raise BackendError("small: out of memory")
+        self._buckets, self._engine = {1: "a graph"}, "an engine"
+
+
+@pytest.mark.needs_torch
+def test_an_engine_that_fails_is_loaded_anew_once_for_all_batches_under_way(tmp_path: Path) -> None:
+    network = Fragile(make_network(tmp_path), broken=0)
+    under_way = [network.start(images(1)) for _ in range(3)]
+    assert [float(outputs()[0][0, 0]) for outputs in under_way] == [1.0, 1.0, 1.0]
+    network.broken = 1
+    with pytest.raises(InferenceError, match=r"small: tensorrt fp16 on a fake: CUDA error: launch failed"):
+        network.run(images(1))
+
+
+@pytest.mark.needs_torch
+def test_an_engine_that_fails_again_is_given_up(tmp_path: Path) -> None:
+    path = make_network(tmp_path)
+    with pytest.raises(InferenceError, match="launch failed"):
+        Fragile(path, broken=1).run(images(1))
+    network = Fragile(path, broken=0, loads=False)
+    with pytest.raises(InferenceError, match="launch failed; loaded anew: small: out of memory"):
+        network.run(images(1))
+    with pytest.raises(InferenceError, match="after close"):
+        network.run(images(1))
+
+
+@pytest.mark.needs_torch
+def test_a_closed_engine_is_not_loaded_anew(tmp_path: Path) -> None:
+    network = Fragile(make_network(tmp_path), broken=0)
+    outputs = network.start(images(1))
+    network.close()
+    with pytest.raises(InferenceError, match="launch failed"):
+        outputs()
 
 
 def shown(size: int) -> Images:
