@@ -39,6 +39,7 @@ from streamer.config import Config, SampleConfig, load_config
 from streamer.demo import demo_clips
 from streamer.engines import ensure_untrained
 from streamer.files import pieces_of
+from streamer.gpu.graph import FORMATS
 from streamer.gpu.torch_builder import images_module
 from streamer.manifest import read_manifest
 from streamer.messages import VideoChunk
@@ -59,7 +60,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:3])
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--precision", choices=("f32", "fp16", "bf16", "int8"), default="fp16")
+    parser.add_argument("--precision", choices=("f32", "fp16", "bf16", "int8", "fp8"), default="fp16")
     parser.add_argument("--members", nargs="+", default=[*FULL_SIZE, "mobilenet_v2", "efficientnet_lite0"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--seconds", type=float, default=20, help="of each measurement of the pipeline")
@@ -121,7 +122,7 @@ def config_of(arguments: argparse.Namespace, **classify: Any) -> Config:
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """That PyTorch computes in; it has no int8 convolutions, which are compared with fp16."""
+    """That PyTorch computes in; it has no convolutions of 8 bits, which are compared with fp16."""
     return {"f32": torch.float32, "bf16": torch.bfloat16}.get(precision, torch.float16)
 
 
@@ -145,7 +146,10 @@ def seconds_per_call(device: str, call: Callable[[], object], least_seconds: flo
 
 
 def peak(device: str, precision: str) -> dict[str, float]:
-    """Operations and bytes a second that this device reached in a large matrix product and a large copy."""
+    """Operations and bytes a second that this device reached in a large matrix product and a large copy.
+
+    For int8 and fp8 the product is in fp16: what has twice the rate may pass its roofline.
+    """
     size = 8192 if device != "cpu" else 1024
     a = torch.randn(size, size, device=device).to(dtype_of(precision))
     source = torch.empty(2**30 if device != "cpu" else 2**26, dtype=torch.uint8, device=device)
@@ -164,7 +168,7 @@ def measure_network(
     config = config_of(arguments)
     path = config.classify.engines / f"{member}.json"
     manifest = read_manifest(path)
-    float_precision = "fp16" if arguments.precision == "int8" else arguments.precision
+    float_precision = "fp16" if arguments.precision in FORMATS else arguments.precision
     module = images_module(manifest.path(path.parent), manifest, float_precision).to(device).eval()
     shape = (batch, manifest.input.height, manifest.input.width, 3)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)

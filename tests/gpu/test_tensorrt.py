@@ -20,7 +20,7 @@ from streamer.config import ClassifyConfig, Config, GpuConfig  # noqa: E402
 from streamer.demo_clips import first_clip  # noqa: E402
 from streamer.errors import BackendError, InferenceError, ModelError  # noqa: E402
 from streamer.files import pieces_of  # noqa: E402
-from streamer.gpu.build import Options, build_engines  # noqa: E402
+from streamer.gpu.build import FP8_CAPABILITY, Options, build_engines  # noqa: E402
 from streamer.gpu.device import Device  # noqa: E402
 from streamer.manifest import read_manifest  # noqa: E402
 from streamer.pipeline import Pipeline  # noqa: E402
@@ -114,7 +114,9 @@ def shown(size: int) -> Images:
 
 def build(folder: Path, precision: str, builder: str = "tensorrt", max_difference: float = 0.05) -> Path:
     pytest.importorskip("tensorrt")
-    path = make_network(folder)
+    path = make_network(folder, channels=64)
+    if precision == "fp8" and torch.cuda.get_device_capability() < FP8_CAPABILITY:
+        pytest.skip("this GPU has no fp8")
     build_engines(
         [Member(path, read_manifest(path))],
         folder,
@@ -133,6 +135,7 @@ def build(folder: Path, precision: str, builder: str = "tensorrt", max_differenc
         ("fp16", "tensorrt", 2e-2),
         ("bf16", "tensorrt", 1e-1),
         ("int8", "tensorrt", 2e-1),
+        ("fp8", "tensorrt", 2e-1),
         ("fp16", "torch-tensorrt", 2e-2),
     ],
 )
