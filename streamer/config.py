@@ -204,6 +204,9 @@ class GpuConfig(_Section):
     nvdec: Literal["off", "auto"] = "off"
     """auto: the GPU's decoder for what it takes. The drivers then run in the decode workers, which lose their
     filter of system calls and their limits of memory and files."""
+    nvdec_min_pixels: Annotated[int, Field(ge=0)] = 1280 * 720
+    """Width times height from which a video goes to NVDEC: for less, its decoder is made in more time than it
+    saves. Where that is has not been measured; 0: all that it takes."""
 
 
 class RollingConfig(_Section):

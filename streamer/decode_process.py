@@ -24,6 +24,7 @@ from streamer.config import DecodeConfig, SampleConfig
 from streamer.decode_worker import LENGTH
 from streamer.errors import DecodeError, StreamerError
 from streamer.messages import VideoChunk
+from streamer.nvdec import DECODERS, NvdecSettings
 from streamer.sample import sampling_rate, sampling_seed
 from streamer.types import Frame, UInt8Array, YuvFrame, YuvLayout
 
@@ -48,6 +49,8 @@ class DecodedBatch:
     """Where the chunk ends as far as it is known: in its last batch, where its last frame stops being shown;
     in others, the time of their last frame. Seconds since the chunk's first frame."""
     is_last: bool
+    decoder: str | None = None
+    """In the last batch, if there was a choice: what decoded the chunk, one of `streamer.nvdec.DECODERS`."""
 
 
 class WorkerFailedError(Exception):
@@ -73,7 +76,9 @@ class WorkerFailedError(Exception):
 class Worker:
     """A process and the memory that it shares with us, in two halves."""
 
-    def __init__(self, config: DecodeConfig, *, yuv: bool = False, nvdec: str | None = None) -> None:
+    def __init__(
+        self, config: DecodeConfig, *, yuv: bool = False, nvdec: NvdecSettings | None = None
+    ) -> None:
         """yuv, nvdec: see `DecodePool`."""
         self.is_replaced = False
         self.is_asked = False
@@ -213,8 +218,11 @@ class Worker:
                 frames.append(YuvFrame(pixels, layout, self._later(seconds)))
             else:
                 frames.append(Frame(pixels.reshape(height, width, 3), self._later(seconds)))
-        end = answer["end"]
-        return DecodedBatch(frames, self._last_seconds if end is None else self._later(end), end is not None)
+        end, decoder = answer["end"], answer.get("decoder")
+        if decoder not in (None, *DECODERS):
+            raise ValueError("no such decoder")
+        end_seconds = self._last_seconds if end is None else self._later(end)
+        return DecodedBatch(frames, end_seconds, end is not None, decoder)
 
     def _later(self, seconds: Any) -> float:
         if not (

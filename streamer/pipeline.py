@@ -30,7 +30,7 @@ from streamer.decode_pool import DecodePool
 from streamer.errors import ClassifyError, DetectError, InferenceError
 from streamer.faces.detect import FaceDetector
 from streamer.faces.resize import FrameImage, Pyramid
-from streamer.gpu import nvdec_device, open_device
+from streamer.gpu import nvdec_settings, open_device
 from streamer.messages import VideoChunk
 from streamer.rolling import EnsembleInfo
 from streamer.sample import sampling_rate, thinned
@@ -111,7 +111,7 @@ class Pipeline:
             Ensemble(shadow_of(config.classify), device=config.gpu.device) if config.classify.shadow else None
         )
         self.decode_pool = DecodePool(
-            config.decode, yuv=self._device is not None, nvdec=nvdec_device(config.gpu)
+            config.decode, yuv=self._device is not None, nvdec=nvdec_settings(config.gpu)
         )
         workers = min(threads, WORKERS_ON_GPU) if self._device else threads
         self.detect_batcher: Batcher[list[Frame | YuvFrame], list[FoundFaces]] = Batcher(
@@ -175,6 +175,11 @@ class Pipeline:
     def worker_restarts(self) -> Mapping[str, int]:
         """For metrics: decode workers replaced so far, by reason."""
         return self.decode_pool.restarts
+
+    @property
+    def decoders(self) -> Mapping[str, int]:
+        """For metrics: chunks decoded so far, by what decoded them; see `DecodePool.decoders`."""
+        return self.decode_pool.decoders
 
     async def __aenter__(self) -> Pipeline:
         for network in self._face_networks:

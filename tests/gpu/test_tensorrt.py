@@ -219,7 +219,7 @@ async def test_scores_of_the_whole_pipeline(tmp_path: Path) -> None:
     expected = await predict(Config(classify=classify))
     on_gpu = classify.model_copy(update={"backend": "tensorrt", "precision": "fp16"})
     for nvdec in ("off", "auto"):
-        got = await predict(Config(classify=on_gpu, gpu=GpuConfig(nvdec=nvdec)))
+        got = await predict(Config(classify=on_gpu, gpu=GpuConfig(nvdec=nvdec, nvdec_min_pixels=0)))
         for one, other in zip(got.frames, expected.frames, strict=True):
             assert len(one.faces) == len(other.faces)
             for face, reference in zip(one.faces, other.faces, strict=True):
