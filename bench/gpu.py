@@ -2,7 +2,7 @@
 
     python build_engines.py untrained
     python build_engines.py --target tensorrt --precision fp16 MEMBER ...    # those of --members
-    python bench/gpu.py [--json] [--parts networks pipeline scores soak] [--soak-minutes 60]
+    python bench/gpu.py [--json [FILE]] [--parts networks pipeline scores soak] [--soak-minutes 60]
 
 - networks: images/s of every engine, uint8 images in and logits out, all on the GPU, against eager, compiled
   and CUDA-graphed PyTorch in the same precision and batch, and against the roofline: operations and least
@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,11 +58,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="figures as JSON; to a file: beside"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:3])
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--precision", choices=("f32", "fp16", "bf16", "int8", "fp8"), default="fp16")
     parser.add_argument("--members", nargs="+", default=[*FULL_SIZE, "mobilenet_v2", "efficientnet_lite0"])
+    parser.add_argument(
+        "--no-compile", action="store_true", help="leave torch.compile out, which takes minutes"
+    )
+    parser.add_argument("--ensemble", nargs="+", default=FULL_SIZE, help="members of the pipeline")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--seconds", type=float, default=20, help="of each measurement of the pipeline")
     parser.add_argument("--rate", type=float, default=4, help="sampled frames a second of video")
@@ -83,9 +90,11 @@ def main() -> None:
         found["scores"] = uvloop.run(compare_scores(arguments))
     if "soak" in arguments.parts:
         found["soak"] = uvloop.run(soak(arguments))
-    if arguments.json:
+    if arguments.json == "-":
         json.dump(found, sys.stdout)
         return
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(found))
     show(found)
 
 
@@ -102,7 +111,7 @@ def config_of(arguments: argparse.Namespace, **classify: Any) -> Config:
         {
             "sample": {"frames_per_second": arguments.rate},
             "classify": {
-                "members": FULL_SIZE,
+                "members": arguments.ensemble,
                 "backend": "tensorrt" if on_gpu else "torch",
                 "precision": arguments.precision if on_gpu else "f32",
                 "allow_untrained": True,
@@ -176,9 +185,10 @@ def measure_network(
     with torch.inference_mode():
         row["roofline"] = batch / roofline_seconds(module, images, limits)
         row["eager"] = batch / seconds_per_call(device, lambda: module(images))
-        compiled = torch.compile(module)
-        row["compiled"] = batch / seconds_per_call(device, lambda: compiled(images))
-        torch._dynamo.reset()
+        if not arguments.no_compile:
+            compiled = torch.compile(module)
+            row["compiled"] = batch / seconds_per_call(device, lambda: compiled(images))
+            torch._dynamo.reset()
         if device == "cpu":
             return row
         graph = torch.cuda.CUDAGraph()
@@ -190,7 +200,8 @@ def measure_network(
         row["tensorrt"] = batch / pipelined_seconds(network, images)
     finally:
         network.close()
-    row["ratio_to_best_of_pytorch"] = row["tensorrt"] / max(row["eager"], row["compiled"], row["graphed"])
+    best = max(row[way] for way in ("eager", "compiled", "graphed") if way in row)
+    row["ratio_to_best_of_pytorch"] = row["tensorrt"] / best
     return row
 
 
