@@ -339,8 +339,10 @@ def busy_share(device: str) -> Iterator[list[float]]:
 
     import pynvml
 
+    from streamer.gpu.usage import gpu_handle
+
     pynvml.nvmlInit()
-    handle = pynvml.nvmlDeviceGetHandleByIndex(torch.device(device).index or 0)
+    handle = gpu_handle(torch.device(device).index or 0)
     stopping = threading.Event()
 
     def watch() -> None:

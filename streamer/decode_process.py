@@ -140,24 +140,28 @@ class Worker:
                 "skip_nonreference": config.skip_nonreference,
             },
         }
-        package_root = str(Path(__file__).resolve().parents[1])
-        # Nothing else of our environment: it may hold passwords, and this process reads hostile media.
-        environment = {
-            name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ
-        }
-        environment["PYTHONPATH"] = os.pathsep.join(
-            filter(None, (package_root, os.environ.get("PYTHONPATH")))
-        )
-        environment["OPENBLAS_NUM_THREADS"] = "1"  # numpy's, each would take address space
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-P", "-m", "streamer.decode_worker", json.dumps(settings)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=(link, self._memory),
-            env=environment,
+            env=self._environment(),
             start_new_session=True,  # Ctrl-C reaches the whole group of the terminal: not these
         )
+
+    def _environment(self) -> dict[str, str]:
+        """Nothing else of ours: it may hold passwords, and this process reads hostile media."""
+        names = ["PATH", "LD_LIBRARY_PATH", "LANG"]
+        if self._nvdec is not None:  # so that both count the same GPUs
+            names += ["CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"]
+        environment = {name: os.environ[name] for name in names if name in os.environ}
+        package_root = str(Path(__file__).resolve().parents[1])
+        environment["PYTHONPATH"] = os.pathsep.join(
+            filter(None, (package_root, os.environ.get("PYTHONPATH")))
+        )
+        environment["OPENBLAS_NUM_THREADS"] = "1"  # numpy's, each would take address space
+        return environment
 
     async def open(self, chunk: VideoChunk, sample: SampleConfig) -> None:
         """Hand a chunk over."""

@@ -32,6 +32,7 @@ from streamer.decode_pool import BATCH_FRAMES, DecodePool
 from streamer.decode_process import DecodedBatch, Worker
 from streamer.errors import DecodeError, StreamerError
 from streamer.messages import VideoChunk
+from streamer.nvdec import NvdecSettings
 
 ROOT = Path(__file__).parents[1]
 ALL = SampleConfig(frames_per_second=1000)
@@ -559,6 +560,17 @@ def test_reason_from_a_worker_is_one_of_ours() -> None:
     assert caught.value.reason == "decoder_error"
     assert len(str(caught.value)) == 500
     worker.release_memory()
+
+
+def test_a_worker_sees_the_gpus_that_we_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setenv("SECRET", "x")
+    for nvdec, seen in ((None, False), (NvdecSettings("0", 0), True)):
+        worker = Worker(DecodeConfig(), nvdec=nvdec)
+        environment = worker._environment()
+        worker.release_memory()
+        assert ("CUDA_VISIBLE_DEVICES" in environment) == seen
+        assert "SECRET" not in environment
 
 
 async def test_what_decoded_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

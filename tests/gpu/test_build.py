@@ -16,6 +16,7 @@ from streamer.errors import BackendError, ManifestError, ModelError
 from streamer.gpu import DRIVER, faster_paths
 from streamer.gpu.build import Options, _scores, check_graph, outdated, precision_of, refuse_unsuited
 from streamer.gpu.graph import engine_graph
+from streamer.gpu.stamp import nvml_name
 from streamer.manifest import read_manifest, sha256_of
 from streamer.quantise import Member, find_networks
 
@@ -130,6 +131,15 @@ def test_fp8_needs_a_gpu_that_has_it() -> None:
         BackendError, match=r"fp8 needs .* 8\.9 or more, NVIDIA A10 has 8\.6: use int8 or fp16"
     ):
         refuse_unsuited("fp8", STAMP | {"gpu": "NVIDIA A10", "compute capability": "8.6"})
+
+
+def test_gpus_count_from_the_visible_ones() -> None:
+    assert nvml_name(1, None) == 1
+    assert nvml_name(1, "2,5") == 5
+    assert nvml_name(0, " GPU-8932f937-d72c , 3") == "GPU-8932f937-d72c"
+    for visible in ("", "3"):
+        with pytest.raises(BackendError, match="cuda:1: CUDA_VISIBLE_DEVICES is"):
+            nvml_name(1, visible)
 
 
 def test_detectors_stay_f32() -> None:
