@@ -31,7 +31,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from streamer.errors import DecodeError
 from streamer.media_structure import check_structure
-from streamer.nvdec import choose
+from streamer.nvdec import Nvdec, choose
 from streamer.sample import Sampler
 from streamer.types import MATRICES, UInt8Array, YuvLayout
 
@@ -54,7 +54,6 @@ _HD_HEIGHT = 720  # untagged video is BT.709 from here on and BT.601 below, as p
 _AVCOL_SPC_UNSPECIFIED = 2
 _AVCOL_RANGE_JPEG = 2
 _YUV_420 = frozenset({"yuv420p", "yuvj420p", "nv12"})
-_FROM_THE_GPU = frozenset({"nv12", "p010le", "p016le"})  # none of `CODECS` gives these by itself
 _PERHAPS_THE_GPUS = frozenset({"damaged", "no_keyframe", "no_frames", "decoder_out_of_memory"})
 
 _reformatter = VideoReformatter()  # keeps the conversion's tables from frame to frame
@@ -129,33 +128,6 @@ class SampledFrame:
         np.copyto(out, np.rot90(rgb, quarter_turns) if quarter_turns else rgb)
 
 
-class Nvdec:
-    """The decoder of a GPU; what it does not take, see `streamer.nvdec`, is decoded on the CPU.
-
-    It conceals errors and does not say so: damage inside pictures does not show, that of the container does.
-    """
-
-    def __init__(self, device: str, min_pixels: int) -> None:
-        """See `NvdecSettings`. Raises RuntimeError if the GPU cannot be used."""
-        from av.codec import Codec
-        from av.codec.hwaccel import HWAccel
-
-        self.decoder: str | None = None
-        """What decodes the latest chunk: one of `DECODERS`."""
-        self.min_pixels = min_pixels
-        self.settings = HWAccel("cuda", device=device, options={"primary_ctx": "1"})
-        try:
-            # Every stream gets a reference to the GPU's primary context, which this one keeps alive.
-            self._context = self.settings.create(Codec("h264", "r"))
-        except (av.FFmpegError, NotImplementedError) as error:
-            raise RuntimeError(f"NVDEC of GPU {device}: {error}") from error
-
-    def note(self, frame: SampledFrame) -> None:
-        """FFmpeg turns to the CPU by itself where the GPU has no decoder left, or none for this profile."""
-        if frame.picture.format.name not in _FROM_THE_GPU:
-            self.decoder = "cpu_refused"
-
-
 def sampled_frames(
     data: bytes, init: bytes | None, sampler: Sampler, limits: DecodeLimits, nvdec: Nvdec | None = None
 ) -> Generator[SampledFrame, None, float]:
@@ -175,7 +147,7 @@ def sampled_frames(
             try:
                 while True:
                     frame = next(frames)
-                    nvdec.note(frame)
+                    nvdec.note(frame.picture.format.name)
                     yield frame
                     given += 1
             except StopIteration as stop:

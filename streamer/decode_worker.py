@@ -113,7 +113,8 @@ class _Server:
     def __init__(self, link: socket.socket, settings: dict[str, Any]) -> None:
         import numpy as np
 
-        from streamer.decode import DecodeLimits, Nvdec, import_all
+        from streamer.decode import DecodeLimits, import_all
+        from streamer.nvdec import Nvdec
 
         import_all()
         self._nvdec = None if settings["nvdec"] is None else Nvdec(*settings["nvdec"])

@@ -64,6 +64,10 @@ the least sizes, and the most of MPEG-2 and MPEG-4, as `cuvidGetDecoderCaps` is 
 which decodes AV1 here, has no way to it."""
 
 
+_GIVEN = frozenset({"nv12", "p010le", "p016le"})
+"""FFmpeg's names of the formats that frames come in; no decoder on the CPU gives them here."""
+
+
 def choose(codec: str, pixel_format: str | None, width: int, height: int, min_pixels: int) -> Choice:
     """Whether NVDEC is asked for a video, and why not.
 
@@ -81,3 +85,31 @@ def choose(codec: str, pixel_format: str | None, width: int, height: int, min_pi
     if width * height < min_pixels:
         return Choice(False, "cpu_small")
     return Choice(True, "nvdec")
+
+
+class Nvdec:
+    """The decoder of a GPU, in a decode worker.
+
+    It conceals errors and does not say so: damage inside pictures does not show, that of the container does.
+    """
+
+    def __init__(self, device: str, min_pixels: int) -> None:
+        """See `NvdecSettings`. Raises RuntimeError if the GPU cannot be used."""
+        import av
+        from av.codec import Codec
+        from av.codec.hwaccel import HWAccel
+
+        self.decoder: str | None = None
+        """What decodes the latest chunk: one of `DECODERS`."""
+        self.min_pixels = min_pixels
+        self.settings = HWAccel("cuda", device=device, options={"primary_ctx": "1"})
+        try:
+            # Every stream gets a reference to the GPU's primary context, which this one keeps alive.
+            self._context = self.settings.create(Codec("h264", "r"))
+        except (av.FFmpegError, NotImplementedError) as error:
+            raise RuntimeError(f"NVDEC of GPU {device}: {error}") from error
+
+    def note(self, pixel_format: str) -> None:
+        """FFmpeg turns to the CPU by itself where the GPU has no decoder left, or none for this profile."""
+        if pixel_format not in _GIVEN:
+            self.decoder = "cpu_refused"
