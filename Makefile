@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test test-torch members check audit licences bench lock clean
+.PHONY: help setup demo test test-torch members check audit licences bench gpu lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make licences    licences of the default install -> docs/licences.md; fails on one not allowed"
 	@echo "make bench       measure against a straightforward baseline (installs torch: 5 GB)"
 	@echo "make members     train the members in engines/ on CACHE=folder, which streamer train prepare filled: hours"
+	@echo "make gpu         engines, tests and figures on a node with an NVIDIA GPU; MEMBERS, MINUTES, PRECISION"
 	@echo "make lock        resolve the dependencies anew into requirements*.lock (needs uv)"
 	@echo "make clean       remove everything that make made"
 
@@ -96,6 +97,13 @@ bench: $(VENV)/.bench-ready
 	$(BIN)/python bench/dashboard.py
 	$(BIN)/python bench/chaos.py
 	$(BIN)/python bench/chaos.py --delivery at_least_once --seed 2
+
+$(VENV)/.gpu-ready: $(VENV)/.dev-ready
+	$(PIP) -e '.[gpu]'
+	@touch $@
+
+gpu: $(VENV)/.gpu-ready
+	PYTHON=$(CURDIR)/$(BIN)/python scripts/on_gpu.sh $(MEMBERS)
 
 EXPORT := uv export --quiet --no-emit-project --no-annotate --no-header
 lock:

@@ -7,9 +7,10 @@
     python build_engines.py --target tensorrt --from-checkpoint runs/mine/best.pt --name mine
 
 MEMBER is a classifier's name, or its path under engines/ without `.json`; all of them if none is given, but
-for untrained ones with tensorrt, which also builds the face detectors. int8 needs a folder of face crops, at
-least 32, as the service cuts them, and for openvino the extra `quantize`. Without a folder, tensorrt checks
-on faces of the bundled clips. Engines that fit this GPU, driver and TensorRT are left as they are.
+for untrained ones with tensorrt, which also builds the face detectors. int8 and fp8 need a folder of face
+crops, at least 32, as the service cuts them, and for openvino the extra `quantize`. Without a folder,
+tensorrt checks on faces of the bundled clips. Engines that fit this GPU, driver and TensorRT are left as they
+are.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from streamer.demo import demo_clips
 from streamer.engines import UNTRAINED, make_untrained
 from streamer.errors import ModelError, StreamerError
 from streamer.files import pieces_of
-from streamer.gpu.build import Options, Progress, build_engines, outdated, precision_of
-from streamer.gpu.stamp import machine_stamp
+from streamer.gpu.build import Options, Progress, build_engines, outdated, precision_of, stamp_for
+from streamer.gpu.graph import FORMATS
 from streamer.manifest import Calibration
 from streamer.pipeline import Pipeline
 from streamer.quantise import (
@@ -74,8 +75,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("members", nargs="*", metavar="MEMBER", help="classifiers, or the word `untrained`")
     parser.add_argument("--target", choices=("openvino", "tensorrt"), default="openvino")
-    parser.add_argument("--precision", choices=("f32", "fp16", "bf16", "int8"), default="f32")
-    parser.add_argument("--calibration", type=Path, metavar="DIR", help="folder of crops (int8, checks)")
+    parser.add_argument("--precision", choices=("f32", "fp16", "bf16", "int8", "fp8"), default="f32")
+    parser.add_argument("--calibration", type=Path, metavar="DIR", help="folder of crops (int8, fp8, checks)")
     parser.add_argument(
         "--max-difference",
         type=float,
@@ -100,8 +101,8 @@ def parse_arguments() -> argparse.Namespace:
         arguments.max_difference = MAX_ENGINE_DIFFERENCE if arguments.target == "tensorrt" else MAX_DIFFERENCE
     if not 0 < arguments.max_difference <= 1:
         parser.error("--max-difference must be in (0, 1]")
-    if arguments.target == "openvino" and arguments.precision == "fp16":
-        parser.error("--precision fp16 is for --target tensorrt")
+    if arguments.target == "openvino" and arguments.precision in ("fp16", "fp8"):
+        parser.error(f"--precision {arguments.precision} is for --target tensorrt")
     if arguments.max_batch < 1 or arguments.jobs < 1:
         parser.error("--max-batch and --jobs must be at least 1")
     if bool(arguments.from_checkpoint) != bool(arguments.name):
@@ -177,9 +178,9 @@ def build_for_gpu(arguments: argparse.Namespace) -> None:
         if member.manifest.kind == "detector"
         or (member in wanted and (member.manifest.trained or arguments.members))
     ]
-    if arguments.precision == "int8" and not arguments.calibration:
-        raise ModelError("int8 needs --calibration with real crops")
-    todo = outdated(members, options, machine_stamp(options.device))
+    if arguments.precision in FORMATS and not arguments.calibration:
+        raise ModelError(f"{arguments.precision} needs --calibration with real crops")
+    todo = outdated(members, options, stamp_for(options))
     if arguments.dry_run:
         for member in members:
             goal = f"build in {precision_of(member, options)}" if member in todo else "fits this machine"

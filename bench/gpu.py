@@ -2,7 +2,7 @@
 
     python build_engines.py untrained
     python build_engines.py --target tensorrt --precision fp16 MEMBER ...    # those of --members
-    python bench/gpu.py [--json] [--parts networks pipeline scores soak] [--soak-minutes 60]
+    python bench/gpu.py [--json [FILE]] [--parts networks pipeline scores soak] [--soak-minutes 60]
 
 - networks: images/s of every engine, uint8 images in and logits out, all on the GPU, against eager, compiled
   and CUDA-graphed PyTorch in the same precision and batch, and against the roofline: operations and least
@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from streamer.config import Config, SampleConfig, load_config
 from streamer.demo import demo_clips
 from streamer.engines import ensure_untrained
 from streamer.files import pieces_of
+from streamer.gpu.graph import FORMATS
 from streamer.gpu.torch_builder import images_module
 from streamer.manifest import read_manifest
 from streamer.messages import VideoChunk
@@ -56,11 +58,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="figures as JSON; to a file: beside"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:3])
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--precision", choices=("f32", "fp16", "bf16", "int8"), default="fp16")
+    parser.add_argument("--precision", choices=("f32", "fp16", "bf16", "int8", "fp8"), default="fp16")
     parser.add_argument("--members", nargs="+", default=[*FULL_SIZE, "mobilenet_v2", "efficientnet_lite0"])
+    parser.add_argument(
+        "--no-compile", action="store_true", help="leave torch.compile out, which takes minutes"
+    )
+    parser.add_argument("--ensemble", nargs="+", default=FULL_SIZE, help="members of the pipeline")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--seconds", type=float, default=20, help="of each measurement of the pipeline")
     parser.add_argument("--rate", type=float, default=4, help="sampled frames a second of video")
@@ -82,9 +90,11 @@ def main() -> None:
         found["scores"] = uvloop.run(compare_scores(arguments))
     if "soak" in arguments.parts:
         found["soak"] = uvloop.run(soak(arguments))
-    if arguments.json:
+    if arguments.json == "-":
         json.dump(found, sys.stdout)
         return
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(found))
     show(found)
 
 
@@ -101,7 +111,7 @@ def config_of(arguments: argparse.Namespace, **classify: Any) -> Config:
         {
             "sample": {"frames_per_second": arguments.rate},
             "classify": {
-                "members": FULL_SIZE,
+                "members": arguments.ensemble,
                 "backend": "tensorrt" if on_gpu else "torch",
                 "precision": arguments.precision if on_gpu else "f32",
                 "allow_untrained": True,
@@ -121,7 +131,7 @@ def config_of(arguments: argparse.Namespace, **classify: Any) -> Config:
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """That PyTorch computes in; it has no int8 convolutions, which are compared with fp16."""
+    """That PyTorch computes in; it has no convolutions of 8 bits, which are compared with fp16."""
     return {"f32": torch.float32, "bf16": torch.bfloat16}.get(precision, torch.float16)
 
 
@@ -145,7 +155,10 @@ def seconds_per_call(device: str, call: Callable[[], object], least_seconds: flo
 
 
 def peak(device: str, precision: str) -> dict[str, float]:
-    """Operations and bytes a second that this device reached in a large matrix product and a large copy."""
+    """Operations and bytes a second that this device reached in a large matrix product and a large copy.
+
+    For int8 and fp8 the product is in fp16: what has twice the rate may pass its roofline.
+    """
     size = 8192 if device != "cpu" else 1024
     a = torch.randn(size, size, device=device).to(dtype_of(precision))
     source = torch.empty(2**30 if device != "cpu" else 2**26, dtype=torch.uint8, device=device)
@@ -164,7 +177,7 @@ def measure_network(
     config = config_of(arguments)
     path = config.classify.engines / f"{member}.json"
     manifest = read_manifest(path)
-    float_precision = "fp16" if arguments.precision == "int8" else arguments.precision
+    float_precision = "fp16" if arguments.precision in FORMATS else arguments.precision
     module = images_module(manifest.path(path.parent), manifest, float_precision).to(device).eval()
     shape = (batch, manifest.input.height, manifest.input.width, 3)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
@@ -172,9 +185,10 @@ def measure_network(
     with torch.inference_mode():
         row["roofline"] = batch / roofline_seconds(module, images, limits)
         row["eager"] = batch / seconds_per_call(device, lambda: module(images))
-        compiled = torch.compile(module)
-        row["compiled"] = batch / seconds_per_call(device, lambda: compiled(images))
-        torch._dynamo.reset()
+        if not arguments.no_compile:
+            compiled = torch.compile(module)
+            row["compiled"] = batch / seconds_per_call(device, lambda: compiled(images))
+            torch._dynamo.reset()
         if device == "cpu":
             return row
         graph = torch.cuda.CUDAGraph()
@@ -186,7 +200,8 @@ def measure_network(
         row["tensorrt"] = batch / pipelined_seconds(network, images)
     finally:
         network.close()
-    row["ratio_to_best_of_pytorch"] = row["tensorrt"] / max(row["eager"], row["compiled"], row["graphed"])
+    best = max(row[way] for way in ("eager", "compiled", "graphed") if way in row)
+    row["ratio_to_best_of_pytorch"] = row["tensorrt"] / best
     return row
 
 
@@ -324,8 +339,10 @@ def busy_share(device: str) -> Iterator[list[float]]:
 
     import pynvml
 
+    from streamer.gpu.usage import gpu_handle
+
     pynvml.nvmlInit()
-    handle = pynvml.nvmlDeviceGetHandleByIndex(torch.device(device).index or 0)
+    handle = gpu_handle(torch.device(device).index or 0)
     stopping = threading.Event()
 
     def watch() -> None:

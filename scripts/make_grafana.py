@@ -182,6 +182,11 @@ ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
                 (f"60 * {rate('streamer_batch_failures_total', 'network')}", "{{network}} failed"),
             ],
         ),
+        (
+            "Chunks decoded with NVDEC, or why not, per minute",
+            "short",
+            [(f"60 * {rate('streamer_decoded_chunks_total', 'decoder')}", "{{decoder}}")],
+        ),
     ],
 }
 """Title of a row -> its panels: title, unit, queries with their legends."""

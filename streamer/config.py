@@ -184,8 +184,8 @@ class ClassifyConfig(_Section):
     `ScoreUpdate.shadow`. Costs as much as members do."""
     backend: Literal["openvino", "tensorrt", "onnxruntime", "torch"] = "openvino"
     """tensorrt needs engines built on this GPU with `build_engines.py --target tensorrt`."""
-    precision: Literal["f32", "fp16", "bf16", "int8"] = "f32"
-    """int8 needs members built with `build_engines.py --precision int8`; fp16 is for tensorrt."""
+    precision: Literal["f32", "fp16", "bf16", "int8", "fp8"] = "f32"
+    """int8 needs members built with `build_engines.py --precision int8`; fp16 and fp8 are for tensorrt."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads for all networks together; 0: all cores."""
     allow_untrained: bool = False
@@ -204,6 +204,9 @@ class GpuConfig(_Section):
     nvdec: Literal["off", "auto"] = "off"
     """auto: the GPU's decoder for what it takes. The drivers then run in the decode workers, which lose their
     filter of system calls and their limits of memory and files."""
+    nvdec_min_pixels: Annotated[int, Field(ge=0)] = 1280 * 720
+    """Width times height from which a video goes to NVDEC: for less, its decoder is made in more time than it
+    saves. Where that is has not been measured; 0: all that it takes."""
 
 
 class RollingConfig(_Section):

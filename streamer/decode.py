@@ -14,10 +14,12 @@ before it and refer to the GOP before, and anything that is not video.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import io
 import pkgutil
 from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, cast
@@ -29,6 +31,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from streamer.errors import DecodeError
 from streamer.media_structure import check_structure
+from streamer.nvdec import Nvdec, choose
 from streamer.sample import Sampler
 from streamer.types import MATRICES, UInt8Array, YuvLayout
 
@@ -51,6 +54,7 @@ _HD_HEIGHT = 720  # untagged video is BT.709 from here on and BT.601 below, as p
 _AVCOL_SPC_UNSPECIFIED = 2
 _AVCOL_RANGE_JPEG = 2
 _YUV_420 = frozenset({"yuv420p", "yuvj420p", "nv12"})
+_PERHAPS_THE_GPUS = frozenset({"damaged", "no_keyframe", "no_frames", "decoder_out_of_memory"})
 
 _reformatter = VideoReformatter()  # keeps the conversion's tables from frame to frame
 
@@ -124,42 +128,62 @@ class SampledFrame:
         np.copyto(out, np.rot90(rgb, quarter_turns) if quarter_turns else rgb)
 
 
-class Nvdec:
-    """The decoder of a GPU; codecs that it lacks are decoded on the CPU.
-
-    It conceals errors and does not say so: damage inside pictures does not show, that of the container does.
-    """
-
-    def __init__(self, device: str) -> None:
-        """device: index of the GPU. Raises RuntimeError if it cannot be used."""
-        from av.codec import Codec
-        from av.codec.hwaccel import HWAccel
-
-        self.settings = HWAccel("cuda", device=device, options={"primary_ctx": "1"})
-        try:
-            # Every stream gets a reference to the GPU's primary context, which this one keeps alive.
-            self._context = self.settings.create(Codec("h264", "r"))
-        except (av.FFmpegError, NotImplementedError) as error:
-            raise RuntimeError(f"NVDEC of GPU {device}: {error}") from error
-
-
 def sampled_frames(
     data: bytes, init: bytes | None, sampler: Sampler, limits: DecodeLimits, nvdec: Nvdec | None = None
 ) -> Generator[SampledFrame, None, float]:
     """Decode a chunk and yield the frames that the sampler takes, in order of time.
 
-    data: media segment. init: its CMAF init segment, if separate. nvdec: decodes what it can. The generator's
-    value is the end of the chunk: seconds from its first frame to where its last one stops being shown.
-    Raises DecodeError.
+    data: media segment. init: its CMAF init segment, if separate. nvdec: decodes what it can; where it fails,
+    the CPU begins anew. The generator's value is the end of the chunk: seconds from its first frame to where
+    its last one stops being shown. Raises DecodeError.
     """
     if not data:
         raise DecodeError("empty", "the chunk has no media data")
     media = init + data if init else data
-    container_kind = check_structure(media, after_init=bool(init))
+    demuxer = _DEMUXERS[check_structure(media, after_init=bool(init))]
+    given = 0
+    if nvdec is not None and _is_for(nvdec, media, demuxer, limits):
+        with closing(_decoded(media, demuxer, copy.deepcopy(sampler), limits, nvdec)) as frames:
+            try:
+                while True:
+                    frame = next(frames)
+                    nvdec.note(frame.picture.format.name)
+                    yield frame
+                    given += 1
+            except StopIteration as stop:
+                return cast("float", stop.value)
+            except DecodeError as error:
+                if error.reason not in _PERHAPS_THE_GPUS:
+                    raise
+                nvdec.decoder = "cpu_failed"
+    frames = _decoded(media, demuxer, sampler, limits, None)
+    for _ in range(given):  # the sampler chooses by time alone: these were given already
+        next(frames)
+    return (yield from frames)
+
+
+def _is_for(nvdec: Nvdec, media: bytes, demuxer: str, limits: DecodeLimits) -> bool:
+    """Look at the video and choose. Raises DecodeError."""
+    with _as_decode_errors(), _open(media, demuxer, limits, None) as container:
+        stream = _video_stream(container, limits)
+        context = stream.codec_context
+        choice = choose(context.name, context.pix_fmt, stream.width, stream.height, nvdec.min_pixels)
+    nvdec.decoder = choice.why
+    return choice.hardware
+
+
+def _decoded(
+    media: bytes, demuxer: str, sampler: Sampler, limits: DecodeLimits, nvdec: Nvdec | None
+) -> Generator[SampledFrame, None, float]:
+    with _as_decode_errors(), _open(media, demuxer, limits, nvdec) as container:
+        stream = _video_stream(container, limits)
+        return (yield from _sample(container, stream, sampler, limits))
+
+
+@contextmanager
+def _as_decode_errors() -> Iterator[None]:
     try:
-        with _open(media, _DEMUXERS[container_kind], limits, nvdec) as container:
-            stream = _video_stream(container, limits)
-            return (yield from _sample(container, stream, sampler, limits))
+        yield
     except MemoryError as error:  # FFmpeg's is a subclass
         raise DecodeError("decoder_out_of_memory", "decoding needs more memory than allowed") from error
     except av.FFmpegError as error:

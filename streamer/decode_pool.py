@@ -21,6 +21,7 @@ from streamer.config import DecodeConfig, SampleConfig
 from streamer.decode_process import BATCH_FRAMES, DecodedBatch, Worker, WorkerFailedError
 from streamer.errors import DecodeError, StreamerError
 from streamer.messages import VideoChunk
+from streamer.nvdec import NvdecSettings
 
 __all__ = ["BATCH_FRAMES", "DecodePool", "DecodedBatch"]
 
@@ -32,12 +33,16 @@ log = structlog.get_logger(__name__)
 class DecodePool:
     """A pool of decoding processes. All methods belong to one event loop."""
 
-    def __init__(self, config: DecodeConfig, *, yuv: bool = False, nvdec: str | None = None) -> None:
-        """yuv: 4:2:0 frames come as `YuvFrame`, half the bytes of RGB and not yet converted. nvdec: index of
-        the GPU whose decoder is used for what it takes; None: none."""
+    def __init__(
+        self, config: DecodeConfig, *, yuv: bool = False, nvdec: NvdecSettings | None = None
+    ) -> None:
+        """yuv: 4:2:0 frames come as `YuvFrame`, half the bytes of RGB and not yet converted. nvdec: the GPU
+        whose decoder is used for what it takes; None: none."""
         self.restarts: Counter[str] = Counter()
         """Workers replaced so far by reason: `decoder_crashed`, `decoder_timeout`,
         `decoder_out_of_memory`."""
+        self.decoders: Counter[str] = Counter()
+        """Chunks decoded so far by what decoded them and why: `streamer.nvdec.DECODERS`; with NVDEC alone."""
         self._config = config
         self._yuv = yuv
         self._nvdec = nvdec
@@ -109,6 +114,8 @@ class DecodePool:
                     await worker.ask()  # fills the other half while the caller works on this batch
                     yield batch
                     batch = await worker.answer()
+                if batch.decoder is not None:
+                    self.decoders[batch.decoder] += 1
                 yield batch
             except WorkerFailedError as failure:
                 if self._closed:  # by us, and no fault of the chunk

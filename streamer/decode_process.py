@@ -24,6 +24,7 @@ from streamer.config import DecodeConfig, SampleConfig
 from streamer.decode_worker import LENGTH
 from streamer.errors import DecodeError, StreamerError
 from streamer.messages import VideoChunk
+from streamer.nvdec import DECODERS, NvdecSettings
 from streamer.sample import sampling_rate, sampling_seed
 from streamer.types import Frame, UInt8Array, YuvFrame, YuvLayout
 
@@ -48,6 +49,8 @@ class DecodedBatch:
     """Where the chunk ends as far as it is known: in its last batch, where its last frame stops being shown;
     in others, the time of their last frame. Seconds since the chunk's first frame."""
     is_last: bool
+    decoder: str | None = None
+    """In the last batch, if there was a choice: what decoded the chunk, one of `streamer.nvdec.DECODERS`."""
 
 
 class WorkerFailedError(Exception):
@@ -73,7 +76,9 @@ class WorkerFailedError(Exception):
 class Worker:
     """A process and the memory that it shares with us, in two halves."""
 
-    def __init__(self, config: DecodeConfig, *, yuv: bool = False, nvdec: str | None = None) -> None:
+    def __init__(
+        self, config: DecodeConfig, *, yuv: bool = False, nvdec: NvdecSettings | None = None
+    ) -> None:
         """yuv, nvdec: see `DecodePool`."""
         self.is_replaced = False
         self.is_asked = False
@@ -135,24 +140,28 @@ class Worker:
                 "skip_nonreference": config.skip_nonreference,
             },
         }
-        package_root = str(Path(__file__).resolve().parents[1])
-        # Nothing else of our environment: it may hold passwords, and this process reads hostile media.
-        environment = {
-            name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ
-        }
-        environment["PYTHONPATH"] = os.pathsep.join(
-            filter(None, (package_root, os.environ.get("PYTHONPATH")))
-        )
-        environment["OPENBLAS_NUM_THREADS"] = "1"  # numpy's, each would take address space
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-P", "-m", "streamer.decode_worker", json.dumps(settings)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=(link, self._memory),
-            env=environment,
+            env=self._environment(),
             start_new_session=True,  # Ctrl-C reaches the whole group of the terminal: not these
         )
+
+    def _environment(self) -> dict[str, str]:
+        """Nothing else of ours: it may hold passwords, and this process reads hostile media."""
+        names = ["PATH", "LD_LIBRARY_PATH", "LANG"]
+        if self._nvdec is not None:  # so that both count the same GPUs
+            names += ["CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"]
+        environment = {name: os.environ[name] for name in names if name in os.environ}
+        package_root = str(Path(__file__).resolve().parents[1])
+        environment["PYTHONPATH"] = os.pathsep.join(
+            filter(None, (package_root, os.environ.get("PYTHONPATH")))
+        )
+        environment["OPENBLAS_NUM_THREADS"] = "1"  # numpy's, each would take address space
+        return environment
 
     async def open(self, chunk: VideoChunk, sample: SampleConfig) -> None:
         """Hand a chunk over."""
@@ -213,8 +222,11 @@ class Worker:
                 frames.append(YuvFrame(pixels, layout, self._later(seconds)))
             else:
                 frames.append(Frame(pixels.reshape(height, width, 3), self._later(seconds)))
-        end = answer["end"]
-        return DecodedBatch(frames, self._last_seconds if end is None else self._later(end), end is not None)
+        end, decoder = answer["end"], answer.get("decoder")
+        if decoder not in (None, *DECODERS):
+            raise ValueError("no such decoder")
+        end_seconds = self._last_seconds if end is None else self._later(end)
+        return DecodedBatch(frames, end_seconds, end is not None, decoder)
 
     def _later(self, seconds: Any) -> float:
         if not (

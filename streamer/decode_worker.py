@@ -11,10 +11,11 @@ Messages, each a 4-byte big-endian length and a JSON object. The parent asks, th
     (start)                                   -> {"ready": true, "unfiltered": why or null}
     {"open": {"data": bytes, "init": bytes, "rate", "seed", "at_least_one"}}, then data and init, raw
     {"next": [offset, capacity, max_frames]}  -> {"frames": [[offset, height, width, seconds, yuv], ...],
-                                                  "end": seconds or null}
+                                                  "end": seconds or null, "decoder": of `DECODERS` or null}
                                               or {"error": [reason, text]}
 
-`yuv` is null for an upright RGB frame, else the rest of its `types.YuvLayout`.
+`yuv` is null for an upright RGB frame, else the rest of its `types.YuvLayout`. `decoder` is null where there
+is no choice, and before the last batch.
 
 `open` has no answer; it drops whatever chunk was being decoded before. The process ends when the socket does.
 """
@@ -112,10 +113,11 @@ class _Server:
     def __init__(self, link: socket.socket, settings: dict[str, Any]) -> None:
         import numpy as np
 
-        from streamer.decode import DecodeLimits, Nvdec, import_all
+        from streamer.decode import DecodeLimits, import_all
+        from streamer.nvdec import Nvdec
 
         import_all()
-        self._nvdec = None if settings["nvdec"] is None else Nvdec(settings["nvdec"])
+        self._nvdec = None if settings["nvdec"] is None else Nvdec(*settings["nvdec"])
         self._link = link
         self._limits = DecodeLimits(**settings["limits"])
         self._cpu_seconds = settings["cpu_seconds"]
@@ -170,7 +172,8 @@ class _Server:
             while len(written) < max_frames:
                 frame = self._held or next(self._chunk, None)
                 if frame is None:
-                    return {"frames": written, "end": self._end_seconds}
+                    decoder = self._nvdec and self._nvdec.decoder
+                    return {"frames": written, "end": self._end_seconds, "decoder": decoder}
                 height, width, channels = shape = frame.shape()
                 size = height * width * channels
                 if layout := frame.yuv_layout() if self._yuv else None:
@@ -197,7 +200,7 @@ class _Server:
             return self._failed("decoder_out_of_memory", "decoding needs more memory than allowed")
         except Exception as error:  # noqa: BLE001 - costs one chunk, and its text says what happened
             return self._failed("decoder_error", f"{type(error).__name__}: {error}")
-        return {"frames": written, "end": None}
+        return {"frames": written, "end": None, "decoder": None}
 
     def _tidy(self) -> None:
         """Give back what a chunk took, while the parent is at work on it.

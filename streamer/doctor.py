@@ -28,11 +28,12 @@ from streamer.decode_pool import DecodePool
 from streamer.demo import demo_clips
 from streamer.errors import BackendError, BrokerError, ModelError, StreamerError
 from streamer.files import pieces_of
-from streamer.gpu import faster_paths, nvdec_device, open_device
+from streamer.gpu import faster_paths, nvdec_settings, open_device
 from streamer.kafka.topics import describe_broker, needed_topics
 from streamer.log import printable
 from streamer.manifest import Manifest, read_manifest
 from streamer.members import prepare_members
+from streamer.nvdec import DECODERS
 from streamer.terminal import count, duration
 
 CONNECT_SECONDS = 3.0
@@ -241,7 +242,7 @@ def _frames(config: Config) -> Check:
     area, name = "Inference", "frames"
     try:
         device = open_device(config)
-        nvdec_device(config.gpu)
+        nvdec_settings(config.gpu)
     except BackendError as error:
         return Check(area, name, "fail", str(error), 4)
     where = device.title if device else "converted and cut in memory, on the CPU"
@@ -257,9 +258,14 @@ def _consensus(config: Config) -> Check:
 
 
 async def _decoder(config: Config) -> AsyncIterator[Check]:
-    """Decode the first chunk of a bundled clip in a worker process, under all limits."""
+    """Decode the first chunk of a bundled clip in a worker process, under all limits; by NVDEC if that is on,
+    small as the clip is."""
     area, name = "Decoding", "worker processes"
-    pool = DecodePool(config.decode)
+    try:
+        nvdec = nvdec_settings(config.gpu)
+    except BackendError:
+        nvdec = None  # said by `_frames`
+    pool = DecodePool(config.decode, nvdec=nvdec and nvdec._replace(min_pixels=0))
     try:
         await pool.start()
         frames = 0
@@ -268,6 +274,8 @@ async def _decoder(config: Config) -> AsyncIterator[Check]:
         async for batch in pool.decode(piece.chunk, config.sample):
             frames += len(batch.frames)
         yield Check(area, name, "ok", f"decoded {count(frames, 'frame')} of a bundled clip")
+        for decoder in pool.decoders:
+            yield Check(area, "NVDEC", "ok" if decoder == "nvdec" else "note", f"it was {DECODERS[decoder]}")
         if pool.unfiltered is None:
             yield Check(area, "seccomp", "ok", "their system calls are filtered")
         else:

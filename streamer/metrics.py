@@ -180,10 +180,13 @@ class BatchCounts(Protocol):
 class PipelineCollector(Collector):
     """Reads the pipeline's own counts whenever the metrics are asked for."""
 
-    def __init__(self, batchers: Sequence[BatchCounts], worker_restarts: Mapping[str, int]) -> None:
-        """worker_restarts: decode workers replaced so far, by reason."""
+    def __init__(
+        self, batchers: Sequence[BatchCounts], worker_restarts: Mapping[str, int], decoders: Mapping[str, int]
+    ) -> None:
+        """worker_restarts: decode workers replaced so far, by reason. decoders: see `DecodePool.decoders`."""
         self._batchers = batchers
         self._worker_restarts = worker_restarts
+        self._decoders = decoders
 
     def collect(self) -> Iterator[Metric]:
         """The metrics as they are now."""
@@ -207,7 +210,14 @@ class PipelineCollector(Collector):
         )
         for reason, count in self._worker_restarts.items():
             restarts.add_metric([reason], count)
-        yield from (batches, items, fill, failures, restarts)
+        decoded = CounterMetricFamily(
+            "streamer_decoded_chunks",
+            "Chunks decoded, by what decoded them: `nvdec`, or `cpu_` and why; with gpu.nvdec alone.",
+            labels=["decoder"],
+        )
+        for decoder, count in self._decoders.items():
+            decoded.add_metric([decoder], count)
+        yield from (batches, items, fill, failures, restarts, decoded)
 
 
 class Endpoints:

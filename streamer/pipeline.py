@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, aclosing, nullcontext
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeVar
@@ -30,7 +30,7 @@ from streamer.decode_pool import DecodePool
 from streamer.errors import ClassifyError, DetectError, InferenceError
 from streamer.faces.detect import FaceDetector
 from streamer.faces.resize import FrameImage, Pyramid
-from streamer.gpu import nvdec_device, open_device
+from streamer.gpu import nvdec_settings, open_device
 from streamer.messages import VideoChunk
 from streamer.rolling import EnsembleInfo
 from streamer.sample import sampling_rate, thinned
@@ -111,12 +111,12 @@ class Pipeline:
             Ensemble(shadow_of(config.classify), device=config.gpu.device) if config.classify.shadow else None
         )
         self.decode_pool = DecodePool(
-            config.decode, yuv=self._device is not None, nvdec=nvdec_device(config.gpu)
+            config.decode, yuv=self._device is not None, nvdec=nvdec_settings(config.gpu)
         )
         workers = min(threads, WORKERS_ON_GPU) if self._device else threads
         self.detect_batcher: Batcher[list[Frame | YuvFrame], list[FoundFaces]] = Batcher(
             "detect",
-            self._find_and_crop,
+            self._on_device(self._find_and_crop),
             max_items=config.faces.batch_frames,
             timeout_ms=config.faces.batch_timeout_ms,
             workers=workers,
@@ -124,7 +124,7 @@ class Pipeline:
         )
         self.classify_batcher: Batcher[Images, Float32Array] = Batcher(
             "classify",
-            self._ensemble.classify_many,
+            self._on_device(self._ensemble.classify_many),
             max_items=config.classify.batch_crops,
             timeout_ms=config.classify.batch_timeout_ms,
             workers=workers,
@@ -134,7 +134,7 @@ class Pipeline:
         if self._shadow:
             self.shadow_batcher = Batcher(
                 "shadow",
-                self._shadow.classify_many,
+                self._on_device(self._shadow.classify_many),
                 max_items=config.classify.batch_crops,
                 timeout_ms=config.classify.batch_timeout_ms,
                 workers=workers,
@@ -175,6 +175,11 @@ class Pipeline:
     def worker_restarts(self) -> Mapping[str, int]:
         """For metrics: decode workers replaced so far, by reason."""
         return self.decode_pool.restarts
+
+    @property
+    def decoders(self) -> Mapping[str, int]:
+        """For metrics: chunks decoded so far, by what decoded them; see `DecodePool.decoders`."""
+        return self.decode_pool.decoders
 
     async def __aenter__(self) -> Pipeline:
         for network in self._face_networks:
@@ -282,19 +287,29 @@ class Pipeline:
     def _find_and_crop(self, sequences: list[list[Frame | YuvFrame]]) -> list[list[FoundFaces]]:
         """Consecutive frames of several videos at once."""
         margin, size = self._config.faces.margin, self._ensemble.crop_size
-        with self._device.work() if self._device else nullcontext():
-            images = [[self._image(frame) for frame in sequence] for sequence in sequences]
-            return [
-                [
-                    FoundFaces(
-                        faces,
-                        image.crop(faces.boxes, margin=margin, size=size),
-                        self._shadow and image.crop(faces.boxes, margin=margin, size=self._shadow.crop_size),
-                    )
-                    for image, faces in zip(sequence, found, strict=True)
-                ]
-                for sequence, found in zip(images, self._detector.detect_sequences(images), strict=True)
+        images = [[self._image(frame) for frame in sequence] for sequence in sequences]
+        return [
+            [
+                FoundFaces(
+                    faces,
+                    image.crop(faces.boxes, margin=margin, size=size),
+                    self._shadow and image.crop(faces.boxes, margin=margin, size=self._shadow.crop_size),
+                )
+                for image, faces in zip(sequence, found, strict=True)
             ]
+            for sequence, found in zip(images, self._detector.detect_sequences(images), strict=True)
+        ]
+
+    def _on_device(self, run: Callable[[T], R]) -> Callable[[T], R]:
+        """`run`, with what it does on the device in a stream of the calling thread; see `Device.work`."""
+        if (device := self._device) is None:
+            return run
+
+        def working(batch: T) -> R:
+            with device.work():
+                return run(batch)
+
+        return working
 
     async def _in_shadow(self, found: FoundFaces) -> list[float | None]:
         """Mean probability of each face by the ensemble in shadow. Its failure costs its own scores alone."""

@@ -72,6 +72,9 @@ class Predictor(Protocol):
     @property
     def worker_restarts(self) -> Mapping[str, int]: ...
 
+    @property
+    def decoders(self) -> Mapping[str, int]: ...
+
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *_: Any) -> None: ...
@@ -195,7 +198,7 @@ class Service:
         self._starting = "loading networks"
         pipeline = await asyncio.to_thread(self._open_pipeline)
         self._pipeline = await resources.enter_async_context(pipeline)
-        counts = PipelineCollector(pipeline.batchers, pipeline.worker_restarts)
+        counts = PipelineCollector(pipeline.batchers, pipeline.worker_restarts, pipeline.decoders)
         self.metrics.registry.register(counts)
         self.metrics.loaded(pipeline.ensemble)
         log.info("networks loaded", **asdict(pipeline.ensemble), path=pipeline.path)

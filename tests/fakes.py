@@ -40,6 +40,7 @@ class FakePipeline:
     path = "no networks"
     batchers = ()
     worker_restarts: ClassVar[dict[str, int]] = {}
+    decoders: ClassVar[dict[str, int]] = {}
 
     def __init__(self, *, seconds: float = 0.0) -> None:
         """seconds: how long a chunk takes."""

@@ -23,13 +23,14 @@ def make_network(
     size: int = SIZE,
     seed: int = 0,
     scale: float = 1.0,
+    channels: int = 16,
     **fields: Any,
 ) -> Path:
     """Write NAME.onnx and NAME.json: conv, batch norm, relu, conv, relu, mean -> `logit` (n, 1), and
-    `features` (n, 8). `fields` replace those of the manifest. Returns the manifest's path."""
+    `features` (n, channels / 2). `fields` replace those of the manifest. Returns the manifest's path."""
     folder.mkdir(parents=True, exist_ok=True)
     network = folder / f"{name}.onnx"
-    onnx.save(small_classifier(layout, size, seed, scale), network)
+    onnx.save(small_classifier(layout, size, seed, scale, channels), network)
     manifest = Manifest(
         **{
             "name": name,
@@ -53,20 +54,20 @@ def make_network(
     return path
 
 
-def small_classifier(layout: str, size: int, seed: int, scale: float) -> onnx.ModelProto:
+def small_classifier(layout: str, size: int, seed: int, scale: float, channels: int = 16) -> onnx.ModelProto:
     generator = np.random.default_rng(seed)
 
     def tensor(name: str, *shape: int, low: float = -0.4, high: float = 0.4) -> onnx.TensorProto:
         return numpy_helper.from_array(generator.uniform(low, high, shape).astype(np.float32), name)
 
     tensors = [
-        tensor("w1", 16, 3, 3, 3),
-        tensor("gain", 16, low=0.5, high=1.5),
-        tensor("shift", 16),
-        tensor("mean", 16),
-        tensor("variance", 16, low=0.5, high=1.5),
-        tensor("w2", 8, 16, 3, 3),
-        tensor("w3", 1, 8, low=-scale, high=scale),
+        tensor("w1", channels, 3, 3, 3),
+        tensor("gain", channels, low=0.5, high=1.5),
+        tensor("shift", channels),
+        tensor("mean", channels),
+        tensor("variance", channels, low=0.5, high=1.5),
+        tensor("w2", channels // 2, channels, 3, 3),
+        tensor("w3", 1, channels // 2, low=-scale, high=scale),
         tensor("b3", 1),
     ]
     nodes = [
@@ -90,7 +91,7 @@ def small_classifier(layout: str, size: int, seed: int, scale: float) -> onnx.Mo
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
         [
             helper.make_tensor_value_info("logit", TensorProto.FLOAT, ["n", 1]),
-            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 8]),
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", channels // 2]),
         ],
         tensors,
     )

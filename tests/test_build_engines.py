@@ -62,6 +62,7 @@ def test_f32_is_only_checked(tmp_path: Path) -> None:
     ("arguments", "code", "message"),
     [
         (["--precision", "fp16"], 2, "fp16 is for --target tensorrt"),
+        (["--precision", "fp8"], 2, "fp8 is for --target tensorrt"),
         (["--target", "tensorrt", "--jobs", "0"], 2, "--jobs must be at least 1"),
         (["--target", "tensorrt", "--name", "mine"], 2, "--from-checkpoint and --name go together"),
         (["absent"], 1, "no classifier called 'absent'"),

@@ -12,8 +12,10 @@ import media
 import numpy as np
 import pytest
 
+import streamer.decode
 from streamer.decode import DecodeLimits, sampled_frames
 from streamer.errors import DecodeError
+from streamer.nvdec import Nvdec
 from streamer.sample import Sampler
 from streamer.types import UInt8Array
 
@@ -29,10 +31,11 @@ def decode(
     rate: float = 1000,
     seed: int = 1,
     limits: DecodeLimits = LIMITS,
+    nvdec: Nvdec | None = None,
 ) -> tuple[list[float], list[UInt8Array], float]:
     """Times and pixels of the sampled frames (by default, of all), and the end."""
     times, images = [], []
-    frames = sampled_frames(data, init, Sampler(rate, seed), limits)
+    frames = sampled_frames(data, init, Sampler(rate, seed), limits, nvdec)
     while True:
         try:
             frame = next(frames)
@@ -256,7 +259,7 @@ def coloured_clip(colours: Any, kr: float, kb: float, space: int, height: int, *
     ]
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as output:
-        stream: Any = output.add_stream("libx264", rate=media.FPS, options={"qp": "4"})
+        stream: Any = output.add_stream("h264", rate=media.FPS, options={"qp": "4"})
         stream.width, stream.height, stream.pix_fmt = stripe * len(colours), height, "yuv420p"
         stream.codec_context.colorspace = space
         stream.codec_context.color_range = 2 if full_range else 1
@@ -278,6 +281,63 @@ def test_single_picture() -> None:
 
 
 # what is refused
+
+
+class Pretended(Nvdec):
+    """Without a GPU: what would go to NVDEC is decoded on the CPU. declines: it shows that it was."""
+
+    def __init__(self, min_pixels: int = 0, *, declines: bool = False) -> None:
+        self.min_pixels, self.decoder, self.settings, self._declines = min_pixels, None, None, declines
+
+    def note(self, pixel_format: str) -> None:
+        if self._declines:
+            super().note(pixel_format)
+
+
+@pytest.mark.parametrize(
+    ("codec", "nvdec", "decoder"),
+    [
+        ("h264", Pretended(), "nvdec"),
+        ("h264", Pretended(min_pixels=10**6), "cpu_small"),
+        ("h264", Pretended(declines=True), "cpu_refused"),
+        ("av1", Pretended(), "cpu_codec"),
+    ],
+)
+def test_nvdec_is_asked_for_some(codec: str, nvdec: Pretended, decoder: str) -> None:
+    data = encode("mp4", codec)
+    expected, got = decode(data), decode(data, nvdec=nvdec)
+    assert nvdec.decoder == decoder
+    assert (got[0], got[2]) == (expected[0], expected[2])
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_what_nvdec_fails_on_is_decoded_on_the_cpu(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    real, attempts = streamer.decode._sample, []
+
+    def failing(*arguments: Any) -> Any:
+        attempts.append(arguments)
+        frames = real(*arguments)
+        if len(attempts) > 1:
+            return (yield from frames)
+        for _ in range(after):
+            yield next(frames)
+        raise DecodeError("damaged", "the decoder failed: External library error")
+
+    data = encode("mp4", "h264")
+    expected = decode(data, rate=10)
+    monkeypatch.setattr("streamer.decode._sample", failing)
+    nvdec = Pretended()
+    got = decode(data, rate=10, nvdec=nvdec)
+    assert (nvdec.decoder, len(attempts)) == ("cpu_failed", 2)
+    assert (got[0], got[2]) == (expected[0], expected[2])
+    assert [media.index_of(image) for image in got[1]] == [media.index_of(image) for image in expected[1]]
+    assert len(got[0]) > 3
+
+
+def test_what_is_damaged_is_so_on_the_cpu_too() -> None:
+    data = encode("matroska", "hevc")
+    nvdec = Pretended()
+    assert refused(data[: len(data) // 2], nvdec=nvdec) == refused(data[: len(data) // 2])
 
 
 def test_empty() -> None:

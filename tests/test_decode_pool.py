@@ -29,9 +29,10 @@ import uvloop
 
 from streamer.config import DecodeConfig, SampleConfig
 from streamer.decode_pool import BATCH_FRAMES, DecodePool
-from streamer.decode_process import Worker
+from streamer.decode_process import DecodedBatch, Worker
 from streamer.errors import DecodeError, StreamerError
 from streamer.messages import VideoChunk
+from streamer.nvdec import NvdecSettings
 
 ROOT = Path(__file__).parents[1]
 ALL = SampleConfig(frames_per_second=1000)
@@ -541,6 +542,8 @@ def test_on_uvloop() -> None:
         {"frames": [], "end": float("inf")},
         {"frames": [], "end": "soon"},
         {"frames": None, "end": None},
+        {"frames": [], "end": 1.0, "decoder": "made up"},
+        {"frames": [], "end": 1.0, "decoder": ["nvdec"]},
     ],
 )
 def test_nonsense_from_a_worker_is_not_believed(answer: dict[str, Any]) -> None:
@@ -557,6 +560,33 @@ def test_reason_from_a_worker_is_one_of_ours() -> None:
     assert caught.value.reason == "decoder_error"
     assert len(str(caught.value)) == 500
     worker.release_memory()
+
+
+def test_a_worker_sees_the_gpus_that_we_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setenv("SECRET", "x")
+    for nvdec, seen in ((None, False), (NvdecSettings("0", 0), True)):
+        worker = Worker(DecodeConfig(), nvdec=nvdec)
+        environment = worker._environment()
+        worker.release_memory()
+        assert ("CUDA_VISIBLE_DEVICES" in environment) == seen
+        assert "SECRET" not in environment
+
+
+async def test_what_decoded_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Worker._read_batch
+
+    def with_nvdec(worker: Worker, answer: dict[str, Any]) -> DecodedBatch:
+        assert answer["decoder"] is None  # nothing to choose from here
+        return read(worker, answer | {"decoder": answer["end"] and "nvdec"})
+
+    async with running() as pool:
+        await indices(pool, encode("mp4"))
+        assert pool.decoders == {}
+        monkeypatch.setattr(Worker, "_read_batch", with_nvdec)
+        await indices(pool, encode("mp4"))
+        await indices(pool, encode("mpegts"))
+        assert pool.decoders == {"nvdec": 2}
 
 
 async def test_frames_are_read_only() -> None:

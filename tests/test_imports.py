@@ -48,7 +48,13 @@ LAYERS: tuple[frozenset[str], ...] = (
 STAGES, PEOPLE = 2, 5
 
 ONLY_IN = {
-    "av": ("streamer.decode", "streamer.record", "streamer.segment", "streamer.training.compress"),
+    "av": (
+        "streamer.decode",
+        "streamer.nvdec",
+        "streamer.record",
+        "streamer.segment",
+        "streamer.training.compress",
+    ),
     "aiohttp": ("streamer.fetch", "streamer.metrics"),
     "aiokafka": ("streamer.kafka", "streamer.service"),
     "defusedxml": ("streamer.mpd",),

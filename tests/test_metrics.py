@@ -91,7 +91,7 @@ COUNTED |= {"assigned_partitions", "paused_partitions", "missing_topics"}
 
 def test_names_are_as_prometheus_has_them(metrics: Metrics) -> None:
     """https://prometheus.io/docs/practices/naming/; `promtool check metrics` agrees."""
-    metrics.registry.register(PipelineCollector([], {}))
+    metrics.registry.register(PipelineCollector([], {}, {"nvdec": 1}))
     for family in metrics.registry.collect():
         if family.name.startswith("process_"):  # of the client library
             continue
@@ -108,27 +108,29 @@ def test_names_are_as_prometheus_has_them(metrics: Metrics) -> None:
 
 
 def test_labels_are_a_bounded_set(metrics: Metrics) -> None:
-    metrics.registry.register(PipelineCollector([], {}))
+    metrics.registry.register(PipelineCollector([], {}, {"nvdec": 1}))
     metrics.loaded(EnsembleInfo(("one",), "abc", trained=True))
     names = {name for family in metrics.registry.collect() for s in family.samples for name in s.labels}
-    bounded = {"stage", "reason", "status", "network", "partition", "le"}
+    bounded = {"stage", "reason", "status", "network", "partition", "le", "decoder"}
     assert names <= bounded | {"version", "model_set", "trained"}
     value = metrics.registry.get_sample_value
     assert value("streamer_ensemble_info", {"model_set": "abc", "trained": "true"}) == 1
 
 
 async def test_pipeline_counts_are_read_when_asked_for() -> None:
-    registry, restarts = CollectorRegistry(), Counter[str]()
+    registry, restarts, decoders = CollectorRegistry(), Counter[str](), Counter[str]()
     batcher: Batcher[int, int] = Batcher("detect", lambda items: items, max_items=4, timeout_ms=1, workers=1)
-    registry.register(PipelineCollector([batcher], restarts))
+    registry.register(PipelineCollector([batcher], restarts, decoders))
     value = registry.get_sample_value
     assert value("streamer_batches_total", {"network": "detect"}) == 0
     await batcher.submit(1)
     await batcher.close()
     restarts["decoder_crashed"] += 2
+    decoders["cpu_small"] += 3
     assert value("streamer_batches_total", {"network": "detect"}) == 1
     assert value("streamer_batch_fill_ratio", {"network": "detect"}) == 0.25
     assert value("streamer_decode_worker_restarts_total", {"reason": "decoder_crashed"}) == 2
+    assert value("streamer_decoded_chunks_total", {"decoder": "cpu_small"}) == 3
 
 
 def test_forgotten_partitions_leave_no_series(metrics: Metrics) -> None:

@@ -50,7 +50,9 @@ def known_series() -> dict[str, frozenset[str]]:
     metrics = Metrics(CollectorRegistry())
     metrics.registry.register(
         PipelineCollector(
-            [type("B", (), {"name": "n", "batches": 1, "size": 1, "fill": 1, "failures": 1})()], {"reason": 1}
+            [type("B", (), {"name": "n", "batches": 1, "size": 1, "fill": 1, "failures": 1})()],
+            {"reason": 1},
+            {"nvdec": 1},
         )
     )
     series: dict[str, frozenset[str]] = {}

@@ -31,7 +31,7 @@ class CompiledManifest(BaseModel):
     name: str
     """Name of the network, as in its own manifest."""
     target: Literal["openvino", "tensorrt"]
-    precision: Literal["f32", "fp16", "bf16", "int8"]
+    precision: Literal["f32", "fp16", "bf16", "int8", "fp8"]
     files: dict[str, Sha256]
     """File name, beside this manifest -> SHA-256; the first is the one to load."""
     source_sha256: Sha256

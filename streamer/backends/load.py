@@ -19,7 +19,7 @@ Backend = Literal["openvino", "tensorrt", "onnxruntime", "torch"]
 
 PRECISIONS: dict[Backend, tuple[str, ...]] = {
     "openvino": get_args(Precision),
-    "tensorrt": ("f32", "fp16", "bf16", "int8"),
+    "tensorrt": ("f32", "fp16", "bf16", "int8", "fp8"),
     "onnxruntime": ("f32",),
     "torch": ("f32",),
 }

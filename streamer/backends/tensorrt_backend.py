@@ -2,13 +2,15 @@
 
 A network has a stream of its own, so that the face detectors of one batch run beside the classifiers of
 another. For every power of two up to the largest batch it holds a CUDA graph: one launch runs the whole
-network. A batch is padded to the next of them. Memory is of PyTorch's pool, allocated when the engine is
-loaded: runs allocate page-locked memory for outputs alone, which PyTorch keeps and takes again.
+network. A batch is padded to the next of them. Memory is of PyTorch's pool, that of the weights TensorRT's
+own, allocated when the engine is loaded: runs allocate page-locked memory for outputs alone, which PyTorch
+keeps and takes again.
 """
 
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,13 @@ from streamer.types import Float32Array, Images
 WARM_UP_RUNS = 2
 """Before the capture of a graph: TensorRT does outstanding work on the first run with a shape."""
 
+PROFILE = 0
+"""The one optimisation profile of an engine."""
+
 log = structlog.get_logger(__name__)
+
+_loading = threading.Lock()
+"""PyTorch records one graph at a time in a process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,8 @@ class _Pending:
     rows: list[list[Tensor]]
     """Outputs of each part of the batch, in page-locked memory."""
     done: torch.cuda.Event
+    generation: int
+    """How often the engine had been loaded anew."""
 
     def outputs(self) -> tuple[Float32Array, ...]:
         """Wait for them. Raises RuntimeError, as PyTorch does."""
@@ -70,11 +80,13 @@ class TensorRtNetwork:
         self._file, self._manifest, self._max_batch = file, manifest, max_batch
         self._device = torch.device(device)
         self._lock = threading.Lock()
-        self._reloaded = False
+        self._generation = 0
         self._buckets: dict[int, _Bucket] = {}
         self._trt = import_tensorrt()
         self._engine: Any = None
-        self._stream = torch.cuda.Stream(self._device)
+        # Of another pool than those of `gpu.device.Device`: PyTorch hands the 32 of a pool out in turn, and a
+        # graph must not record what someone else does.
+        self._stream = torch.cuda.Stream(self._device, priority=-1)
         self._title = f"tensorrt {precision} on {torch.cuda.get_device_name(self._device)}"
         self._load()
 
@@ -93,26 +105,28 @@ class TensorRtNetwork:
     def start(self, images: Images) -> Outputs:
         """See `AsynchronousNetwork.start`."""
         check_images(images, self._manifest)
+        generation = self._generation
         try:
             pending = self._enqueue(images)
         except RuntimeError as error:
-            pending = self._again(images, error)
+            pending = self._again(images, generation, error)
 
         def wait() -> tuple[Float32Array, ...]:
             try:
                 return pending.outputs()
             except RuntimeError as error:
-                return self._again(images, error).outputs()
+                repeated = self._again(images, pending.generation, error)
+            try:
+                return repeated.outputs()
+            except RuntimeError as error:
+                raise InferenceError(self._failed(error)) from error
 
         return wait
 
     def close(self) -> None:
         """See `Network.close`. Waits for the runs under way."""
         with self._lock:
-            if self._buckets:
-                self._stream.synchronize()
-            self._buckets.clear()
-            self._engine = None
+            self._unload()
 
     def _enqueue(self, images: Images) -> _Pending:
         """Put copies and graphs on the stream. Raises RuntimeError, as PyTorch does, and InferenceError."""
@@ -128,77 +142,112 @@ class TensorRtNetwork:
                 bucket.images[: len(part)].copy_(part, non_blocking=True)
                 bucket.graph.replay()
                 rows.append([_to_host(output[: len(part)]) for output in bucket.outputs])
-            done = torch.cuda.Event()
+            if batch.is_cuda:  # its memory is of the producer's stream, which would take it again too early
+                batch.record_stream(self._stream)
+            done = torch.cuda.Event(blocking=True)  # the cores are for the decoders, not to spin on
             done.record(self._stream)
-        return _Pending(batch, rows, done)
+            return _Pending(batch, rows, done, self._generation)
 
-    def _again(self, images: Images, error: RuntimeError) -> _Pending:
-        """After a failure load the engine anew, once, and try again. Raises InferenceError."""
-        failed = f"{self._manifest.name}: {self._title}: {error}"
+    def _again(self, images: Images, generation: int, error: RuntimeError) -> _Pending:
+        """After a failure load the engine anew, once, and try again. Raises InferenceError.
+
+        generation: of the engine that failed. All batches under way fail together; the first loads it anew.
+        """
         with self._lock:
-            if self._reloaded:
-                raise InferenceError(failed) from error
-            self._reloaded = True
-            log.error("engine failed, loading it anew", network=self._manifest.name, error=str(error))
-            try:
-                self._load()
-            except (BackendError, RuntimeError) as second:
-                raise InferenceError(f"{failed}; loaded anew: {second}") from second
+            if generation == self._generation:
+                if generation > 0 or not self._buckets:
+                    raise InferenceError(self._failed(error)) from error
+                self._generation += 1
+                log.error("engine failed, loading it anew", network=self._manifest.name, error=str(error))
+                self._unload()
+                try:
+                    self._load()
+                except BackendError as second:
+                    raise InferenceError(f"{self._failed(error)}; loaded anew: {second}") from second
         try:
             return self._enqueue(images)
         except RuntimeError as second:
-            raise InferenceError(f"{failed}; loaded anew: {second}") from second
+            raise InferenceError(f"{self._failed(error)}; loaded anew: {second}") from second
+
+    def _failed(self, error: RuntimeError) -> str:
+        return f"{self._manifest.name}: {self._title}: {error}"
+
+    def _unload(self) -> None:
+        if self._buckets:
+            with suppress(RuntimeError):  # what was under way has failed
+                self._stream.synchronize()
+        self._buckets = {}
+        self._engine = None
 
     def _load(self) -> None:
         """Engine, and a graph for every batch size. Raises BackendError."""
-        self._buckets = {}
         trt, name = self._trt, self._manifest.name
-        self._logger = logger = make_logger(trt, name)
-        with torch.cuda.device(self._device):
-            self._runtime = trt.Runtime(logger)
-            self._engine = engine = self._runtime.deserialize_cuda_engine(self._file.read_bytes())
-            if engine is None:
-                raise BackendError(f"{name}: TensorRT cannot load {self._file}: {logger.last_error}")
-            tensors = [engine.get_tensor_name(k) for k in range(engine.num_io_tensors)]
-            # By position: builders name them differently.
-            self._inputs = [t for t in tensors if engine.get_tensor_mode(t) == trt.TensorIOMode.INPUT]
-            self._outputs = [t for t in tensors if t not in self._inputs]
-            if (len(self._inputs), len(self._outputs)) != (1, len(self._manifest.outputs)):
-                raise BackendError(f"{name}: {self._file} has the tensors {', '.join(tensors)}")
-            sizes = sorted({bucket_of(n, self._max_batch) for n in range(1, self._max_batch + 1)})
-            scratch = torch.empty(0, dtype=torch.uint8, device=self._device)
-            for size in reversed(sizes):  # the largest first: the others work in its memory
-                self._buckets[size], scratch = self._make_bucket(size, scratch)
+        self._logger = make_logger(trt, name)
+        try:
+            with _loading, torch.cuda.device(self._device):
+                self._runtime = trt.Runtime(self._logger)
+                self._engine = self._runtime.deserialize_cuda_engine(self._file.read_bytes())
+                if self._engine is None:
+                    raise BackendError(
+                        f"{name}: TensorRT cannot load {self._file}: {self._logger.last_error}"
+                    )
+                self._find_tensors()
+                # One after the other on one stream, so that all work in the same memory.
+                needed = max(1, self._engine.device_memory_size_v2)
+                scratch = torch.empty(needed, dtype=torch.uint8, device=self._device)
+                sizes = sorted({bucket_of(n, self._max_batch) for n in range(1, self._max_batch + 1)})
+                self._buckets = {size: self._make_bucket(size, scratch) for size in sizes}
+        except RuntimeError as error:  # of CUDA, memory among it, as PyTorch has it
+            raise BackendError(f"{name}: {self._file} cannot be loaded: {error}") from error
 
-    def _make_bucket(self, size: int, scratch: Tensor) -> tuple[_Bucket, Tensor]:
-        """Prepare a batch size. scratch: memory for what lies between layers; returned, larger if need be."""
+    def _find_tensors(self) -> None:
+        """Names of inputs and outputs, by position: builders name them differently. Raises BackendError."""
+        trt, engine = self._trt, self._engine
+        tensors = [engine.get_tensor_name(k) for k in range(engine.num_io_tensors)]
+        self._inputs = [t for t in tensors if engine.get_tensor_mode(t) == trt.TensorIOMode.INPUT]
+        self._outputs = [t for t in tensors if t not in self._inputs]
+        types = [engine.get_tensor_dtype(t) for t in (*self._inputs, *self._outputs)]
+        expected = [trt.DataType.UINT8, *(trt.DataType.FLOAT for _ in self._manifest.outputs)]
+        if len(self._inputs) != 1 or types != expected:
+            found = ", ".join(f"{t} {engine.get_tensor_dtype(t)}" for t in tensors)
+            raise BackendError(f"{self._manifest.name}: {self._file} has the tensors {found}")
+
+    def _make_bucket(self, size: int, scratch: Tensor) -> _Bucket:
+        """Prepare a batch size. scratch: memory for what lies between layers. Raises BackendError."""
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         context = self._engine.create_execution_context(strategy)
+        if context is None:
+            raise self._refused(size)
+        if context.active_optimization_profile != PROFILE:  # it surely is in the first context alone
+            context.set_optimization_profile_async(PROFILE, self._stream.cuda_stream)
+        context.set_device_memory(scratch.data_ptr(), len(scratch))
         spec = self._manifest.input
         images = torch.zeros((size, spec.height, spec.width, 3), dtype=torch.uint8, device=self._device)
         (input_name,) = self._inputs
-        if context is None or not context.set_input_shape(input_name, tuple(images.shape)):
-            raise BackendError(f"{self._manifest.name}: no batch of {size}: {self._logger.last_error}")
-        if (needed := context.update_device_memory_size_for_shapes()) > len(scratch):
-            scratch = torch.empty(needed, dtype=torch.uint8, device=self._device)
-        context.set_device_memory(scratch.data_ptr(), len(scratch))
-        context.set_tensor_address(input_name, images.data_ptr())
-        outputs = []
-        for name in self._outputs:
-            shape = tuple(context.get_tensor_shape(name))
-            outputs.append(torch.empty(shape, dtype=torch.float32, device=self._device))
-            context.set_tensor_address(name, outputs[-1].data_ptr())
+        if not context.set_input_shape(input_name, tuple(images.shape)):
+            raise self._refused(size)
+        outputs = [
+            torch.empty(tuple(context.get_tensor_shape(name)), dtype=torch.float32, device=self._device)
+            for name in self._outputs
+        ]
+        for name, tensor in zip((input_name, *self._outputs), (images, *outputs), strict=True):
+            context.set_tensor_address(name, tensor.data_ptr())
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        ready = all(context.execute_async_v3(self._stream.cuda_stream) for _ in range(WARM_UP_RUNS))
+        for _ in range(WARM_UP_RUNS):
+            if not context.execute_async_v3(self._stream.cuda_stream):
+                raise self._refused(size)
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            ready = ready and context.execute_async_v3(self._stream.cuda_stream)
-        if not ready:
-            raise BackendError(
-                f"{self._manifest.name}: does not run with a batch of {size}: {self._logger.last_error}"
-            )
-        return _Bucket(images, outputs, graph, (context, scratch)), scratch
+            recorded = context.execute_async_v3(self._stream.cuda_stream)
+        if not recorded:
+            raise self._refused(size)
+        return _Bucket(images, outputs, graph, (context, scratch))
+
+    def _refused(self, size: int) -> BackendError:
+        return BackendError(
+            f"{self._manifest.name}: does not run with a batch of {size}: {self._logger.last_error}"
+        )
 
 
 def make_logger(trt: Any, name: str) -> Any:

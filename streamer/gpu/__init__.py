@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from streamer.config import Config, GpuConfig
 from streamer.errors import BackendError
+from streamer.nvdec import NvdecSettings
 
 if TYPE_CHECKING:
     from streamer.gpu.device import Device
@@ -34,13 +35,13 @@ def open_device(config: Config) -> Device | None:
     return Device(config.gpu.device)
 
 
-def nvdec_device(config: GpuConfig) -> str | None:
-    """Index of the GPU whose decoder is used; None: frames are decoded on the CPU. Raises BackendError."""
+def nvdec_settings(config: GpuConfig) -> NvdecSettings | None:
+    """The GPU whose decoder is used; None: frames are decoded on the CPU. Raises BackendError."""
     if config.nvdec == "off":
         return None
     if not config.device.startswith("cuda:"):
         raise BackendError(f'gpu.nvdec = "auto" needs a GPU in gpu.device, which is {config.device}')
-    return config.device.removeprefix("cuda:")
+    return NvdecSettings(config.device.removeprefix("cuda:"), config.nvdec_min_pixels)
 
 
 def gpu_collector(config: Config) -> GpuCollector | None:

@@ -14,17 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from streamer.backends.base import Network
 from streamer.backends.compiled import CompiledManifest, find_compiled, tensorrt_folder
 from streamer.backends.load import load_network
 from streamer.classify import probability
 from streamer.errors import BackendError, ModelError
-from streamer.gpu.graph import engine_graph
+from streamer.gpu.graph import FORMATS, engine_graph, run_on_cpu
 from streamer.gpu.stamp import import_tensorrt, machine_stamp, on_device
-from streamer.manifest import sha256_of
+from streamer.manifest import Manifest, sha256_of
 from streamer.quantise import Images, Member, difference, install, refuse_if_far
-from streamer.types import Float32Array
+from streamer.types import Float32Array, UInt8Array
+
+FP8_CAPABILITY = (8, 9)
+"""Compute capability from which GPUs have fp8: Ada, Hopper, Blackwell."""
 
 WORKSPACE_BYTES = 4 * 1024**3
 """Most scratch memory that a layer's implementation may ask for."""
@@ -50,8 +54,8 @@ class Options:
     """How engines are built."""
 
     precision: str
-    """Of classifiers: `f32`, `fp16`, `bf16` or `int8`. Detectors are always f32: they are small, and the
-    boxes that they give are to be those of the CPU."""
+    """Of classifiers: `f32`, `fp16`, `bf16`, `int8` or `fp8`. Detectors are always f32: they are small, and
+    the boxes that they give are to be those of the CPU."""
     max_batch: int
     max_difference: float
     """Bound on the change of every network's probability."""
@@ -67,6 +71,23 @@ class Options:
 def precision_of(member: Member, options: Options) -> str:
     """That a network is built in."""
     return "f32" if member.manifest.kind == "detector" else options.precision
+
+
+def stamp_for(options: Options) -> dict[str, str]:
+    """See `machine_stamp`. Raises BackendError, also if this GPU does not compute in the precision."""
+    stamp = machine_stamp(options.device)
+    refuse_unsuited(options.precision, stamp)
+    return stamp
+
+
+def refuse_unsuited(precision: str, stamp: dict[str, str]) -> None:
+    """Raise BackendError if the GPU of the stamp does not compute in a precision."""
+    capability = stamp["compute capability"]
+    if precision == "fp8" and tuple(map(int, capability.split("."))) < FP8_CAPABILITY:
+        raise BackendError(
+            f"fp8 needs a GPU of compute capability {'.'.join(map(str, FP8_CAPABILITY))} or more, "
+            f"{stamp['gpu']} has {capability}: use int8 or fp16"
+        )
 
 
 def outdated(members: Sequence[Member], options: Options, stamp: dict[str, str]) -> list[Member]:
@@ -89,7 +110,7 @@ def build_engines(
     stay. Returns the manifests of the new ones. All are installed or, on any error, none. Raises ModelError.
     """
     trt = import_tensorrt()
-    stamp = machine_stamp(options.device)
+    stamp = stamp_for(options)
     todo = outdated(members, options, stamp)
     made: list[_Made] = []
     compiled = engines / "compiled"
@@ -146,13 +167,15 @@ def _build_one(
 ) -> _Made:
     manifest, precision = member.manifest, precision_of(member, options)
     source = manifest.path(member.path.parent)
-    calibration = images(manifest.input.height).calibration if precision == "int8" else None
+    calibration = images(manifest.input.height).calibration if precision in FORMATS else None
     if options.builder == "torch-tensorrt":
         from streamer.gpu.torch_builder import build_with_torch
 
         plan = build_with_torch(source, manifest, precision, options.max_batch, options.device)
     else:
         graph = engine_graph(source, manifest, precision, calibration)
+        if precision in FORMATS:
+            check_graph(graph, member, precision, images(manifest.input.height).check, options.max_difference)
         with on_device(options.device):
             plan = build_with_tensorrt(
                 trt,
@@ -166,6 +189,25 @@ def _build_one(
     file.write_bytes(plan)
     nothing = np.zeros(0, np.float32)
     return _Made(member, file, nothing, nothing)
+
+
+def check_graph(
+    graph: onnx.ModelProto, member: Member, precision: str, check: UInt8Array, max_difference: float
+) -> float:
+    """Run a quantised graph beside its source, before TensorRT spends minutes on it. Needs no GPU.
+
+    graph: from `engine_graph`. check: crops. Returns the largest difference of the probability. Raises
+    ModelError beyond the bound.
+    """
+    exact = _scores(load_network(member.path, backend="openvino", precision="f32"), check)
+    got = _probabilities(run_on_cpu(graph, check), member.manifest, f"{precision} in ONNX Runtime")
+    if not (found := difference(exact, got)) <= max_difference:
+        raise ModelError(
+            f"{member.manifest.name}: not built: {precision} differs too much from f32, on the CPU already: "
+            f"by {found:.4f} (allowed {max_difference:g}); use more crops like those to be scored for "
+            "--calibration, or fp16"
+        )
+    return found
 
 
 def build_with_tensorrt(
@@ -246,14 +288,18 @@ def _check(made: _Made, options: Options, images: Callable[[int], Images]) -> _M
 def _scores(network: Network, images: Any) -> Float32Array:
     """Probabilities; closes the network. Raises ModelError if one is not finite."""
     try:
-        outputs = network.run(images)
+        return _probabilities(network.run(images), network.manifest, network.device)
     finally:
         network.close()
+
+
+def _probabilities(outputs: Sequence[Float32Array], manifest: Manifest, where: str) -> Float32Array:
+    """Of a network's outputs. Raises ModelError if one is not finite."""
     # A detector's second output are logits of `face`, for every anchor.
-    logits = outputs[0] if network.manifest.kind == "classifier" else outputs[1]
+    logits = outputs[0] if manifest.kind == "classifier" else outputs[1]
     if not all(np.isfinite(output).all() for output in outputs):
-        raise ModelError(f"{network.manifest.name}: NaN or infinity in {network.device}")
-    return probability(logits.reshape(len(images), -1), network.manifest.calibration)
+        raise ModelError(f"{manifest.name}: NaN or infinity in {where}")
+    return probability(logits.reshape(len(logits), -1), manifest.calibration)
 
 
 def _ensemble_difference(made: Sequence[_Made]) -> float:
@@ -270,7 +316,7 @@ def _describe(
 ) -> CompiledManifest:
     member, shown = made.member, images(made.member.manifest.input.height)
     precision: Any = precision_of(member, options)
-    calibrated = precision == "int8"
+    calibrated = precision in FORMATS
     return CompiledManifest(
         name=member.manifest.name,
         target="tensorrt",

@@ -9,9 +9,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from streamer.errors import BackendError
+from streamer.errors import BackendError, InferenceError
 from streamer.gpu.image import TorchImage, yuv_to_rgb
 from streamer.types import Frame, UInt8Array, YuvFrame
+
+DEVICE_ERRORS = (torch.AcceleratorError, torch.OutOfMemoryError)
+"""What PyTorch raises when CUDA fails; both are RuntimeErrors, as are mistakes of ours."""
 
 
 class Device:
@@ -43,15 +46,23 @@ class Device:
 
     @contextmanager
     def work(self) -> Iterator[None]:
-        """In which the calling thread's work goes to a stream of its own; at its end that work is done."""
+        """In which the calling thread's work goes to a stream of its own; at its end that work is done.
+
+        Raises InferenceError where the device fails, for want of memory among others.
+        """
         if self._uploads is None:
             yield
             return
-        if not hasattr(self._local, "stream"):
-            self._local.stream = torch.cuda.Stream(self.torch)
-        with torch.cuda.stream(self._local.stream):
-            yield
-            self._local.stream.synchronize()
+        try:
+            if not hasattr(self._local, "stream"):
+                self._local.stream = torch.cuda.Stream(self.torch)
+            with torch.cuda.stream(self._local.stream):
+                yield
+                done = torch.cuda.Event(blocking=True)  # the cores are for the decoders, not to spin on
+                done.record()
+                done.synchronize()
+        except DEVICE_ERRORS as error:
+            raise InferenceError(f"{self.title}: {error}") from error
 
     def image(self, frame: Frame | YuvFrame) -> TorchImage:
         """Bring a frame up. What it was made of may be overwritten afterwards."""

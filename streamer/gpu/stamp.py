@@ -29,6 +29,19 @@ def on_device(device: str) -> AbstractContextManager[object]:
     return context
 
 
+def nvml_name(index: int, visible: str | None) -> int | str:
+    """What NVIDIA's management library, which does not know CUDA_VISIBLE_DEVICES, calls a GPU: index or UUID.
+
+    index: as CUDA counts. visible: that variable; None: it is not set. Raises BackendError.
+    """
+    if visible is None:
+        return index
+    names = [name.strip() for name in visible.split(",")]
+    if index >= len(names) or not names[index]:
+        raise BackendError(f"cuda:{index}: CUDA_VISIBLE_DEVICES is {visible!r}")
+    return int(names[index]) if names[index].isdigit() else names[index]
+
+
 def machine_stamp(device: str) -> dict[str, str]:
     """GPU, compute capability, driver and versions of this machine, for `CompiledManifest.made_for`.
 

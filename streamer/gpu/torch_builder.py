@@ -66,6 +66,8 @@ def build_with_torch(file: Path, manifest: Manifest, precision: str, max_batch: 
                     name="images",
                 )
             ],
+            device=torch.device(device),
+            disable_tf32=True,  # f32 is to mean f32
             use_explicit_typing=True,
             require_full_compilation=True,
         )

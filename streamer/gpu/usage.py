@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from typing import Any
 
 import pynvml
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from streamer.errors import BackendError
+from streamer.gpu.stamp import nvml_name
+
+
+def gpu_handle(index: int) -> Any:
+    """Of the library, which must be initialised. index: of the GPU, as CUDA counts. Raises NVMLError."""
+    name = nvml_name(index, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if isinstance(name, int):
+        return pynvml.nvmlDeviceGetHandleByIndex(name)
+    return pynvml.nvmlDeviceGetHandleByUUID(name)
 
 
 class GpuCollector(Collector):
     """Reads memory and busy share whenever the metrics are asked for."""
 
     def __init__(self, index: int) -> None:
-        """index: of the GPU. Raises BackendError."""
+        """index: of the GPU, as CUDA counts. Raises BackendError."""
         try:
             pynvml.nvmlInit()
-            self._handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            self._handle = gpu_handle(index)
         except pynvml.NVMLError as error:
             raise BackendError(f"GPU {index}: NVIDIA's management library: {error}") from error
 

@@ -21,7 +21,7 @@ from streamer.manifest import read_manifest, sha256_of
         ("openvino", "fp16", "backend openvino computes in f32, bf16, int8, not in 'fp16'"),
         ("onnxruntime", "int8", "backend onnxruntime computes in f32, not in 'int8'"),
         ("torch", "bf16", "backend torch computes in f32, not in 'bf16'"),
-        ("tensorrt", "f16", "backend tensorrt computes in f32, fp16, bf16, int8, not in 'f16'"),
+        ("tensorrt", "f16", "backend tensorrt computes in f32, fp16, bf16, int8, fp8, not in 'f16'"),
     ],
 )
 def test_what_there_is_not(tmp_path: Path, backend: str, precision: str, message: str) -> None:

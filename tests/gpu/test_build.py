@@ -12,9 +12,11 @@ from networks import images, make_network
 from streamer.backends.compiled import find_compiled, tensorrt_folder
 from streamer.backends.load import load_network
 from streamer.config import ClassifyConfig, Config, GpuConfig
-from streamer.errors import BackendError, ManifestError
+from streamer.errors import BackendError, ManifestError, ModelError
 from streamer.gpu import DRIVER, faster_paths
-from streamer.gpu.build import Options, _scores, outdated, precision_of
+from streamer.gpu.build import Options, _scores, check_graph, outdated, precision_of, refuse_unsuited
+from streamer.gpu.graph import engine_graph
+from streamer.gpu.stamp import nvml_name
 from streamer.manifest import read_manifest, sha256_of
 from streamer.quantise import Member, find_networks
 
@@ -107,6 +109,37 @@ def test_what_is_built_again(tmp_path: Path) -> None:
         assert outdated(members, Options(**settings), STAMP) == members
     make_network(tmp_path, seed=3)
     assert outdated([Member(path, read_manifest(path))], options, STAMP)
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_a_graph_too_far_off_is_not_built(tmp_path: Path, precision: str) -> None:
+    path = make_network(tmp_path, channels=64)
+    member = Member(path, read_manifest(path))
+    graph = engine_graph(path.with_suffix(".onnx"), member.manifest, precision, images(16, seed=2))
+    assert 0 < check_graph(graph, member, precision, images(16), 0.1) < 0.1
+    with pytest.raises(
+        ModelError, match=rf"small: not built: {precision} differs .* by 0\.\d+ \(allowed 1e-09"
+    ):
+        check_graph(graph, member, precision, images(16), 1e-9)
+
+
+def test_fp8_needs_a_gpu_that_has_it() -> None:
+    refuse_unsuited("fp8", STAMP)
+    refuse_unsuited("fp8", STAMP | {"compute capability": "10.0"})
+    refuse_unsuited("int8", STAMP | {"compute capability": "8.6"})
+    with pytest.raises(
+        BackendError, match=r"fp8 needs .* 8\.9 or more, NVIDIA A10 has 8\.6: use int8 or fp16"
+    ):
+        refuse_unsuited("fp8", STAMP | {"gpu": "NVIDIA A10", "compute capability": "8.6"})
+
+
+def test_gpus_count_from_the_visible_ones() -> None:
+    assert nvml_name(1, None) == 1
+    assert nvml_name(1, "2,5") == 5
+    assert nvml_name(0, " GPU-8932f937-d72c , 3") == "GPU-8932f937-d72c"
+    for visible in ("", "3"):
+        with pytest.raises(BackendError, match="cuda:1: CUDA_VISIBLE_DEVICES is"):
+            nvml_name(1, visible)
 
 
 def test_detectors_stay_f32() -> None:

@@ -14,7 +14,7 @@ from streamer.decode_pool import DecodePool  # noqa: E402
 from streamer.demo_clips import first_clip  # noqa: E402
 from streamer.errors import BackendError  # noqa: E402
 from streamer.files import pieces_of  # noqa: E402
-from streamer.gpu import nvdec_device, open_device  # noqa: E402
+from streamer.gpu import nvdec_settings, open_device  # noqa: E402
 from streamer.gpu.device import Device  # noqa: E402
 from streamer.pipeline import Pipeline  # noqa: E402
 from streamer.types import ChunkPrediction, Frame, YuvFrame  # noqa: E402
@@ -88,7 +88,7 @@ def test_a_missing_gpu_is_named() -> None:
 
 
 def test_nvdec_needs_a_gpu_by_name() -> None:
-    assert nvdec_device(GpuConfig()) is None
-    assert nvdec_device(GpuConfig(nvdec="auto", device="cuda:1")) == "1"
+    assert nvdec_settings(GpuConfig()) is None
+    assert nvdec_settings(GpuConfig(nvdec="auto", device="cuda:1", nvdec_min_pixels=7)) == ("1", 7)
     with pytest.raises(BackendError, match=r"needs a GPU in gpu.device, which is cpu"):
-        nvdec_device(GpuConfig(nvdec="auto", device="cpu"))
+        nvdec_settings(GpuConfig(nvdec="auto", device="cpu"))

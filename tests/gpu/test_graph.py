@@ -12,8 +12,9 @@ from networks import make_network
 from onnx import TensorProto, numpy_helper
 
 from streamer.backends.load import load_network
+from streamer.classify import probability
 from streamer.errors import ModelError
-from streamer.gpu.graph import engine_graph
+from streamer.gpu.graph import FORMATS, engine_graph, run_on_cpu
 from streamer.manifest import read_manifest
 from streamer.types import UInt8Array
 
@@ -58,9 +59,9 @@ def test_outputs_are_those_of_the_network(name: str, precision: str, allowed: fl
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])
 def test_every_number_is_of_the_precision(tmp_path: Path, layout: str, precision: str) -> None:
-    path = make_network(tmp_path, layout=layout)
+    path = make_network(tmp_path, layout=layout, channels=64)
     calibration = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     model = onnx.shape_inference.infer_shapes(graph_of(path, precision, calibration), strict_mode=True)
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
@@ -81,29 +82,97 @@ def test_bf16_weights_are_the_nearest(tmp_path: Path) -> None:
             assert not np.array_equal(rounded, exact[tensor.name])
 
 
-def test_int8_is_as_tensorrt_wants_it(tmp_path: Path) -> None:
-    path = make_network(tmp_path)
+@pytest.mark.parametrize("precision", FORMATS)
+def test_8_bits_are_as_tensorrt_wants_them(tmp_path: Path, precision: str) -> None:
+    path = make_network(tmp_path, channels=64)
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
-    model = graph_of(path, "int8", images[:16])
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    model = graph_of(path, precision, images[:16])
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     pairs = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert pairs
     for node in pairs:
-        assert constants[node.input[1]].dtype == np.float16
-        zero = constants[node.input[2]]
-        assert zero.dtype == np.int8
-        assert not zero.any()
+        assert tensors[node.input[1]].data_type == TensorProto.FLOAT16
+        zero = tensors[node.input[2]]
+        assert zero.data_type == FORMATS[precision].kind
+        assert not any(zero.raw_data)
+    # the largest weight of a channel is the largest number of the format
+    weights = numpy_helper.to_array(tensors["w2"]).astype(np.float32)
+    (of_weights,) = [node for node in pairs if node.input[0] == "w2"]
+    scales = numpy_helper.to_array(tensors[of_weights.input[1]]).astype(np.float32)
+    np.testing.assert_allclose(
+        scales, np.abs(weights).max(axis=(1, 2, 3)) / FORMATS[precision].largest, rtol=2e-3
+    )
     network = load_network(path, backend="onnxruntime", precision="f32")
     (expected,) = network.run(images[16:])
-    (got,) = run(model, images[16:])
+    (got,) = run_on_cpu(model, images[16:])
     assert np.abs(got - expected).max() < 0.05 * max(1.0, float(np.abs(expected).max()))
     assert not np.array_equal(got, expected)
 
 
-def test_int8_needs_images(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="small: int8 needs images to calibrate with"):
-        graph_of(make_network(tmp_path), "int8")
+def quantised_layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Those whose inputs and weights both come from 8 bits."""
+    made = {
+        output for node in model.graph.node if node.op_type == "DequantizeLinear" for output in node.output
+    }
+    return [node for node in model.graph.node if len(node.input) > 1 and set(node.input[:2]) <= made]
+
+
+def test_fp8_is_for_what_tensorrt_is_faster_in() -> None:
+    model = graph_of(ENGINES / "mobilenet_v2.json", "fp8", crops(192, 2))
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    sources = {node.output[0]: node.input[0] for node in model.graph.node if "uantizeLinear" in node.op_type}
+    layers = quantised_layers(model)
+    assert {node.op_type for node in layers} == {"Conv"}
+    assert len(layers) == 33
+    for node in layers:
+        outer, inner, *kernel = shapes[sources[sources[node.input[1]]]]
+        assert min(outer, inner) > 16
+        assert kernel in ([1, 1], [3, 3])
+        assert all(attribute.i == 1 for attribute in node.attribute if attribute.name == "group")
+
+
+def test_fp8_of_a_member_is_close() -> None:
+    path = ENGINES / "mobilenet_v2.json"
+    manifest = read_manifest(path)
+    images = crops(manifest.input.height, 6)
+    network = load_network(path, backend="onnxruntime", precision="f32")
+    exact = probability(network.run(images)[0], manifest.calibration)
+    network.close()
+    got = probability(run_on_cpu(graph_of(path, "fp8", images), images)[0], manifest.calibration)
+    assert 0 < np.abs(got - exact).max() < 0.1
+
+
+def test_a_network_too_narrow_for_fp8(tmp_path: Path) -> None:
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    with pytest.raises(ModelError, match="small: nothing of it can compute in fp8; use fp16"):
+        graph_of(make_network(tmp_path, channels=16), "fp8", images)
+
+
+@pytest.mark.parametrize("precision", FORMATS)
+def test_a_dead_channel_has_a_scale(tmp_path: Path, precision: str) -> None:
+    path = make_network(tmp_path, channels=64)
+    manifest = read_manifest(path)
+    source = onnx.load(path.with_suffix(".onnx"))
+    (w2,) = [tensor for tensor in source.graph.initializer if tensor.name == "w2"]
+    weights = numpy_helper.to_array(w2).copy()
+    weights[0], weights[1] = 0, weights[1] * 1e-9
+    w2.CopyFrom(numpy_helper.from_array(weights, "w2"))
+    onnx.save(source, path.with_suffix(".onnx"))
+    images = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    model = engine_graph(path.with_suffix(".onnx"), manifest, precision, images)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            assert (numpy_helper.to_array(tensors[node.input[1]]) > 0).all()
+    (got,) = run_on_cpu(model, images)
+    assert np.isfinite(got).all()
+
+
+@pytest.mark.parametrize("precision", FORMATS)
+def test_8_bits_need_images(tmp_path: Path, precision: str) -> None:
+    with pytest.raises(ModelError, match=f"small: {precision} needs images to calibrate with"):
+        graph_of(make_network(tmp_path), precision)
 
 
 def test_weights_beyond_float16_are_refused(tmp_path: Path) -> None:
