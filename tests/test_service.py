@@ -255,9 +255,7 @@ async def test_revoked_partitions_publish_nothing_late(kafka: KafkaConfig) -> No
             await until(lambda: len(stuck.started) == 8)
             async with running(service_config(kafka, drain_seconds=0.5), helper):
                 await until(lambda: len(stuck.cancelled) == 8)
-                await until(lambda: len(helper.started) > 0)
-                mine = len(helper.started)
-                await until(lambda: len(scores.updates) == mine)
+                await until(lambda: len(scores.updates) == len(helper.started) > 0)
                 stuck.gate.set()
                 await until(lambda: len(scores.updates) == 8)
         assert one.metrics.registry.get_sample_value("streamer_cancelled_chunks_total") == 8
