@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgpack
@@ -79,7 +80,12 @@ def _headers(term: Term) -> Headers:
 
 
 def _term_of(headers: Headers) -> Term:
-    return next((Term(*msgpack.unpackb(value)) for name, value in headers if name == TERM_HEADER), NO_TERM)
+    return next((_unpacked(value) for name, value in headers if name == TERM_HEADER and value), NO_TERM)
+
+
+@lru_cache(maxsize=64)  # hundreds of thousands of records have the same few
+def _unpacked(value: bytes) -> Term:
+    return Term(*msgpack.unpackb(value))
 
 
 @dataclass(slots=True)
