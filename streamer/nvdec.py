@@ -59,9 +59,9 @@ _LIMITS = MappingProxyType(
         "mpeg4": _Limits((48, 16), (2032, 2032)),
     }
 )
-"""What every NVDEC since Turing takes, by FFmpeg's decoder: NVIDIA Video Codec SDK, NVDEC application note;
-the least sizes, and the most of MPEG-2 and MPEG-4, as `cuvidGetDecoderCaps` is known to tell them. libdav1d,
-which decodes AV1 here, has no way to it."""
+"""What every NVDEC since Turing takes, by FFmpeg's decoder: NVIDIA Video Codec SDK, NVDEC application note.
+The least sizes, and the most of MPEG-2 and MPEG-4, are not in it and have not been checked on a GPU; what it
+declines is decoded on the CPU. libdav1d, which decodes AV1 here, has no way to NVDEC."""
 
 
 _GIVEN = frozenset({"nv12", "p010le", "p016le"})
