@@ -274,10 +274,11 @@ async def test_who_was_cut_off_forgets_what_it_knew(
     """Its partitions had another owner meanwhile, whose counts are in the changelog only."""
     direct = proxied_kafka.model_copy(update={"delivery": delivery})
     by_proxy = service_config(direct.model_copy(update={"bootstrap_servers": own_kafka.proxy}))
+    pipeline = FakePipeline()
     async with (
         proxy(own_kafka.proxy, own_kafka.proxied) as between,
         watching(direct) as scores,
-        running(by_proxy, FakePipeline()) as cut_off,
+        running(by_proxy, pipeline) as cut_off,
     ):
         async with running(service_config(direct), FakePipeline()) as other:
             await until(lambda: metric(cut_off, "assigned_partitions") == 1)
@@ -287,8 +288,10 @@ async def test_who_was_cut_off_forgets_what_it_knew(
             await until(lambda: metric(other, "assigned_partitions") == 2)
             await publish(direct, *chunks(1))
             await each_once(scores, 2)
+        pipeline.gate.clear()  # it may have read those chunks as well
         between.open.set()
         await until(lambda: metric(cut_off, "assigned_partitions") == 2)
+        pipeline.gate.set()
         await publish(direct, *chunks(2))
         await each_once(scores, 3)
 
