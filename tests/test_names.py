@@ -29,7 +29,7 @@ from test_watch import update
 
 from streamer.config import AlertConfig, FacesConfig, KafkaConfig, LogConfig, RollingConfig
 from streamer.errors import DecodeError, MessageError
-from streamer.kafka.changelog import state_record
+from streamer.kafka.changelog import NO_TERM, state_record
 from streamer.kafka.consume import Record
 from streamer.kafka.deliver import Batch, _without_bytes, make_delivery, result_records
 from streamer.kafka.publish import OutRecord, TooLargeError
@@ -310,7 +310,7 @@ def test_scores_and_states(drawn: Name) -> None:
     assert record.key == name.encode()
     assert decode_score(record.value or b"").video_id == name
     assert decode_score(encode_score(scored, "json")).video_id == name
-    assert state_record(KafkaConfig(), 0, chunk.video_id, b"state").key == name.encode()
+    assert state_record(KafkaConfig(), 0, NO_TERM, chunk.video_id, b"state").key == name.encode()
 
 
 def test_large_keys_and_headers_count_as_bytes_in_flight() -> None:
