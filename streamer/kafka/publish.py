@@ -13,6 +13,7 @@ from typing import Self
 import structlog
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
+    IllegalOperation,
     InvalidProducerEpoch,
     KafkaConnectionError,
     KafkaError,
@@ -135,6 +136,14 @@ class Publisher:
             self._in_transaction = False
         except KafkaError as error:
             raise self._error("could not commit a transaction", error) from error
+        except (IllegalOperation, AssertionError) as error:
+            # The session ended between two steps: aiokafka says only that its state does not allow the next
+            # one, and leaves the reason with the future of the transaction's end.
+            end = producer._txn_manager._transaction_waiter
+            reason = end.exception() if end is not None and end.done() else None
+            if not isinstance(reason, KafkaError):
+                raise
+            raise self._error("could not commit a transaction", reason) from error
 
     async def restart(self) -> None:
         """Begin a new session, after TooLargeError; a transaction under way is aborted. Raises BrokerError.

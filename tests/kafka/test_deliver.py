@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import NewTopic
 from conftest import fresh_names
 from fakes import committed, dead_letters, evidence_of, until, watching
@@ -152,8 +155,19 @@ async def test_evidence_too_large_for_its_topic_is_left_out_and_nothing_else(
 
 
 @pytest.mark.needs_kafka
-async def test_second_owner_keeps_the_first_one_out(real_kafka: KafkaConfig) -> None:
-    """A process that was paused and lost its partition cannot publish for it any more."""
+@pytest.mark.parametrize("pause_seconds", [0.0, 0.3], ids=["at the end", "between two records"])
+async def test_second_owner_keeps_the_first_one_out(
+    real_kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch, pause_seconds: float
+) -> None:
+    """A process that was paused and lost its partition cannot publish for it, whenever it learns so."""
+    send = AIOKafkaProducer.send
+
+    async def send_and_pause(*args: Any, **kwargs: Any) -> Any:
+        acknowledgement = await send(*args, **kwargs)
+        await asyncio.sleep(pause_seconds)
+        return acknowledgement
+
+    monkeypatch.setattr(AIOKafkaProducer, "send", send_and_pause)
     async with ExactlyOnce(real_kafka) as zombie, ExactlyOnce(real_kafka) as owner:
         await zombie.open([0, 1])
         await zombie.deliver(Batch(0, updates=[update(0)], next_offset=1))
@@ -166,7 +180,9 @@ async def test_second_owner_keeps_the_first_one_out(real_kafka: KafkaConfig) -> 
         await zombie.deliver(Batch(1, updates=[update(2)]))  # of a partition that it still has
         async with watching(real_kafka) as scores:
             await until(lambda: len(scores.updates) >= 3)
-            restored = await restore(real_kafka, [0])
+    async with ExactlyOnce(real_kafka) as successor:
+        await successor.open([0])  # with this all transactions of others have ended on every partition
+        restored = await restore(real_kafka, [0])
     assert sorted(each.seq for each in scores.updates) == [0, 1, 2]
     assert restored[0].states == {"v": b"owner"}
     assert await evidence_of(real_kafka, "v", 1) == [evidence(9)]
