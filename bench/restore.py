@@ -24,8 +24,9 @@ from conftest import fresh_names
 from kafka_broker import restartable_kafka
 
 from streamer.config import AlertConfig, FacesConfig, RollingConfig
-from streamer.kafka.changelog import FETCH_BYTES, restore
+from streamer.kafka.changelog import restore
 from streamer.kafka.deliver import Batch, ExactlyOnce
+from streamer.kafka.held import FETCH_BYTES
 from streamer.kafka.topics import create_topics
 from streamer.rolling import Arrival, EnsembleInfo, RollingScores
 from streamer.types import ChunkPrediction, FacePrediction, FramePrediction

@@ -13,32 +13,22 @@ by their term and left out. (Should compaction come between, the old state is al
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
 import msgpack
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka import TopicPartition
 
 from streamer.config import KafkaConfig
-from streamer.errors import BrokerError
-from streamer.kafka.client import (
-    CONNECT_SECONDS,
-    client_arguments,
-    describe,
-    isolation,
-    start_client,
-    stop_consumer,
-)
+from streamer.kafka.client import CONNECT_SECONDS
+from streamer.kafka.held import held
 from streamer.kafka.publish import OutRecord
 from streamer.messages import Headers
 
 POSITION_KEY = b"\xffposition"
 """No video_id: 0xFF never occurs in UTF-8."""
-
-FETCH_BYTES = 8 * 1024 * 1024
-"""Of one partition at a time, while states are restored."""
 
 TERM_HEADER = "term"
 
@@ -127,31 +117,10 @@ async def restore(
     To be called once this process is the only one that may write to them. Raises BrokerError.
     """
     restored = {partition: Restored() for partition in partitions}
-    if not restored:
-        return restored
-    consumer = AIOKafkaConsumer(
-        **client_arguments(kafka),
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level=isolation(kafka),
-        max_partition_fetch_bytes=FETCH_BYTES,
-    )
-    wanted = [TopicPartition(kafka.state_topic, partition) for partition in restored]
-    try:
-        await start_client(consumer, kafka, connect_seconds=connect_seconds)
-        consumer.assign(wanted)
-        left = await consumer.end_offsets(wanted)
-        while True:
-            # The position also moves over transaction markers, which are no records.
-            left = {p: end for p, end in left.items() if await consumer.position(p) < end}
-            if not left:
-                return restored
-            for each, records in (await consumer.getmany(timeout_ms=100)).items():
+    if restored:
+        wanted = [TopicPartition(kafka.state_topic, partition) for partition in restored]
+        async with aclosing(held(kafka, wanted, connect_seconds=connect_seconds)) as batches:
+            async for records in batches:
                 for record in records:
-                    restored[each.partition].read(record.key, record.value, record.headers)
-    except KafkaError as error:
-        raise BrokerError(
-            f"cannot read topic {kafka.state_topic} at {kafka.bootstrap_servers}: {describe(error)}"
-        ) from error
-    finally:
-        await stop_consumer(consumer)
+                    restored[record.partition].read(record.key, record.value, record.headers)
+    return restored

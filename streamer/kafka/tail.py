@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -16,7 +17,7 @@ from aiokafka.errors import CorruptRecordException as CorruptRecordError
 from aiokafka.errors import KafkaError, UnsupportedCodecError
 
 from streamer.config import KafkaConfig
-from streamer.errors import BrokerError, NoTopicError
+from streamer.errors import NoTopicError
 from streamer.kafka.client import (
     CONNECT_SECONDS,
     client_arguments,
@@ -25,6 +26,7 @@ from streamer.kafka.client import (
     start_client,
     stop_consumer,
 )
+from streamer.kafka.held import held, unreadable
 from streamer.kafka.topics import describe_broker
 
 BACK_RECORDS = 20_000
@@ -34,9 +36,6 @@ BATCH_RECORDS = 250
 """Handed over at once: 10 ms of decoding, after which others in the process get their turn."""
 
 POLL_MS = 200
-
-FETCH_BYTES = 8 * 1024 * 1024
-"""Of one partition at a time, while all of a topic is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +96,7 @@ async def tail(
                 if record.timestamp >= oldest_ms
             ]
     except KafkaError as error:
-        raise _error(kafka, topic, error) from error
+        raise unreadable(kafka, topic, error) from error
     finally:
         await stop_consumer(consumer)
 
@@ -111,30 +110,11 @@ async def retained(
     BrokerError. Close it with `contextlib.aclosing`.
     """
     partitions = await _partitions(kafka, topic, connect_seconds)
-    consumer = AIOKafkaConsumer(
-        **client_arguments(kafka),
-        auto_offset_reset="earliest",
-        isolation_level=isolation(kafka),
-        max_partition_fetch_bytes=FETCH_BYTES,
-    )
-    try:
-        await start_client(consumer, kafka, connect_seconds=connect_seconds)
-        consumer.assign(partitions)
-        left = await consumer.end_offsets(partitions)
-        while True:
-            # The position also moves over transaction markers, which are no records.
-            left = {each: end for each, end in left.items() if await consumer.position(each) < end}
-            if not left:
-                return
-            got = await consumer.getmany(*left, timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
-            for records in got.values():
-                for record in records:
-                    if record.key == key:
-                        yield Tailed(topic, record.partition, record.offset, record.value)
-    except KafkaError as error:
-        raise _error(kafka, topic, error) from error
-    finally:
-        await stop_consumer(consumer)
+    async with aclosing(held(kafka, partitions, connect_seconds=connect_seconds)) as batches:
+        async for records in batches:
+            for record in records:
+                if record.key == key:
+                    yield Tailed(topic, record.partition, record.offset, record.value)
 
 
 async def _partitions(kafka: KafkaConfig, topic: str, connect_seconds: float) -> list[TopicPartition]:
@@ -142,7 +122,3 @@ async def _partitions(kafka: KafkaConfig, topic: str, connect_seconds: float) ->
     if topic not in info.topics:
         raise NoTopicError(f"no topic {topic}; make the topics with `streamer topics create`")
     return [TopicPartition(topic, partition) for partition in range(info.topics[topic])]
-
-
-def _error(kafka: KafkaConfig, topic: str, error: KafkaError) -> BrokerError:
-    return BrokerError(f"cannot read topic {topic} at {kafka.bootstrap_servers}: {describe(error)}")

@@ -1,0 +1,54 @@
+"""All records that partitions hold now, read without a group."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord
+
+from streamer.config import KafkaConfig
+from streamer.errors import BrokerError
+from streamer.kafka.client import client_arguments, describe, isolation, start_client, stop_consumer
+
+FETCH_BYTES = 8 * 1024 * 1024
+"""Of one partition at a time."""
+
+POLL_MS = 200
+
+
+async def held(
+    kafka: KafkaConfig, partitions: Sequence[TopicPartition], *, connect_seconds: float
+) -> AsyncGenerator[list[ConsumerRecord], None]:
+    """Records of partitions of one topic from their beginning to their present end, each one's in order.
+
+    Raises BrokerError. Close it with `contextlib.aclosing`.
+    """
+    consumer = AIOKafkaConsumer(
+        **client_arguments(kafka),
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level=isolation(kafka),
+        max_partition_fetch_bytes=FETCH_BYTES,
+    )
+    try:
+        await start_client(consumer, kafka, connect_seconds=connect_seconds)
+        consumer.assign(partitions)
+        left = await consumer.end_offsets(partitions)
+        while True:
+            # The position also moves over transaction markers, which are no records.
+            left = {each: end for each, end in left.items() if await consumer.position(each) < end}
+            if not left:
+                return
+            for records in (await consumer.getmany(*left, timeout_ms=POLL_MS)).values():
+                yield records
+    except KafkaError as error:
+        raise unreadable(kafka, partitions[0].topic, error) from error
+    finally:
+        await stop_consumer(consumer)
+
+
+def unreadable(kafka: KafkaConfig, topic: str, error: KafkaError) -> BrokerError:
+    """What to raise for an error while a topic is read."""
+    return BrokerError(f"cannot read topic {topic} at {kafka.bootstrap_servers}: {describe(error)}")
