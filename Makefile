@@ -59,6 +59,10 @@ members: $(VENV)/.bench-ready
 	  $(FIT) recipes/light.toml $$made --run runs/$$member --set model.start=runs/$$member-start/last.pt && \
 	  $(EXPORT_MEMBER) runs/$$member/best.pt --name $$member || exit 1; \
 	done
+	for member in sharp compressed; do \
+	  $(FIT) recipes/light_$$member.toml --run runs/mobilenet_v2_$$member --set model.start=runs/mobilenet_v2/best.pt && \
+	  $(EXPORT_MEMBER) runs/mobilenet_v2_$$member/last.pt --name mobilenet_v2_$$member || exit 1; \
+	done
 	for pair in resnext_mobilenet:mobilenet_v2 densenet_efficientnet:efficientnet_lite0; do \
 	  member=$${pair%:*}; stem=$${pair#*:}; \
 	  made="--set model.architecture=$$member --set distillation.teacher=runs/mobilenet_v2/best.pt"; \

@@ -36,7 +36,7 @@ from media import wandering_face
 from torch.utils.flop_counter import FlopCounterMode
 
 from streamer.backends.load import load_network
-from streamer.config import Config, SampleConfig, load_config
+from streamer.config import ClassifyConfig, Config, SampleConfig, load_config
 from streamer.demo import demo_clips
 from streamer.engines import ensure_untrained
 from streamer.files import pieces_of
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:3])
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--precision", choices=("f32", "fp16", "bf16", "int8", "fp8"), default="fp16")
-    parser.add_argument("--members", nargs="+", default=[*FULL_SIZE, "mobilenet_v2", "efficientnet_lite0"])
+    parser.add_argument("--members", nargs="+", default=[*FULL_SIZE, *ClassifyConfig().members])
     parser.add_argument(
         "--no-compile", action="store_true", help="leave torch.compile out, which takes minutes"
     )
@@ -363,8 +363,7 @@ def busy_share(device: str) -> Iterator[list[float]]:
 
 async def compare_scores(arguments: argparse.Namespace) -> dict[str, Any]:
     """Largest difference of a video's score, and of a face's, between this path and the CPU's."""
-    members = ("mobilenet_v2", "efficientnet_lite0")
-    here = config_of(arguments, members=members)
+    here = config_of(arguments, members=ClassifyConfig().members)
     on_cpu = here.model_copy(
         update={
             "classify": here.classify.model_copy(update={"backend": "openvino", "precision": "f32"}),

@@ -9,7 +9,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 python=${PYTHON:-python3} precision=${PRECISION:-fp16} out=${OUT:-runs/gpu}
 members=("$@")
-[ $# -gt 0 ] || members=(mobilenet_v2 efficientnet_lite0)
+[ $# -gt 0 ] || members=(mobilenet_v2_sharp mobilenet_v2_compressed)
 seconds=$((60 * ${MINUTES:-9}))
 calibration=(${CALIBRATION:+--calibration "$CALIBRATION"})
 mkdir -p "$out"

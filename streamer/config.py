@@ -175,8 +175,8 @@ class ClassifyConfig(_Section):
     engines: Path = Path("engines")
     """Folder of networks and manifests, detectors too; relative to the working directory."""
     members: Annotated[tuple[str, ...], Field(min_length=1)] = (
-        "mobilenet_v2",
-        "efficientnet_lite0",
+        "mobilenet_v2_sharp",
+        "mobilenet_v2_compressed",
     )
     """Manifests under `engines`, without `.json`."""
     shadow: tuple[str, ...] = ()

@@ -10,11 +10,13 @@ from streamer.training.model_card import FineTuning, TrainingFacts, model_card, 
 
 RECIPES = {
     "mobilenet_v2": "light",
+    "mobilenet_v2_sharp": "light_sharp",
+    "mobilenet_v2_compressed": "light_compressed",
     "efficientnet_lite0": "light",
     "resnext_mobilenet": "graft",
     "densenet_efficientnet": "graft",
 }
-"""Architecture -> recipe, where it is not called after it."""
+"""Member or architecture -> recipe, where it is not called after the architecture."""
 
 
 def write_card(
@@ -59,7 +61,7 @@ def fine_tuning(name: str, architecture: str) -> tuple[FineTuning, ...]:
 
     def commands(folder: str, source: str) -> str:
         cache, run = f"cache-{source}", f"runs/{name}-{source}"
-        recipe = RECIPES.get(architecture, architecture)
+        recipe = RECIPES.get(name) or RECIPES.get(architecture, architecture)
         return (
             f"streamer train prepare {folder} --source {source} --cache {cache} --workers 8\n"
             f"streamer train fit recipes/{recipe}.toml --cache {cache} --run {run} "

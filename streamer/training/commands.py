@@ -193,7 +193,9 @@ def origin_of(checkpoint: Checkpoint, data: str) -> str:
     config = checkpoint.config
     model, mixture = config.model, config.mixture
     package = ARCHITECTURES[model.architecture].package
-    if model.start:
+    if model.start and model.start.suffix == ".json":
+        start = f"the member {model.start.stem}"
+    elif model.start:
         start = f"the checkpoint {_run_of(model.start)}"
     elif model.pretrained:
         start = f"ImageNet weights ({package.distribution if package else 'torchvision'})"

@@ -117,6 +117,10 @@ class LossConfig(_Section):
     """Targets are s/2 and 1 - s/2."""
     mask_weight: NonNegativeFloat = 0.5
     """Of the mask head's cross-entropy per cell, over the images whose altered pixels are known."""
+    pair_weight: NonNegativeFloat = 0.0
+    """Of the cross-entropy of the difference between the two logits of a pair: which of the two is the fake?
+    What sets one person's pictures apart from another's cancels out in it, so that weak traces teach more
+    (conditional logistic regression; Breslow and Day, Statistical Methods in Cancer Research, 1980)."""
 
 
 class DistillationConfig(_Section):

@@ -1,4 +1,4 @@
-"""What training makes small: cross-entropy of the logit, of the mask, and the distance from a teacher."""
+"""What training makes small: cross-entropy of logits, pairs and masks, and the distance from a teacher."""
 
 from __future__ import annotations
 
@@ -59,6 +59,9 @@ class Objective(nn.Module):
             total = (1 - distillation.weight) * total + distillation.weight * losses["teacher"]
             if "features" in losses:
                 total = total + distillation.feature_weight * losses["features"]
+        if config.loss.pair_weight:
+            losses["pair"] = _pair_loss(logit.float())
+            total = total + config.loss.pair_weight * losses["pair"]
         if mask_logits is not None:
             losses["mask"] = _mask_loss(mask_logits.float(), batch)
             total = total + config.loss.mask_weight * losses["mask"]
@@ -91,6 +94,12 @@ def _distance(projection: nn.Module, ours: torch.Tensor, known: torch.Tensor) ->
     variance, mean = torch.var_mean(known, dim=(0, 2, 3), keepdim=True)
     target = (known - mean) / (variance + 1e-5).sqrt()
     return functional.mse_loss(projection(ours.float()), target)
+
+
+def _pair_loss(logit: torch.Tensor) -> torch.Tensor:
+    """Mean over the pairs of the cross-entropy of "the first one is the fake". logit: (n, 1)."""
+    fake, real = logit[0::2], logit[1::2]
+    return functional.softplus(real - fake).mean()
 
 
 def _mask_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:

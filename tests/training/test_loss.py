@@ -68,6 +68,24 @@ def test_mask_loss_over_known_masks_alone() -> None:
     assert objective(model)(batch([0.0] * 4))["mask"].item() == 0
 
 
+def test_pair_loss_sees_differences_alone() -> None:
+    from streamer.models.classifiers import normalised
+
+    model = student(mask_head=False).eval()
+    given = batch()
+    losses = objective(model, loss={"pair_weight": 0.25})(given)
+    fake_1, real_1, fake_2, real_2 = model(normalised(given.images))[0][:, 0].tolist()
+    expected = [math.log(1 + math.exp(real - fake)) for fake, real in ((fake_1, real_1), (fake_2, real_2))]
+    assert losses["pair"].item() == pytest.approx(sum(expected) / 2, rel=1e-4)
+    total = losses["label"].item() + 0.25 * losses["pair"].item()
+    assert losses["total"].item() == pytest.approx(total, rel=1e-5)
+    with torch.no_grad():
+        model.get_submodule(f"network.{model.architecture.head}").bias += 3
+    assert objective(model, loss={"pair_weight": 1})(given)["pair"].item() == pytest.approx(
+        losses["pair"].item(), rel=1e-4
+    )
+
+
 def test_no_mask_head_no_mask_loss() -> None:
     assert set(objective(student(mask_head=False))(batch())) == {"label", "total"}
 

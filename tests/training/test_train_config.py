@@ -80,6 +80,8 @@ def test_recipes_of_the_repository_are_valid(recipe: Path) -> None:
     config = load_recipe(recipe)
     assert config.model.architecture == recipe.stem or recipe.stem in (
         "light",
+        "light_compressed",
+        "light_sharp",
         "light_start",
         "graft",
         "graft_start",
