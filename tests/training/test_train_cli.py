@@ -20,6 +20,7 @@ from streamer.manifest import read_manifest
 from streamer.training.augment import plain_view
 from streamer.training.augment_config import AUGMENTATIONS
 from streamer.training.cli import recipe_overrides, train_app
+from streamer.training.config import parse_config
 from streamer.training.crops import read_crop, read_index
 from streamer.training.figures import read_evaluation
 from streamer.training.types import FAKE
@@ -231,3 +232,17 @@ def test_help(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
     assert "--cache" in result.stdout
+
+
+@pytest.mark.needs_torch
+@pytest.mark.parametrize(
+    ("start", "says"),
+    [("engines/known.json", "from the member known;"), ("runs/a/last.pt", "from the checkpoint a/last.pt;")],
+)
+def test_origin_names_what_training_started_from(start: str, says: str) -> None:
+    from streamer.training.checkpoint import Checkpoint
+    from streamer.training.commands import origin_of
+
+    config = parse_config({"model": {"architecture": "mobilenet_v2", "start": start}}, "x")
+    checkpoint = Checkpoint(config, "data", 1, 1.0, {}, {}, {}, {}, {}, None, 0, {})
+    assert says in origin_of(checkpoint, "faces")
