@@ -242,6 +242,7 @@ class Classifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.mask_head = _mask_head(architecture.map_channels) if mask_head else None
         self.frozen_stages = 0
+        self.fixed_statistics = False
 
     def features(self, x: torch.Tensor) -> Features:
         """(n, 3, s, s) float32, normalised; s divisible by 32."""
@@ -272,11 +273,20 @@ class Classifier(nn.Module):
             module.requires_grad_(False)
         self.train(self.training)
 
+    def fix_statistics(self) -> None:
+        """Let batch normalisations use the mean and variance they have from now on, in training too."""
+        self.fixed_statistics = True
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> Classifier:
-        """As torch's, but what is frozen stays in evaluation mode."""
+        """As torch's, but what is frozen or fixed stays in evaluation mode."""
         super().train(mode)
         for module in self._frozen():
             module.eval()
+        if self.fixed_statistics:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         return self
 
     def _frozen(self) -> list[nn.Module]:

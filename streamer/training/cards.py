@@ -66,7 +66,7 @@ def fine_tuning(name: str, architecture: str) -> tuple[FineTuning, ...]:
             f"streamer train prepare {folder} --source {source} --cache {cache} --workers 8\n"
             f"streamer train fit recipes/{recipe}.toml --cache {cache} --run {run} "
             f"--set model.architecture={architecture} --set model.start=engines/{name}.json "
-            f"--set mixture.dataset_fake=1\n"
+            f"--set model.batch_statistics=0 --set mixture.dataset_fake=1\n"
             f"streamer train export {run}/best.pt --cache {cache} --name {name}-{source}"
         )
 

@@ -53,6 +53,12 @@ class ModelConfig(_Section):
     """Before the last layer."""
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 0
     """So many of the five stages keep the weights they start with, which also makes a step cheaper."""
+    batch_statistics: Share = 0.5
+    """In this first share of the schedule batch normalisations use mean and variance of the batch, afterwards
+    those that they have gathered, as when serving. Every batch holds a fake for each real picture, so that by
+    its statistics a network tells which ones are more fake than the rest (such leaks: He et al., MoCo, CVPR
+    2020, section 3.3), and has no zero of its own for a picture alone. 0: from the start, for a network that
+    is trained already; 1: to the end."""
     mask_head: bool = True
     """Predict which pixels were altered, beside the logit."""
 

@@ -217,12 +217,13 @@ def read_folder(root: Path, *, group_by: Grouping = "stem", name: str | None = N
     generator of what is in it: fake/GENERATOR/.... A swapped file is made from the original of the same name.
     group_by: `stem`: files of the same name but for the suffix show the same people, whatever folder they are
     in; `file`: each real or fake file stands for itself, as in collections of numbered pictures. name: of the
-    data set, for its groups; None: the folder's. Raises TrainingError.
+    data set, for its source and groups; None: the folder's. Raises TrainingError.
     """
     if group_by not in get_args(Grouping):
         raise TrainingError(f"no grouping {group_by!r}; there are {', '.join(get_args(Grouping))}")
     folders = {folder: split for folder, split in _SPLIT_FOLDERS.items() if (root / folder).is_dir()}
     places: list[tuple[Path, Split | None]] = [(root / folder, split) for folder, split in folders.items()]
+    data_set = root.name if name is None else name
     items: list[Item] = []
     for place, split in places or [(root, None)]:
         originals = _by_stem(place / "original")
@@ -237,8 +238,8 @@ def read_folder(root: Path, *, group_by: Grouping = "stem", name: str | None = N
                         media="video" if path.suffix.lower() in VIDEOS else "image",
                         label=FAKE if is_fake else REAL,
                         generator=_generator(path.relative_to(place)) if is_fake else "real",
-                        source="folder",
-                        groups=(f"{root.name if name is None else name}/{about}",),
+                        source=data_set,
+                        groups=(f"{data_set}/{about}",),
                         original=originals.get(path.stem) if folder == "swapped" else None,
                         split=split,
                     )

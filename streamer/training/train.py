@@ -121,6 +121,8 @@ def take_step(state: State, module: nn.Module, batch: Batch) -> dict[str, float]
     for group in state.optimiser.param_groups:
         group["lr"] = learning_rate(config.optimiser, state.step, state.done)
     state.objective.student.train()
+    if state.done >= config.model.batch_statistics:
+        state.objective.student.fix_statistics()
     losses: dict[str, torch.Tensor] = module(batch)
     values = {name: float(loss.detach()) for name, loss in losses.items()}
     if not all(map(math.isfinite, values.values())):

@@ -28,7 +28,7 @@ class Item:
     generator: str
     """`real`, or what made the fake: `Deepfakes`, `Face2Face`, `DFDC`, a folder's name, ..."""
     source: str
-    """Data set: `dfdc`, `faceforensics`, `folder`."""
+    """Data set: `dfdc`, `faceforensics`, or the name of a plain folder."""
     groups: tuple[str, ...]
     """People or originals that the item shows, at least one. Items that share one go to the same split; a
     fake names its original's, a face swap those of both people."""

@@ -137,6 +137,20 @@ def test_frozen_stages_stay(name: str) -> None:
         model.freeze(6)
 
 
+def test_with_fixed_statistics_a_picture_does_not_depend_on_its_batch() -> None:
+    model = build("mobilenet_v2")
+    model.fix_statistics()
+    model.train()
+    pictures = torch.randn(4, 3, 64, 64)
+    together, alone = model(pictures)[0], model(pictures[:1])[0]
+    torch.testing.assert_close(together[:1], alone)
+    alone.sum().backward()
+    trained = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {"network.features.0.1.weight", "network.features.18.1.bias"} <= trained
+    statistics = {name: value for name, value in model.named_buffers() if "running" in name}
+    assert all((value == ("var" in name)).all() for name, value in statistics.items())
+
+
 def test_dropout_before_the_last_layer() -> None:
     model = build("mobilenet_v2", dropout=0.5)
     features = model.features(torch.randn(1, 3, 64, 64))

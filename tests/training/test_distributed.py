@@ -47,3 +47,12 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
     assert last.step == len(one)
     assert last.best is not None
     assert len(list((tmp_path / "run").glob("events.*"))) == 1
+
+
+def test_the_documented_command_reaches_our_command_line() -> None:
+    """Without the `--`, torchrun finds `--run` ambiguous among its own options."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
+    ours = ["streamer", "train", "fit", "--run", "x", "--help"]
+    ended = subprocess.run([*launcher, "-m", "--", *ours], capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 0, ended.stderr
+    assert "Folder for checkpoints" in ended.stdout

@@ -122,7 +122,7 @@ def test_records(prepared: Prepared) -> None:
     fake = next(record for record in records if record.generator == "swapped")
     real = next(record for record in records if record.item == "set/original/clip.mp4")
     assert fake.original == real.item
-    assert (fake.label, fake.source, fake.group) == (1, "folder", "data/clip")
+    assert (fake.label, fake.source, fake.group) == (1, "data", "data/clip")
     assert (fake.group, fake.split) == (real.group, real.split)
     times = [record.time_seconds for record in records if record.item == real.item]
     assert times == sorted(times)

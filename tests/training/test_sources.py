@@ -236,7 +236,7 @@ def test_folder_real_and_fake(tmp_path: Path) -> None:
         "fake/c.png": (FAKE, "fake", "image", ("set/c",), None),
         "fake/gan/deep/a.mkv": (FAKE, "gan", "video", ("set/a",), None),
     }
-    assert {(item.source, item.split) for item in items.values()} == {("folder", None)}
+    assert {(item.source, item.split) for item in items.values()} == {("set", None)}
 
 
 def test_folder_original_and_swapped(tmp_path: Path) -> None:

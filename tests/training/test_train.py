@@ -89,6 +89,17 @@ def test_it_learns(records: list[CropRecord], cache: Path, tmp_path: Path) -> No
     assert all(progress.images_per_second > 0 for progress in told)
 
 
+@pytest.mark.parametrize(("share", "batches"), [(0.0, 0), (0.5, 4), (1.0, 8)])
+def test_batches_give_statistics_in_the_first_share_alone(
+    share: float, batches: int, records: list[CropRecord], cache: Path, tmp_path: Path
+) -> None:
+    config = toy_config(model={"batch_statistics": share})
+    last = run_once(config, records, cache, tmp_path / "run")
+    assert last.step == 8
+    counted = {int(value) for name, value in last.weights.items() if name.endswith("num_batches_tracked")}
+    assert counted == {batches}
+
+
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 def test_interrupted_or_not_gives_the_same(
     records: list[CropRecord], cache: Path, tmp_path: Path, precision: str

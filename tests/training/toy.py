@@ -70,9 +70,12 @@ def make_cache(
 
 
 def toy_config(**changes: Any) -> TrainConfig:
-    """A small network from random weights on fakes of the toy cache, without augmentation."""
+    """A small network from random weights on fakes of the toy cache, without augmentation.
+
+    Batches give the statistics to the end: in so few steps it has not yet gathered any of use.
+    """
     values: dict[str, Any] = {
-        "model": {"architecture": "mobilenet_v2", "pretrained": False},
+        "model": {"architecture": "mobilenet_v2", "pretrained": False, "batch_statistics": 1.0},
         "input": {"size": 64},
         "mixture": {"self_blended": 0, "dataset_fake": 1},
         "augment": AugmentConfig().without(*AUGMENTATIONS).model_dump(),
