@@ -59,9 +59,12 @@ members: $(VENV)/.bench-ready
 	  $(FIT) recipes/light.toml $$made --run runs/$$member --set model.start=runs/$$member-start/last.pt && \
 	  $(EXPORT_MEMBER) runs/$$member/best.pt --name $$member || exit 1; \
 	done
-	for member in sharp compressed; do \
-	  $(FIT) recipes/light_$$member.toml --run runs/mobilenet_v2_$$member --set model.start=runs/mobilenet_v2/best.pt && \
-	  $(EXPORT_MEMBER) runs/mobilenet_v2_$$member/last.pt --name mobilenet_v2_$$member || exit 1; \
+	for run in sharp:2651:81 compressed:2604:83; do \
+	  set -- $$(echo $$run | tr : ' '); recipe=recipes/light_$$1.toml; run=runs/mobilenet_v2_$$1; \
+	  $(FIT) $$recipe --run $$run-start --set model.start=runs/mobilenet_v2/best.pt && \
+	  $(FIT) $$recipe --run $$run --set model.start=$$run-start/last.pt --set model.batch_statistics=0 \
+	    --set optimiser.learning_rate=3e-4 --set steps=$$2 --set seed=$$3 && \
+	  $(EXPORT_MEMBER) $$run/last.pt --name mobilenet_v2_$$1 || exit 1; \
 	done
 	for pair in resnext_mobilenet:mobilenet_v2 densenet_efficientnet:efficientnet_lite0; do \
 	  member=$${pair%:*}; stem=$${pair#*:}; \
