@@ -37,6 +37,7 @@ workers = 0
 [model]
 architecture = "mobilenet_v2"
 pretrained = false
+batch_statistics = 1            # in 64 steps from random weights none worth keeping are gathered
 [input]
 size = {SIZE}
 [mixture]
