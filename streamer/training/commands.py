@@ -193,10 +193,12 @@ def origin_of(checkpoint: Checkpoint, data: str) -> str:
     config = checkpoint.config
     model, mixture = config.model, config.mixture
     package = ARCHITECTURES[model.architecture].package
-    if model.start and model.start.suffix == ".json":
-        start = f"the member {model.start.stem}"
-    elif model.start:
-        start = f"the checkpoint {_run_of(model.start)}"
+    if model.start:
+        start = " and ".join(
+            f"the member {path.stem}" if path.suffix == ".json" else f"the checkpoint {_run_of(path)}"
+            for path in model.start
+        )
+        start = f"the mean of {start}" if len(model.start) > 1 else start
     elif model.pretrained:
         start = f"ImageNet weights ({package.distribution if package else 'torchvision'})"
     else:

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from streamer.errors import TrainingError
 from streamer.training.augment_config import AugmentConfig
@@ -39,16 +39,24 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _several(value: object) -> object:
+    """One path, as of several; None, as older checkpoints have it, as of none."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str | Path) else value
+
+
 class ModelConfig(_Section):
     """The network."""
 
     architecture: Architecture
     pretrained: bool = True
     """Start from ImageNet weights; false: from random ones."""
-    start: Path | None = None
+    start: Annotated[tuple[Path, ...], BeforeValidator(_several)] = ()
     """Start from the weights of this checkpoint, or of the member with this manifest (NAME.json), of the same
-    architecture instead: fine-tuning. A grafted architecture may also start from a checkpoint of the one that
-    it is grafted on, of which it takes the first three stages."""
+    architecture instead: fine-tuning. Of several: from the mean of their weights, for networks that went on
+    from the same one (model soups; Wortsman et al., ICML 2022). A grafted architecture may also start from a
+    checkpoint of the one that it is grafted on, of which it takes the first three stages."""
     dropout: Fraction = 0.2
     """Before the last layer."""
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 0

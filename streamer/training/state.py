@@ -127,26 +127,42 @@ def _start_model(config: TrainConfig) -> Classifier:
     wanted = config.model
     model = build_classifier(
         wanted.architecture,
-        pretrained=wanted.pretrained and wanted.start is None,
+        pretrained=wanted.pretrained and not wanted.start,
         dropout=wanted.dropout,
         mask_head=wanted.mask_head,
     )
-    if wanted.start is not None and wanted.start.suffix == ".json":
-        load_member(model, wanted.start)
-    elif wanted.start is not None:
-        other = load_checkpoint(wanted.start)
-        if other.config.model.architecture == model.architecture.grafted_on:
-            graft(model.network, load_model(wanted.start).network, model.architecture)
-            return model
-        if other.config.model.architecture != wanted.architecture:
-            raise TrainingError(
-                f"{wanted.start}: a {other.config.model.architecture}, but model.architecture is "
-                f"{wanted.architecture}"
-            )
-        # The mask head alone may be new, or not be wanted any more.
-        ours = model.state_dict()
-        model.load_state_dict(ours | {name: value for name, value in other.average.items() if name in ours})
+    if wanted.start:
+        starts = [_start_weights(copy.deepcopy(model), path, wanted.architecture) for path in wanted.start]
+        model.load_state_dict(_mean(starts))
     return model
+
+
+def _start_weights(model: Classifier, path: Path, architecture: str) -> dict[str, torch.Tensor]:
+    """Those of a checkpoint or member; what it has none of, such as a new mask head, as `model` has it.
+
+    model: of that architecture; changed.
+    """
+    weights: dict[str, torch.Tensor] = model.state_dict()
+    if path.suffix == ".json":
+        load_member(model, path)
+        return weights
+    other = load_checkpoint(path)
+    if other.config.model.architecture == model.architecture.grafted_on:
+        graft(model.network, load_model(path).network, model.architecture)
+        return weights
+    if other.config.model.architecture != architecture:
+        raise TrainingError(
+            f"{path}: a {other.config.model.architecture}, but model.architecture is {architecture}"
+        )
+    return weights | {name: value for name, value in other.average.items() if name in weights}
+
+
+def _mean(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Of every weight and statistic; counts as in the first."""
+    return {
+        name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
+        for name, value in states[0].items()
+    }
 
 
 def _teacher(config: TrainConfig, device: torch.device) -> Classifier | None:

@@ -21,11 +21,15 @@ def make_state(**changes: Any) -> Any:
 
 
 def save(path: Path, **changes: Any) -> Any:
+    state = make_state(**changes)
+    save_again(path, state)
+    return state
+
+
+def save_again(path: Path, state: Any) -> None:
     from streamer.training.checkpoint import save_checkpoint
 
-    state = make_state(**changes)
     save_checkpoint(path, state.checkpoint())
-    return state
 
 
 def test_average_follows_by_its_decay() -> None:
@@ -91,18 +95,32 @@ def test_judging() -> None:
 
 
 def test_fine_tuning_starts_from_the_average(tmp_path: Path) -> None:
-    from streamer.training.checkpoint import save_checkpoint
-
     other = make_state(model={"mask_head": False}, seed=9)
     with torch.no_grad():
         other.average.network.classifier.weight.fill_(0.5)
-    save_checkpoint(tmp_path / "start.pt", other.checkpoint())
+    save_again(tmp_path / "start.pt", other)
     state = make_state(model={"start": tmp_path / "start.pt"})  # with a new mask head
     student = state.objective.student
     for key, value in other.average.state_dict().items():
         assert torch.equal(student.state_dict()[key], value)
     with pytest.raises(TrainingError, match=r"t\.pt: a mobilenet_v2, but model.architecture is densenet121"):
         make_state(model={"start": tmp_path / "start.pt", "architecture": "densenet121"})
+
+
+def test_several_starts_are_averaged(tmp_path: Path) -> None:
+    one, other = save(tmp_path / "one.pt", seed=9), save(tmp_path / "other.pt", seed=10)
+    other.average.network.features[0][1].running_var.fill_(3.0)
+    save_again(tmp_path / "other.pt", other)
+    both = (tmp_path / "one.pt", tmp_path / "other.pt")
+    mean = make_state(model={"start": both}).objective.student.state_dict()
+    assert mean["network.features.0.1.running_var"][0].item() == 2.0
+    for key, value in one.average.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(mean[key], (value + other.average.state_dict()[key]) / 2)
+    assert mean["network.features.0.1.num_batches_tracked"].dtype == torch.int64
+    save(tmp_path / "d.pt", model={"architecture": "densenet121"})
+    with pytest.raises(TrainingError, match=r"d\.pt: a densenet121, but model\.architecture is mobilenet_v2"):
+        make_state(model={"start": (*both, tmp_path / "d.pt")})
 
 
 def test_a_grafted_network_starts_from_the_one_it_is_grafted_on(tmp_path: Path) -> None:

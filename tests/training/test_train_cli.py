@@ -238,9 +238,13 @@ def test_help(command: str) -> None:
 @pytest.mark.needs_torch
 @pytest.mark.parametrize(
     ("start", "says"),
-    [("engines/known.json", "from the member known;"), ("runs/a/last.pt", "from the checkpoint a/last.pt;")],
+    [
+        ("engines/known.json", "from the member known;"),
+        ("runs/a/last.pt", "from the checkpoint a/last.pt;"),
+        (["e/known.json", "r/a/last.pt"], "from the mean of the member known and the checkpoint a/last.pt;"),
+    ],
 )
-def test_origin_names_what_training_started_from(start: str, says: str) -> None:
+def test_origin_names_what_training_started_from(start: str | list[str], says: str) -> None:
     from streamer.training.checkpoint import Checkpoint
     from streamer.training.commands import origin_of
 

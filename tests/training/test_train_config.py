@@ -38,6 +38,14 @@ def test_json_keeps_everything() -> None:
 
 
 @pytest.mark.parametrize(
+    ("start", "paths"), [(None, ()), ("a.pt", ("a.pt",)), (["a.pt", "b.json"], ("a.pt", "b.json"))]
+)
+def test_one_start_or_several(start: object, paths: tuple[str, ...]) -> None:
+    config = parse_config({"model": {"architecture": "mobilenet_v2", "start": start}}, "x")
+    assert config.model.start == tuple(map(Path, paths))
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"model": {"architecture": "resnet18"}}, r"model.architecture: .*'resnet18'"),

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Train the members in engines/ on a crop cache and export them: a day on one CPU core. `make members` calls it.
+# Runs are kept under runs/; called again, it goes on where it was.
+#
+# usage: scripts/make_members.sh CACHE [OPTION ...]
+# OPTION: of every `streamer train fit`, such as --set workers=4. STREAMER: the program.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+streamer=${STREAMER:-streamer} cache=$1
+shift
+options=("$@")
+
+fit() { # run, recipe, settings: what differs from the recipe
+    local run=$1 recipe=$2 settings=()
+    shift 2
+    for setting in "$@"; do settings+=(--set "$setting"); done
+    "$streamer" train fit "recipes/$recipe.toml" --cache "$cache" --run "runs/$run" --resume \
+        "${settings[@]}" "${options[@]}"
+}
+
+go_on() { # run, recipe, start, settings: with statistics of batch normalisation that stay as they are
+    local run=$1 recipe=$2 start=$3
+    shift 3
+    fit "$run" "$recipe" model.start="$start" model.batch_statistics=0 "$@"
+}
+
+export_member() { # member: the last checkpoint of the run of that name
+    "$streamer" train export "runs/$1/last.pt" --cache "$cache" --name "$1"
+}
+
+# From ImageNet weights: blends that are easy to see, then those of the recipe.
+for architecture in mobilenet_v2 efficientnet_lite0; do
+    made=model.architecture=$architecture
+    fit $architecture-1 light_start $made
+    fit $architecture-2 light $made model.start=runs/$architecture-1/last.pt
+done
+
+# The default ensemble: MobileNetV2 for sharp and for compressed video.
+for member in mobilenet_v2_sharp mobilenet_v2_compressed; do
+    fit $member-1 ${member/mobilenet_v2/light} model.start=runs/mobilenet_v2-2/best.pt
+done
+go_on mobilenet_v2_sharp-2 light_sharp runs/mobilenet_v2_sharp-1/last.pt steps=2651 seed=81 optimiser.learning_rate=3e-4
+go_on mobilenet_v2_sharp light_sharp runs/mobilenet_v2_sharp-2/last.pt steps=2000 seed=91 optimiser.learning_rate=4e-4
+go_on mobilenet_v2_compressed-2 light_compressed runs/mobilenet_v2_compressed-1/last.pt steps=2604 seed=83 \
+    optimiser.learning_rate=3e-4
+go_on mobilenet_v2_compressed light_compressed runs/mobilenet_v2_compressed-2/last.pt steps=3300 seed=93 \
+    optimiser.learning_rate=4e-4
+
+# ResNeXt and DenseNet stages on the first stages of the light networks, with a light network as teacher.
+graft() { # member, whose first stages, steps, seed of the last run
+    local made=model.architecture=$1 teacher=distillation.teacher
+    fit "$1-1" graft_start "$made" model.start="runs/$2-2/best.pt" $teacher=runs/mobilenet_v2-2/best.pt
+    fit "$1-2" graft "$made" model.start="runs/$1-1/last.pt" $teacher=runs/mobilenet_v2-2/best.pt
+    go_on "$1" graft "runs/$1-2/best.pt" "$made" $teacher=runs/mobilenet_v2_compressed-2/last.pt \
+        steps="$3" seed="$4" optimiser.learning_rate=5e-4
+}
+graft resnext_mobilenet mobilenet_v2 1250 94
+graft densenet_efficientnet efficientnet_lite0 1250 95
+
+# EfficientNet-Lite0, and one network from the mean of the weights of the default two.
+go_on efficientnet_lite0 light runs/efficientnet_lite0-2/best.pt model.architecture=efficientnet_lite0 steps=600 \
+    seed=96 optimiser.learning_rate=3e-4
+go_on mobilenet_v2 light '["runs/mobilenet_v2_compressed/last.pt", "runs/mobilenet_v2_sharp-2/last.pt"]' \
+    input.size=224 steps=700 seed=97 optimiser.learning_rate=3e-4
+
+for member in mobilenet_v2 mobilenet_v2_sharp mobilenet_v2_compressed efficientnet_lite0 resnext_mobilenet \
+    densenet_efficientnet; do
+    export_member $member
+done
