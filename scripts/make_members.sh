@@ -39,8 +39,7 @@ done
 for member in mobilenet_v2_sharp mobilenet_v2_compressed; do
     fit $member-1 ${member/mobilenet_v2/light} model.start=runs/mobilenet_v2-2/best.pt
 done
-go_on mobilenet_v2_sharp-2 light_sharp runs/mobilenet_v2_sharp-1/last.pt steps=2651 seed=81 optimiser.learning_rate=3e-4
-go_on mobilenet_v2_sharp light_sharp runs/mobilenet_v2_sharp-2/last.pt steps=2000 seed=91 optimiser.learning_rate=4e-4
+go_on mobilenet_v2_sharp light_sharp runs/mobilenet_v2_sharp-1/last.pt steps=2651 seed=81 optimiser.learning_rate=3e-4
 go_on mobilenet_v2_compressed-2 light_compressed runs/mobilenet_v2_compressed-1/last.pt steps=2604 seed=83 \
     optimiser.learning_rate=3e-4
 go_on mobilenet_v2_compressed light_compressed runs/mobilenet_v2_compressed-2/last.pt steps=3300 seed=93 \
@@ -60,7 +59,7 @@ graft densenet_efficientnet efficientnet_lite0 1250 95
 # EfficientNet-Lite0, and one network from the mean of the weights of the default two.
 go_on efficientnet_lite0 light runs/efficientnet_lite0-2/best.pt model.architecture=efficientnet_lite0 steps=600 \
     seed=96 optimiser.learning_rate=3e-4
-go_on mobilenet_v2 light '["runs/mobilenet_v2_compressed/last.pt", "runs/mobilenet_v2_sharp-2/last.pt"]' \
+go_on mobilenet_v2 light '["runs/mobilenet_v2_compressed/last.pt", "runs/mobilenet_v2_sharp/last.pt"]' \
     input.size=224 steps=700 seed=97 optimiser.learning_rate=3e-4
 
 for member in mobilenet_v2 mobilenet_v2_sharp mobilenet_v2_compressed efficientnet_lite0 resnext_mobilenet \
