@@ -119,7 +119,8 @@ def quantised_layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def test_fp8_is_for_what_tensorrt_is_faster_in() -> None:
-    model = graph_of(ENGINES / "mobilenet_v2.json", "fp8", crops(192, 2))
+    path = ENGINES / "mobilenet_v2.json"
+    model = graph_of(path, "fp8", crops(read_manifest(path).input.height, 2))
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     sources = {node.output[0]: node.input[0] for node in model.graph.node if "uantizeLinear" in node.op_type}
     layers = quantised_layers(model)
