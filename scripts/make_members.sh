@@ -46,21 +46,29 @@ go_on mobilenet_v2_compressed light_compressed runs/mobilenet_v2_compressed-2/la
     optimiser.learning_rate=4e-4
 
 # ResNeXt and DenseNet stages on the first stages of the light networks, with a light network as teacher.
-graft() { # member, whose first stages, steps, seed of the last run
+graft() { # member, whose first stages, seed of the third run
     local made=model.architecture=$1 teacher=distillation.teacher
     fit "$1-1" graft_start "$made" model.start="runs/$2-2/best.pt" $teacher=runs/mobilenet_v2-2/best.pt
     fit "$1-2" graft "$made" model.start="runs/$1-1/last.pt" $teacher=runs/mobilenet_v2-2/best.pt
-    go_on "$1" graft "runs/$1-2/best.pt" "$made" $teacher=runs/mobilenet_v2_compressed-2/last.pt \
-        steps="$3" seed="$4" optimiser.learning_rate=5e-4
+    go_on "$1-3" graft "runs/$1-2/best.pt" "$made" $teacher=runs/mobilenet_v2_compressed-2/last.pt steps=1250 \
+        seed="$3" optimiser.learning_rate=5e-4
 }
-graft resnext_mobilenet mobilenet_v2 1250 94
-graft densenet_efficientnet efficientnet_lite0 1250 95
+graft resnext_mobilenet mobilenet_v2 94
+graft densenet_efficientnet efficientnet_lite0 95
 
 # EfficientNet-Lite0, and one network from the mean of the weights of the default two.
 go_on efficientnet_lite0 light runs/efficientnet_lite0-2/best.pt model.architecture=efficientnet_lite0 steps=600 \
     seed=96 optimiser.learning_rate=3e-4
 go_on mobilenet_v2 light '["runs/mobilenet_v2_compressed/last.pt", "runs/mobilenet_v2_sharp/last.pt"]' \
     input.size=224 steps=700 seed=97 optimiser.learning_rate=3e-4
+
+# The grafted ones again, with that network as teacher.
+go_on_grafted() { # member, steps, seed
+    go_on "$1" graft "runs/$1-3/last.pt" model.architecture="$1" distillation.teacher=runs/mobilenet_v2/last.pt \
+        steps="$2" seed="$3" optimiser.learning_rate=6e-4
+}
+go_on_grafted resnext_mobilenet 3600 98
+go_on_grafted densenet_efficientnet 2700 99
 
 for member in mobilenet_v2 mobilenet_v2_sharp mobilenet_v2_compressed efficientnet_lite0 resnext_mobilenet \
     densenet_efficientnet; do
