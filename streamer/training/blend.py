@@ -7,7 +7,8 @@ a border, and statistics inside it that differ from those outside. Beside the pa
 there are masks of parts, since reenactment (Face2Face, NeuralTextures) alters little but the mouth.
 
 `cross_blend` takes the source from another person's picture, as in Face X-ray (Li et al., CVPR 2020), aligned
-by landmarks: the hard case of a good swap.
+by landmarks: the hard case of a good swap. `decoded_blend` takes it from an autoencoder: the same face as a
+swap's decoder paints it.
 
 The real picture returned beside a fake is its target, pixel for pixel the same where the mask is 0.
 """
@@ -77,7 +78,7 @@ class BlendConfig(Section):
     ratios: Ratios = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)
     """Opacities of the source, each as likely; the paper's."""
     cross_ratios: Ratios = (0.75, 1.0, 1.0, 1.0)
-    """The same for `cross_blend`; below, two faces show at once."""
+    """The same for `cross_blend`, where below them two faces show at once, and for `decoded_blend`."""
     jitter_target: Probability = 0.5
     """Chance that the target, and so the real picture too, is the changed copy."""
     region_scale: Range = (0.85, 1.2)
@@ -88,6 +89,8 @@ class BlendConfig(Section):
     """Standard deviation of the blurs of the mask, drawn evenly in its logarithm."""
     poisson: Probability = 0.08
     """Chance that gradients are blended instead of colours (Pérez et al. 2003; OpenCV's seamlessClone)."""
+    decoded_warp: Probability = 0.5
+    """Chance that the decoded face is moved and deformed, as the source of a self-blend always is."""
     changes: SourceChanges = SourceChanges()
     colour_match: ShareRange = (0.6, 1.0)
     """`cross_blend`: how far the source takes on the colours of the target."""
@@ -163,6 +166,33 @@ def cross_blend(
     patch = match_colours(patch, target.rgb[inside], mask[inside], float(rng.uniform(*config.colour_match)))
     patch = change_frequency(patch, rng, config.changes)
     return _blend(patch, target.rgb, window, region, mask, config.cross_ratios, config.poisson, rng)
+
+
+def decoded_blend(
+    face: FacePicture,
+    decoded: UInt8Array,
+    where: Float32Array,
+    rng: np.random.Generator,
+    config: BlendConfig,
+) -> Blended:
+    """A fake that shows a face as a decoder painted it: `autoencoder.decode_face` gives `decoded`, `where`.
+
+    Raises TrainingError as `self_blend` does.
+    """
+    region, mask = draw_mask(face.rgb.shape[:2], face.landmarks, face.keypoints, rng, config)
+    mask = mask * where
+    if not mask.max() > 0:
+        raise TrainingError(f"region {region} of the face lies outside what was decoded")
+    mask /= mask.max()
+    window = _window(mask)
+    x, y, width, height = window
+    inside = slice(y, y + height), slice(x, x + width)
+    patch = decoded[inside]
+    if rng.random() < config.decoded_warp:
+        place = draw_warp(face.rgb.shape[:2], face_size_px(face.keypoints), rng, config.changes)
+        patch = warp(decoded, place, window)
+    patch = match_colours(patch, face.rgb[inside], mask[inside], float(rng.uniform(0, 1)))
+    return _blend(patch, face.rgb, window, region, mask, config.cross_ratios, config.poisson, rng)
 
 
 def draw_mask(

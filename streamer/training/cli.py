@@ -3,6 +3,7 @@
 In a row they make a member out of a data set:
 
     streamer train prepare DATA --source dfdc --cache CACHE
+    streamer train autoencoder --cache CACHE --output AUTOENCODER.pt     (for recipes with decoded blends)
     streamer train fit RECIPE --cache CACHE --run RUN
     streamer train export RUN/best.pt --cache CACHE --name NAME
     streamer train evaluate NAME --cache CACHE
@@ -138,6 +139,28 @@ def prepare(
         f"{len(duplicates.removed)} duplicates and {len(duplicates.undecodable)} undecodable files left out, "
         f"{len(report.problems)} gave no face: see {cache / 'duplicates.json'}, {cache / 'prepared.json'}"
     )
+
+
+@train_app.command()
+def autoencoder(
+    ctx: typer.Context,
+    cache: Cache,
+    output: Annotated[Path, typer.Option(help="File to write.")] = Path("autoencoder.pt"),
+    steps: Annotated[int, typer.Option(min=1, help="Batches.")] = 3500,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    workers: Workers = 1,
+) -> None:
+    """Train the decoder that decoded blends are painted by (mixture.decoded of a recipe), on real faces."""
+    _start(ctx)
+    from streamer.training.crops import read_index
+    from streamer.training.fit_autoencoder import fit_autoencoder
+
+    records = read_index(cache)
+    with _bar("training") as progress:
+        unlike = fit_autoencoder(
+            records, cache, output, steps=steps, seed=seed, workers=workers, progress=progress
+        )
+    typer.echo(f"{output}: dissimilarity {unlike:.3f} of 0 to 1 from the faces it was shown")
 
 
 @train_app.command()

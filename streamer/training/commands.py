@@ -19,7 +19,7 @@ from streamer.training.augment_config import AugmentConfig
 from streamer.training.blend import PUBLISHED, BlendConfig
 from streamer.training.calibrate import fit_calibration
 from streamer.training.config import TrainConfig, load_recipe
-from streamer.training.contact_sheet import read_sheet_faces, write_contact_sheet
+from streamer.training.contact_sheet import Decode, read_sheet_faces, write_contact_sheet
 from streamer.training.crops import read_crop, read_index
 from streamer.training.evaluate import (
     QUICK_DEGRADATIONS,
@@ -208,10 +208,11 @@ def origin_of(checkpoint: Checkpoint, data: str) -> str:
     return (
         f"streamer train fit: {ARCHITECTURES[model.architecture].title} from {start}{taught}; seed "
         f"{config.seed}; {checkpoint.step:,} steps of {config.batch} images ({config.input.size} px) in "
-        f"{duration(checkpoint.seconds)}; pairs self-blended : cross-blended : of data sets = "
-        f"{mixture.self_blended:g} : {mixture.cross_blended:g} : {mixture.dataset_fake:g}; learning rate "
-        f"{config.optimiser.learning_rate:g}, weight decay {config.optimiser.weight_decay:g}, dropout "
-        f"{model.dropout:g}, average of weights {config.optimiser.ema_decay:g}; data: {data} "
+        f"{duration(checkpoint.seconds)}; pairs self-blended : cross-blended : of data sets : decoded = "
+        f"{mixture.self_blended:g} : {mixture.cross_blended:g} : {mixture.dataset_fake:g} : "
+        f"{mixture.decoded:g}; learning rate {config.optimiser.learning_rate:g}, weight decay "
+        f"{config.optimiser.weight_decay:g}, dropout {model.dropout:g}, average of weights "
+        f"{config.optimiser.ema_decay:g}; data: {data} "
         f"(fingerprint {checkpoint.data[:12]})"
     )
 
@@ -241,8 +242,16 @@ def write_sheet(path: Path, *, cache: Path, recipe: Path | None, faces: int, see
         size=160,
         augment=AugmentConfig() if config is None else config.augment,
         blend=BlendConfig() if config is None else config.blend,
+        decode=_decoder(config.mixture.autoencoder) if config and config.mixture.autoencoder else None,
         seed=seed,
     )
+
+
+def _decoder(path: Path) -> Decode:
+    from streamer.training.autoencoder import decode_face, load_autoencoder
+
+    network = load_autoencoder(path)
+    return lambda face, rng: decode_face(face.picture.rgb, face.picture.keypoints, face.box, network, rng)
 
 
 def _records_of(cache: Path, split: Split) -> list[CropRecord]:

@@ -95,14 +95,22 @@ class MixtureConfig(_Section):
     """A real face into which another person's is blended."""
     dataset_fake: Weight = 0.0
     """A fake of the data sets."""
+    decoded: Weight = 0.0
+    """A real face into which the same is blended as a decoder network paints it."""
+    autoencoder: Path | None = None
+    """That decodes, as `streamer train autoencoder` makes it; needed if `decoded` is above 0."""
     evenness: Share = 0.5
     """Between the generators (and data sets) of one label. 0: each in proportion to the people in it;
     1: all alike, however few. Within one, every group of people is as likely as any other."""
 
     @model_validator(mode="after")
     def _not_all_zero(self) -> MixtureConfig:
-        if self.self_blended + self.cross_blended + self.dataset_fake == 0:
+        if self.self_blended + self.cross_blended + self.dataset_fake + self.decoded == 0:
             raise ValueError("at least one kind of pair needs a weight above 0")
+        if self.decoded and self.autoencoder is None:
+            raise ValueError(
+                "decoded is above 0: name an autoencoder, which streamer train autoencoder makes"
+            )
         return self
 
 

@@ -12,7 +12,14 @@ import numpy as np
 from streamer.errors import TrainingError
 from streamer.training.alignment import FacePicture, misfit
 from streamer.training.augment import AUGMENTATIONS, AugmentConfig, Box, make_views, plain_view
-from streamer.training.blend import BlendConfig, Blended, RegionWeights, cross_blend, self_blend
+from streamer.training.blend import (
+    BlendConfig,
+    Blended,
+    RegionWeights,
+    cross_blend,
+    decoded_blend,
+    self_blend,
+)
 from streamer.training.crops import read_crop, read_landmarks
 from streamer.training.face_regions import REGIONS, Region
 from streamer.training.types import CropRecord
@@ -31,6 +38,10 @@ class SheetFace:
 
     picture: FacePicture
     box: Box
+
+
+Decode = Callable[[SheetFace, np.random.Generator], tuple[UInt8Array, Float32Array]]
+"""Gives what `autoencoder.decode_face` gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +88,13 @@ def write_contact_sheet(
     size: int,
     augment: AugmentConfig,
     blend: BlendConfig,
+    decode: Decode | None = None,
     seed: int,
 ) -> None:
     """Write `contact_sheet` as PNG. Raises TrainingError."""
-    sheet = contact_sheet(faces, margin=margin, size=size, augment=augment, blend=blend, seed=seed)
+    sheet = contact_sheet(
+        faces, margin=margin, size=size, augment=augment, blend=blend, decode=decode, seed=seed
+    )
     done, png = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     assert done
     try:
@@ -96,20 +110,22 @@ def contact_sheet(
     size: int,
     augment: AugmentConfig,
     blend: BlendConfig,
+    decode: Decode | None = None,
     seed: int,
 ) -> UInt8Array:
     """Sheet, (height, width, 3) uint8 RGB: a labelled row for each augmentation and each kind of blend.
 
     A face has three columns. Augmentations: untouched, then two draws; those switched off are shown too.
     Blends: the real picture, the fake, the fake with its mask in colour; a cross-blend takes the one of the
-    other faces that fits best. faces: at least two. margin, size: as of `plain_view`. Raises TrainingError.
+    other faces that fits best. faces: at least two. margin, size: as of `plain_view`. decode: None leaves the
+    decoded blend out. Raises TrainingError.
     """
     if len(faces) < 2:
         raise TrainingError(f"a contact sheet needs two faces or more, got {len(faces)}")
     style = _Style(margin, size)
     rng = np.random.default_rng(seed)
     rows = [_row(label, tiles, size) for label, tiles in _augmentation_rows(faces, style, augment, rng)]
-    rows += [_row(label, tiles, size) for label, tiles in _blend_rows(faces, style, blend, rng)]
+    rows += [_row(label, tiles, size) for label, tiles in _blend_rows(faces, style, blend, decode, rng)]
     return np.concatenate(rows)
 
 
@@ -136,7 +152,11 @@ def _augmentation_rows(
 
 
 def _blend_rows(
-    faces: Sequence[SheetFace], style: _Style, config: BlendConfig, rng: np.random.Generator
+    faces: Sequence[SheetFace],
+    style: _Style,
+    config: BlendConfig,
+    decode: Decode | None,
+    rng: np.random.Generator,
 ) -> Iterator[tuple[str, list[UInt8Array]]]:
     def by_itself(face: SheetFace, one: BlendConfig) -> Blended:
         return self_blend(face.picture.rgb, face.picture.landmarks, face.picture.keypoints, rng, one)
@@ -148,6 +168,10 @@ def _blend_rows(
         others = [other.picture for other in faces if other is not face]
         return cross_blend(face.picture, min(others, key=lambda other: misfit(other, face.picture)), rng, one)
 
+    def by_decoder(face: SheetFace, one: BlendConfig) -> Blended:
+        assert decode, "the row is there with it only"
+        return decoded_blend(face.picture, *decode(face, rng), rng, one)
+
     shown: list[tuple[str, Callable[[SheetFace, BlendConfig], Blended], BlendConfig]] = [
         (f"self {region}", by_itself, config.model_copy(update={"regions": _only(region)}))
         for region in REGIONS
@@ -158,6 +182,8 @@ def _blend_rows(
         ("cross", by_another, config),
         ("cross face", by_another, config.model_copy(update={"regions": _only("face")})),
     ]
+    if decode:
+        shown.append(("decoded", by_decoder, config))
     for label, make, one in shown:
         tiles = []
         for face in faces:

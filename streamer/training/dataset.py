@@ -6,9 +6,10 @@ workers nor an interruption changes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import cv2
 import numpy as np
@@ -18,15 +19,16 @@ from torch.utils.data import DataLoader, Dataset
 from streamer.errors import TrainingError
 from streamer.training.alignment import FacePicture, misfit
 from streamer.training.augment import View, make_views
-from streamer.training.blend import Blended, cross_blend, self_blend
+from streamer.training.autoencoder import decode_face, load_autoencoder
+from streamer.training.blend import Blended, cross_blend, decoded_blend, self_blend
 from streamer.training.config import TrainConfig
 from streamer.training.crops import read_crop, read_landmarks
 from streamer.training.types import FAKE, REAL, CropRecord, Sample
 from streamer.types import Float32Array, UInt8Array
 
 T = TypeVar("T")
-Kind = Literal["self_blended", "cross_blended", "dataset_fake"]
-KINDS: tuple[Kind, ...] = ("self_blended", "cross_blended", "dataset_fake")
+Kind = Literal["self_blended", "cross_blended", "dataset_fake", "decoded"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 MASK_STRIDE = 16
 """Pixels of the input to one cell of the mask head."""
@@ -152,20 +154,26 @@ class TrainBatches(Dataset[Batch]):
         """Of a face that can be blended: one that lies outside its crop is passed over."""
         for attempt in range(1, ATTEMPTS + 1):
             record = self._records[self._real.draw(rng)]
-            face = face_picture(self._cache, record)
-            partner = self._partner(record, rng) if kind == "cross_blended" else None
-            source = face_picture(self._cache, partner) if partner else None
+            blend = self._blender(kind, record, rng)
             try:
-                if source is None:
-                    blended = self_blend(face.rgb, face.landmarks, face.keypoints, rng, self._config.blend)
-                else:
-                    blended = cross_blend(face, source, rng, self._config.blend)
+                return record, blend()
             except TrainingError as error:
                 if attempt == ATTEMPTS:
                     raise TrainingError(f"{record.file}, the last of {ATTEMPTS} tried: {error}") from error
-            else:
-                return record, blended
         raise AssertionError("unreachable")
+
+    def _blender(self, kind: Kind, record: CropRecord, rng: np.random.Generator) -> Callable[[], Blended]:
+        """What blends the face of a record; all that it needs has been read."""
+        face, config = face_picture(self._cache, record), self._config.blend
+        if kind == "cross_blended":
+            partner = face_picture(self._cache, self._partner(record, rng))
+            return partial(cross_blend, face, partner, rng, config)
+        if kind == "decoded":
+            assert self._config.mixture.autoencoder, "checked by the configuration"
+            network = load_autoencoder(self._config.mixture.autoencoder)
+            decoded, where = decode_face(face.rgb, face.keypoints, record.box, network, rng)
+            return partial(decoded_blend, face, decoded, where, rng, config)
+        return partial(self_blend, face.rgb, face.landmarks, face.keypoints, rng, config)
 
     def _partner(self, record: CropRecord, rng: np.random.Generator) -> CropRecord:
         """Of some real faces of other groups, the one that is turned most alike."""

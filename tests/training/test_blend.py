@@ -11,8 +11,17 @@ from portraits import astronaut, moved
 from pydantic import ValidationError
 
 from streamer.errors import TrainingError
+from streamer.training import image_ops as ops
 from streamer.training.augment import AugmentConfig, make_views
-from streamer.training.blend import BlendConfig, Blended, RegionWeights, cross_blend, draw_mask, self_blend
+from streamer.training.blend import (
+    BlendConfig,
+    Blended,
+    RegionWeights,
+    cross_blend,
+    decoded_blend,
+    draw_mask,
+    self_blend,
+)
 from streamer.training.face_regions import REGIONS, Region, region_outline
 from streamer.training.source_changes import FREQUENCIES, FrequencyWeights, SourceChanges
 from streamer.types import Float32Array
@@ -48,7 +57,14 @@ def crossed(seed: int, config: BlendConfig) -> Blended:
     return cross_blend(target, source, np.random.default_rng(seed), config)
 
 
-MAKERS = pytest.mark.parametrize("make", [by_landmarks, by_keypoints, crossed])
+def decoded(seed: int, config: BlendConfig) -> Blended:
+    """As if a decoder had painted a blurred face."""
+    picture = astronaut().picture
+    everywhere = np.ones(picture.rgb.shape[:2], np.float32)
+    return decoded_blend(picture, ops.blur(picture.rgb, 2.0), everywhere, np.random.default_rng(seed), config)
+
+
+MAKERS = pytest.mark.parametrize("make", [by_landmarks, by_keypoints, crossed, decoded])
 
 
 @MAKERS
@@ -80,6 +96,7 @@ def test_real_is_the_picture_itself_or_its_changed_copy() -> None:
     for seed in range(10):
         np.testing.assert_array_equal(by_landmarks(seed, BlendConfig(jitter_target=0)).real, rgb)
         np.testing.assert_array_equal(crossed(seed, BlendConfig()).real, rgb)
+        np.testing.assert_array_equal(decoded(seed, BlendConfig()).real, rgb)
         changed = by_landmarks(seed, BlendConfig(jitter_target=1))
         assert not np.array_equal(changed.real, rgb)
 
@@ -179,6 +196,37 @@ def test_a_cross_blend_is_aligned_and_takes_on_the_colours() -> None:
     assert np.abs(kept).max() < 4
     unmatched = crossed(0, config.model_copy(update={"colour_match": (0.0, 0.0)}))
     assert np.abs(unmatched.fake.astype(int) - made.real)[inside].mean() > 25
+
+
+def test_a_decoded_face_goes_no_further_than_its_square() -> None:
+    picture = astronaut().picture
+    where = np.zeros(picture.rgb.shape[:2], np.float32)
+    where[:, :110] = 1  # ends on the nose
+    inverted = np.asarray(255 - picture.rgb, np.uint8)
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        made = decoded_blend(picture, inverted, where, rng, BlendConfig(regions=only("face")))
+        off = np.abs(made.fake.astype(int) - made.real).max(axis=2)
+        assert off[:, 110:].max() == 0
+        assert off.max() > 50
+        assert made.mask.max() >= 0.75, "as strong as without the square"
+    with pytest.raises(TrainingError, match="region face of the face lies outside what was decoded"):
+        decoded_blend(picture, inverted, np.zeros_like(where), rng, BlendConfig(regions=only("face")))
+
+
+def test_a_decoded_face_stays_where_it_is_or_is_moved() -> None:
+    """Of the picture itself, put back where it was, nothing is to be seen."""
+    picture = astronaut().picture
+    everywhere = np.ones(picture.rgb.shape[:2], np.float32)
+
+    def difference(chance: float) -> float:
+        config = BlendConfig(decoded_warp=chance, poisson=0, regions=only("face"))
+        rng = np.random.default_rng(0)
+        made = [decoded_blend(picture, picture.rgb, everywhere, rng, config) for _ in range(5)]
+        return float(np.mean([np.abs(each.fake.astype(int) - each.real).max() for each in made]))
+
+    assert difference(0) <= 3  # the way through CIE Lab
+    assert difference(1) > 20
 
 
 def test_views_of_a_pair_differ_where_the_mask_is() -> None:

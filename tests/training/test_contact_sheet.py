@@ -24,7 +24,7 @@ from streamer.training.contact_sheet import (
 from streamer.training.crops import Crop, write_crop
 from streamer.training.face_regions import REGIONS
 from streamer.training.types import REAL, CropRecord
-from streamer.types import UInt8Array
+from streamer.types import Float32Array, UInt8Array
 
 SIZE = 48
 BLEND_ROWS = len(REGIONS) + 4
@@ -62,6 +62,22 @@ def test_every_augmentation_and_blend_is_on_it() -> None:
     assert len(plain) == 1
     np.testing.assert_array_equal(picture, sheet())
     assert not np.array_equal(picture, sheet(seed=1))
+
+
+def test_decoded_blends_have_a_row_if_there_is_a_decoder() -> None:
+    def decode(face: SheetFace, _: np.random.Generator) -> tuple[UInt8Array, Float32Array]:
+        rgb = face.picture.rgb
+        return np.asarray(255 - rgb, np.uint8), np.ones(rgb.shape[:2], np.float32)
+
+    picture = contact_sheet(
+        faces(), margin=0.3, size=SIZE, augment=AugmentConfig(), blend=BlendConfig(), decode=decode, seed=0
+    )
+    row = SIZE + GAP_PX
+    np.testing.assert_array_equal(picture[:-row], sheet())
+    real, fake = (
+        picture[-row:-GAP_PX, left : left + SIZE].astype(int) for left in (LABEL_PX, LABEL_PX + row)
+    )
+    assert np.abs(fake - real).max() > 50
 
 
 def test_from_a_cache_to_a_file(tmp_path: Path) -> None:

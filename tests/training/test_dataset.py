@@ -87,6 +87,44 @@ def test_a_blend_comes_with_its_untouched_face(tmp_path: Path, kind: str) -> Non
     assert differing > 8
 
 
+def decoding(cache: Path) -> dict[str, Any]:
+    """A mixture of decoded blends alone; the network behind them is untrained, its faces grey."""
+    from streamer.training.autoencoder import FaceAutoencoder, save_autoencoder
+
+    path = cache / "autoencoder.pt"
+    save_autoencoder(path, FaceAutoencoder())
+    return {"self_blended": 0, "dataset_fake": 0, "decoded": 1, "autoencoder": str(path)}
+
+
+def test_a_decoded_blend_comes_with_its_untouched_face(tmp_path: Path) -> None:
+    from streamer.training.dataset import TrainBatches
+
+    config = toy_config(mixture=decoding(tmp_path), blend={"cross_ratios": [1.0]})
+    dataset = TrainBatches(make_cache(tmp_path), tmp_path, config)
+    for number in range(8):
+        fake, real = dataset.pair(np.random.default_rng(number))
+        assert (fake.label, real.label) == (FAKE, REAL)
+        assert fake.mask is not None
+        off = np.abs(fake.rgb.astype(int) - real.rgb).max(axis=2)
+        assert off[fake.mask == 0].max() <= 1
+        assert off.max() > 8
+
+
+def test_what_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
+    """Only faces that cannot be blended are."""
+    from streamer.training.dataset import TrainBatches
+
+    records = [record for record in make_cache(tmp_path, people=2, frames=1) if record.label == REAL]
+    (tmp_path / records[0].file).unlink()
+    dataset = TrainBatches(records[:1], tmp_path, toy_config(mixture={"self_blended": 1, "dataset_fake": 0}))
+    with pytest.raises(TrainingError, match=r"^\S+000\.png: cannot read the crop"):
+        dataset.pair(np.random.default_rng(0))
+    gone = decoding(tmp_path) | {"autoencoder": str(tmp_path / "gone.pt")}
+    dataset = TrainBatches(records[1:], tmp_path, toy_config(mixture=gone))
+    with pytest.raises(TrainingError, match=r"^\S+gone\.pt: cannot read the autoencoder"):
+        dataset.pair(np.random.default_rng(0))
+
+
 def test_a_fake_comes_with_the_same_frame_of_its_original(tmp_path: Path) -> None:
     from streamer.training.dataset import TrainBatches
 

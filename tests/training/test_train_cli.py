@@ -127,6 +127,28 @@ def test_a_contact_sheet(prepared: Prepared, tmp_path: Path) -> None:
 
 
 @pytest.mark.needs_torch
+def test_an_autoencoder_and_what_it_paints(prepared: Prepared, tmp_path: Path) -> None:
+    pytest.importorskip("torch").set_num_threads(1)
+    cache, made = prepared.cache, tmp_path / "autoencoder.pt"
+    result = run("autoencoder", "--cache", cache, "--output", made, "--steps", "2")
+    assert result.stdout.startswith(f"{made}: dissimilarity 0.")
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        RECIPE.replace("dataset_fake = 1", f"dataset_fake = 0\ndecoded = 1\nautoencoder = '{made}'")
+    )
+    heights = []
+    for options in ((), ("--recipe", recipe)):
+        path = tmp_path / f"{len(options)}.png"
+        run("sheet", "--cache", cache, "--output", path, "--faces", "2", *options)
+        drawn = cv2.imread(str(path))
+        assert drawn is not None
+        heights.append(drawn.shape[0])
+    assert heights[0] < heights[1], "a row more"
+    run("fit", recipe, "--cache", cache, "--run", tmp_path / "run", "--set", "steps=1")
+    assert (tmp_path / "run" / "last.pt").is_file()
+
+
+@pytest.mark.needs_torch
 def test_from_videos_to_a_member(prepared: Prepared, tmp_path: Path) -> None:
     pytest.importorskip("torch").set_num_threads(1)
     recipe, cache, runs, engines = tmp_path / "r.toml", prepared.cache, tmp_path / "run", tmp_path / "engines"
@@ -220,6 +242,7 @@ def test_wrong_overrides(texts: list[str]) -> None:
         pytest.param(
             ("evaluate", "some", "--cache", "CACHE"), "prepare first", marks=pytest.mark.needs_torch
         ),
+        pytest.param(("autoencoder", "--cache", "CACHE"), "prepare first", marks=pytest.mark.needs_torch),
         (("sheet", "--cache", "CACHE"), "prepare first"),
     ],
 )
@@ -228,7 +251,7 @@ def test_errors_say_what_to_do(words: tuple[str, ...], says: str, tmp_path: Path
         run(*(str(tmp_path / "cache") if word == "CACHE" else word for word in words))
 
 
-@pytest.mark.parametrize("command", ["prepare", "fit", "evaluate", "export", "sheet"])
+@pytest.mark.parametrize("command", ["prepare", "autoencoder", "fit", "evaluate", "export", "sheet"])
 def test_help(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
