@@ -42,8 +42,17 @@ done
 go_on mobilenet_v2_sharp light_sharp runs/mobilenet_v2_sharp-1/last.pt steps=2651 seed=81 optimiser.learning_rate=3e-4
 go_on mobilenet_v2_compressed-2 light_compressed runs/mobilenet_v2_compressed-1/last.pt steps=2604 seed=83 \
     optimiser.learning_rate=3e-4
-go_on mobilenet_v2_compressed light_compressed runs/mobilenet_v2_compressed-2/last.pt steps=3300 seed=93 \
+go_on mobilenet_v2_compressed-3 light_compressed runs/mobilenet_v2_compressed-2/last.pt steps=3300 seed=93 \
     optimiser.learning_rate=4e-4
+# The latter also from faces that a decoder painted: the mean of its weights before and after. One step that moves
+# nothing writes it.
+[[ -e runs/autoencoder.pt ]] || "$streamer" train autoencoder --cache "$cache" --output runs/autoencoder.pt
+decoded=(mixture.decoded=0.5 mixture.autoencoder=runs/autoencoder.pt)
+go_on mobilenet_v2_compressed-4 light_compressed runs/mobilenet_v2_compressed-3/last.pt steps=2500 seed=102 \
+    optimiser.learning_rate=4e-4 "${decoded[@]}"
+go_on mobilenet_v2_compressed light_compressed \
+    '["runs/mobilenet_v2_compressed-3/last.pt", "runs/mobilenet_v2_compressed-4/last.pt"]' steps=1 seed=103 \
+    optimiser.learning_rate=1e-8 "${decoded[@]}"
 
 # ResNeXt and DenseNet stages on the first stages of the light networks, with a light network as teacher.
 graft() { # member, whose first stages, seed of the third run
@@ -56,10 +65,10 @@ graft() { # member, whose first stages, seed of the third run
 graft resnext_mobilenet mobilenet_v2 94
 graft densenet_efficientnet efficientnet_lite0 95
 
-# EfficientNet-Lite0, and one network from the mean of the weights of the default two.
+# EfficientNet-Lite0, and one network from the mean of the weights of the default two, as they were then.
 go_on efficientnet_lite0 light runs/efficientnet_lite0-2/best.pt model.architecture=efficientnet_lite0 steps=600 \
     seed=96 optimiser.learning_rate=3e-4
-go_on mobilenet_v2 light '["runs/mobilenet_v2_compressed/last.pt", "runs/mobilenet_v2_sharp/last.pt"]' \
+go_on mobilenet_v2 light '["runs/mobilenet_v2_compressed-3/last.pt", "runs/mobilenet_v2_sharp/last.pt"]' \
     input.size=224 steps=700 seed=97 optimiser.learning_rate=3e-4
 
 # The grafted ones again, with that network as teacher.

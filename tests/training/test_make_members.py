@@ -35,12 +35,17 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Fits, dict[str, str]
     )
     fits: Fits = {}
     exports = {}
+    autoencoders = {None}
     for line in (folder / "said").read_text().splitlines():
         _, command, subject, *options = line.rstrip("\0").split("\0")
+        if command == "autoencoder":
+            autoencoders.add(Path(options[options.index("--output") + 1]))
+            continue
         if command == "fit":
             settings = [after for option, after in pairwise(options) if option == "--set"]
             config = load_recipe(ROOT / subject, recipe_overrides(settings))
             assert fits.setdefault(options[options.index("--run") + 1], config) is config, line
+            assert config.mixture.autoencoder in autoencoders, line
         else:
             exports[options[options.index("--name") + 1]] = subject
     return fits, exports
