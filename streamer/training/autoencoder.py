@@ -111,12 +111,16 @@ def cut_square(
     middle = (right_eye + left_eye) / 4 + mouth / 2
     length = max(1, round(REACH * max(box[2] - box[0], box[3] - box[1])))
     across = left_eye - right_eye
-    matrix = _upright(middle, float(np.arctan2(across[1], across[0])), length, length)
+    angle = float(np.arctan2(across[1], across[0]))
     square = cv2.warpAffine(
-        rgb, matrix, (length, length), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+        rgb,
+        _upright(middle, angle, length, length),
+        (length, length),
+        flags=cv2.INTER_CUBIC,
+        borderMode=cv2.BORDER_REFLECT_101,
     )
     resized = ops.resize(np.asarray(square, np.uint8), side, side, "area" if side < length else "linear")
-    return resized, _upright(middle, float(np.arctan2(across[1], across[0])), length, side)
+    return resized, _upright(middle, angle, length, side)
 
 
 def decode_face(
