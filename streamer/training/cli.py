@@ -21,12 +21,30 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from streamer.config import Config, load_config
 from streamer.errors import ConfigError
 
+
+class _Group(TyperGroup):
+    """Says which extra to install, where one of its libraries is missing."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            library = (error.name or "").partition(".")[0]
+            if library == "streamer":
+                raise
+            raise ConfigError(f"this needs {library}: pip install 'streamer[train]'") from error
+
+
 train_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Train members on your own videos, and measure them."
+    cls=_Group,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Train members on your own videos, and measure them.",
 )
 
 

@@ -104,7 +104,7 @@ class MixtureConfig(_Section):
     1: all alike, however few. Within one, every group of people is as likely as any other."""
 
     @model_validator(mode="after")
-    def _not_all_zero(self) -> MixtureConfig:
+    def _possible(self) -> MixtureConfig:
         if self.self_blended + self.cross_blended + self.dataset_fake + self.decoded == 0:
             raise ValueError("at least one kind of pair needs a weight above 0")
         if self.decoded and self.autoencoder is None:

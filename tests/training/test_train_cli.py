@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +52,16 @@ ema_decay = 0.8
 [validation]
 every = 64
 blends = 0
+"""
+WITHOUT_TORCH = """
+import sys
+class NoTorch:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, NoTorch())
+from streamer.cli import main
+main()
 """
 RECIPE += "".join(f"[augment.{name}]\nprobability = 0\n" for name in AUGMENTATIONS)
 
@@ -249,6 +261,20 @@ def test_wrong_overrides(texts: list[str]) -> None:
 def test_errors_say_what_to_do(words: tuple[str, ...], says: str, tmp_path: Path) -> None:
     with pytest.raises(StreamerError, match=says):
         run(*(str(tmp_path / "cache") if word == "CACHE" else word for word in words))
+
+
+@pytest.mark.parametrize(
+    "words", [("fit", "r.toml", "--run", "run"), ("autoencoder",), ("export", "a.pt", "--name", "a")]
+)
+def test_without_the_extra_it_says_which_one(prepared: Prepared, words: tuple[str, ...]) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, "train", *words, "--cache", prepared.cache],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.stderr == "error: this needs torch: pip install 'streamer[train]'\n"
+    assert ended.returncode == 2
 
 
 @pytest.mark.parametrize("command", ["prepare", "autoencoder", "fit", "evaluate", "export", "sheet"])
