@@ -203,6 +203,8 @@ def origin_of(checkpoint: Checkpoint, data: str) -> str:
         start = f"ImageNet weights ({package.distribution if package else 'torchvision'})"
     else:
         start = "random weights"
+    if kept := config.optimiser.start_share:
+        start += f" ({100 * kept:g} % of which are kept)"
     teacher = config.distillation.teacher
     taught = f", taught by the checkpoint {_run_of(teacher)}" if teacher else ""
     return (

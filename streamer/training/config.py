@@ -130,6 +130,10 @@ class OptimiserConfig(_Section):
     ema_decay: Fraction = 0.999
     """Of the moving average of the weights, which is what is validated and shipped. Lower in the first steps:
     (1 + step) / (10 + step)."""
+    start_share: Share = 0.0
+    """Of the weights that the run began from in what is validated and shipped, the others being the moving
+    average's: to learn something new and lose little of what a trained network knew (Wortsman et al., Robust
+    fine-tuning of zero-shot models, CVPR 2022)."""
 
 
 class LossConfig(_Section):

@@ -30,7 +30,9 @@ class State:
     """Fingerprint of the training crops."""
     objective: Objective
     average: Classifier
-    """Moving average of the network, in evaluation mode."""
+    """Moving average of the network and of the weights that it began with, in evaluation mode."""
+    first: dict[str, torch.Tensor]
+    """Those weights."""
     optimiser: torch.optim.Optimizer
     scaler: torch.GradScaler
     step: int = 0
@@ -54,6 +56,7 @@ class State:
             data,
             objective,
             average=copy.deepcopy(student).eval().requires_grad_(False),
+            first=copy.deepcopy(student.state_dict()),
             optimiser=torch.optim.AdamW(_parameter_groups(objective, config), betas=BETAS),
             scaler=torch.GradScaler(device.type, enabled=config.precision == "fp16"),
         )
@@ -78,13 +81,14 @@ class State:
         return better
 
     def update_average(self) -> None:
-        """Let the average follow the weights, which have just changed."""
+        """Let the average follow the weights, which have just changed, but for the share that it keeps."""
         decay = min(self.config.optimiser.ema_decay, (1 + self.step) / (10 + self.step))
         ours, theirs = self.average.state_dict(), self.objective.student.state_dict()
         with torch.no_grad():
             for name, value in ours.items():
                 if value.is_floating_point():
-                    value.lerp_(theirs[name], 1 - decay)
+                    goal = theirs[name].lerp(self.first[name], self.config.optimiser.start_share)
+                    value.lerp_(goal, 1 - decay)
                 else:
                     value.copy_(theirs[name])
 

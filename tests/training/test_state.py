@@ -47,6 +47,21 @@ def test_average_follows_by_its_decay() -> None:
     assert average[0, 0].item() == pytest.approx(0.9 * 0.9 + 0.1)
 
 
+def test_average_keeps_a_share_of_the_first_weights(tmp_path: Path) -> None:
+    state = make_state(optimiser={"ema_decay": 0, "start_share": 0.75})
+    weight, average = (net.network.classifier.weight for net in (state.objective.student, state.average))
+    first = weight.detach().clone()
+    save_again(tmp_path / "last.pt", state)
+    with torch.no_grad():
+        weight.add_(1.0)
+    state.restore(tmp_path / "last.pt")  # as an interrupted run does
+    with torch.no_grad():
+        weight.add_(1.0)
+    for _ in range(2):
+        state.update_average()
+        assert torch.allclose(average, first + 0.25)
+
+
 def test_average_counts_batches_and_averages_statistics() -> None:
     state = make_state()
     norm = state.objective.student.network.features[0][1]

@@ -286,17 +286,18 @@ def test_help(command: str) -> None:
 
 @pytest.mark.needs_torch
 @pytest.mark.parametrize(
-    ("start", "says"),
+    ("start", "kept", "says"),
     [
-        ("engines/known.json", "from the member known;"),
-        ("runs/a/last.pt", "from the checkpoint a/last.pt;"),
-        (["e/known.json", "r/a/last.pt"], "from the mean of the member known and the checkpoint a/last.pt;"),
+        ("engines/known.json", 0, "from the member known;"),
+        ("runs/a/last.pt", 0.5, "from the checkpoint a/last.pt (50 % of which are kept);"),
+        (["e/known.json", "a/l.pt"], 0, "from the mean of the member known and the checkpoint a/l.pt;"),
     ],
 )
-def test_origin_names_what_training_started_from(start: str | list[str], says: str) -> None:
+def test_origin_names_what_training_started_from(start: str | list[str], kept: float, says: str) -> None:
     from streamer.training.checkpoint import Checkpoint
     from streamer.training.commands import origin_of
 
-    config = parse_config({"model": {"architecture": "mobilenet_v2", "start": start}}, "x")
+    model = {"architecture": "mobilenet_v2", "start": start}
+    config = parse_config({"model": model, "optimiser": {"start_share": kept}}, "x")
     checkpoint = Checkpoint(config, "data", 1, 1.0, {}, {}, {}, {}, {}, None, 0, {})
     assert says in origin_of(checkpoint, "faces")
