@@ -1,7 +1,9 @@
-"""One face laid over another: where each pixel of the target's picture is found in the source's."""
+"""One face laid over another: which two fit, and where each pixel of the target's picture is found in the
+source's."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -9,6 +11,7 @@ import numpy as np
 
 from streamer.training.face_regions import face_size_px
 from streamer.training.image_ops import Placement
+from streamer.training.types import CropRecord
 from streamer.types import Float32Array, UInt8Array
 
 GRID = 20
@@ -17,6 +20,11 @@ REACH = 0.06
 """Standard deviation of their Gaussian weights, share of the face's width: about two points of the mesh."""
 SHRINK_FROM = 0.75
 """Scale below which a source is averaged before it is sampled, lest it alias."""
+
+PARTNERS = 16
+"""Faces of other people among which the one of the most similar pose is taken for a cross-blend."""
+
+_NO_PIXELS = np.zeros((1, 1, 3), np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,20 @@ def misfit(source: FacePicture, target: FacePicture) -> float:
     matrix = _fit(points, goal, affine=False)
     off = points @ matrix[:, :2].T + matrix[:, 2] - goal
     return float(np.sqrt((off**2).sum(axis=1).mean()) / face_size_px(target.keypoints))
+
+
+def find_partner(record: CropRecord, draw: Callable[[], CropRecord]) -> CropRecord:
+    """Of some faces of other groups, the one that is turned most alike. draw: one of faces of all groups, of
+    which there are at least two."""
+    drawn = [draw() for _ in range(PARTNERS)]
+    others = [other for other in drawn if other.group != record.group]
+    while not others:
+        other = draw()
+        others = [other] if other.group != record.group else []
+    target, *faces = (
+        FacePicture(_NO_PIXELS, None, np.array(each.keypoints, np.float32)) for each in (record, *others)
+    )
+    return others[int(np.argmin([misfit(face, target) for face in faces]))]
 
 
 def _points(target: FacePicture, source: FacePicture) -> tuple[Float32Array, Float32Array]:

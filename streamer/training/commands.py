@@ -33,10 +33,10 @@ from streamer.training.figures import ENSEMBLE, RANDOM, Evaluation, MemberFacts
 from streamer.training.metrics import auc, by_video, probabilities
 from streamer.training.robustness import DEGRADATIONS
 from streamer.training.scoring import (
+    Blends,
     FaceSet,
     RecordFaces,
     Scorer,
-    SelfBlends,
     network_scorer,
     score_faces,
     torch_scorer,
@@ -63,6 +63,9 @@ BLENDS = "self-blends"
 
 HARD_BLENDS = "hard self-blends"
 """The same with blends as training makes them by default."""
+
+CROSS_BLENDS = "cross-blends"
+"""That in which every real face meets itself with another person's whole face; see `blend.cross_blend`."""
 
 CHOSEN_ON_VALIDATION = (
     "Validation data chose the checkpoints, calibrations are fitted on it unless another split was named: "
@@ -105,7 +108,7 @@ def measure(
     report: Callable[[str], None],
 ) -> Evaluation:
     """Evaluate members (names below `classify.engines`, or .pt files) on a split of a cache, and on
-    self-blends of its real faces. quick: on a part of it. Raises TrainingError, ModelError."""
+    blends of its real faces. quick: on a part of it. Raises TrainingError, ModelError."""
     records = _records_of(cache, split)
     if quick:
         records = thinned(records, **QUICK, seed=1)
@@ -293,7 +296,7 @@ def _sets(
                 description=f"Real faces of the {split} part, and of each a self-blend of the whole face, "
                 "near the paper's.",
                 seen_in_training=f"{people}, the kind of fake yes, where self-blends are trained on",
-                faces=SelfBlends(records, cache, config=PUBLISHED),
+                faces=Blends(records, cache, config=PUBLISHED),
                 curves=curves,
             )
         )
@@ -303,7 +306,19 @@ def _sets(
                 description="The same with self-blends as training makes them: fainter, often of a part of "
                 "the face alone.",
                 seen_in_training=f"{people}, the kind of fake yes, where self-blends are trained on",
-                faces=SelfBlends(records, cache),
+                faces=Blends(records, cache),
+            )
+        )
+    if len({record.group for record in records if record.label == REAL}) > 1:
+        whole = BlendConfig(regions=PUBLISHED.regions, cross_ratios=(1,), poisson=0)
+        sets.append(
+            EvaluationSet(
+                name=CROSS_BLENDS,
+                description=f"Real faces of the {split} part, and each with the whole face of another person "
+                "blended in.",
+                seen_in_training=f"{people}, the kind of fake yes, where cross-blends are trained on",
+                faces=Blends(records, cache, "cross-blend", config=whole),
+                curves=curves,
             )
         )
     return sets
@@ -375,7 +390,7 @@ def _scores_to_calibrate(
     labels = {record.label for record in records}
     if REAL not in labels:
         raise TrainingError(f"{cache}: a member is calibrated on held-out real faces, and there are none")
-    faces: FaceSet = RecordFaces(records, cache) if FAKE in labels else SelfBlends(records, cache)
+    faces: FaceSet = RecordFaces(records, cache) if FAKE in labels else Blends(records, cache)
     (scores,) = score_faces([scorer], faces, margin=config.input.margin)
     fakes = len({v for v, label in zip(scores.videos, scores.labels, strict=True) if label == FAKE})
     kind = "fake" if FAKE in labels else "self-blended"

@@ -20,7 +20,7 @@ from streamer.training.blend import (
     decoded_blend,
     self_blend,
 )
-from streamer.training.crops import read_crop, read_landmarks
+from streamer.training.crops import face_picture
 from streamer.training.face_regions import REGIONS, Region
 from streamer.training.types import CropRecord
 from streamer.types import Float32Array, UInt8Array
@@ -67,17 +67,7 @@ class _Style:
 
 def read_sheet_faces(cache: Path, records: Sequence[CropRecord]) -> list[SheetFace]:
     """Faces of a crop cache. Raises TrainingError."""
-    return [
-        SheetFace(
-            FacePicture(
-                read_crop(cache, record),
-                read_landmarks(cache, record) if record.landmarks else None,
-                np.array(record.keypoints, np.float32),
-            ),
-            record.box,
-        )
-        for record in records
-    ]
+    return [SheetFace(face_picture(cache, record), record.box) for record in records]
 
 
 def write_contact_sheet(

@@ -26,6 +26,7 @@ from streamer.engines import write_whole
 from streamer.errors import TrainingError
 from streamer.faces.crop import crop_faces, crop_squares
 from streamer.faces.detect import FaceDetector
+from streamer.training.alignment import FacePicture
 from streamer.training.landmarks import POINTS, LandmarkFinder
 from streamer.training.types import CropRecord
 from streamer.types import Faces, Float32Array, Frame, UInt8Array
@@ -162,6 +163,12 @@ def read_landmarks(cache: Path, record: CropRecord) -> Float32Array:
     if landmarks.shape != (POINTS, 2) or landmarks.dtype != np.float32:
         raise TrainingError(f"{path}: {landmarks.shape} {landmarks.dtype} instead of (468, 2) float32")
     return np.asarray(landmarks, np.float32)
+
+
+def face_picture(cache: Path, record: CropRecord) -> FacePicture:
+    """A crop with what is known of the face in it. Raises TrainingError."""
+    landmarks = read_landmarks(cache, record) if record.landmarks else None
+    return FacePicture(read_crop(cache, record), landmarks, np.array(record.keypoints, np.float32))
 
 
 def read_index(cache: Path) -> list[CropRecord]:

@@ -17,12 +17,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from streamer.errors import TrainingError
-from streamer.training.alignment import FacePicture, misfit
+from streamer.training.alignment import find_partner
 from streamer.training.augment import View, make_views
 from streamer.training.autoencoder import decode_face, load_autoencoder
 from streamer.training.blend import Blended, cross_blend, decoded_blend, self_blend
 from streamer.training.config import TrainConfig
-from streamer.training.crops import read_crop, read_landmarks
+from streamer.training.crops import face_picture, read_crop
 from streamer.training.types import FAKE, REAL, CropRecord, Sample
 from streamer.types import Float32Array, UInt8Array
 
@@ -33,13 +33,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 MASK_STRIDE = 16
 """Pixels of the input to one cell of the mask head."""
 
-PARTNERS = 16
-"""Faces of other people among which the one of the most similar pose is taken for a cross-blend."""
-
 ATTEMPTS = 10
 """Draws of another face when one cannot be blended, before something must be wrong with all of them."""
-
-_NO_PIXELS = np.zeros((1, 1, 3), np.uint8)
 
 
 class Batch(NamedTuple):
@@ -166,25 +161,14 @@ class TrainBatches(Dataset[Batch]):
         """What blends the face of a record; all that it needs has been read."""
         face, config = face_picture(self._cache, record), self._config.blend
         if kind == "cross_blended":
-            partner = face_picture(self._cache, self._partner(record, rng))
-            return partial(cross_blend, face, partner, rng, config)
+            partner = find_partner(record, lambda: self._records[self._real.draw(rng)])
+            return partial(cross_blend, face, face_picture(self._cache, partner), rng, config)
         if kind == "decoded":
             assert self._config.mixture.autoencoder, "checked by the configuration"
             network = load_autoencoder(self._config.mixture.autoencoder)
             decoded, where = decode_face(face.rgb, face.keypoints, record.box, network, rng)
             return partial(decoded_blend, face, decoded, where, rng, config)
         return partial(self_blend, face.rgb, face.landmarks, face.keypoints, rng, config)
-
-    def _partner(self, record: CropRecord, rng: np.random.Generator) -> CropRecord:
-        """Of some real faces of other groups, the one that is turned most alike."""
-        target = FacePicture(_NO_PIXELS, None, np.array(record.keypoints, np.float32))
-        drawn = [self._records[self._real.draw(rng)] for _ in range(PARTNERS)]
-        others = [other for other in drawn if other.group != record.group]
-        while not others:
-            other = self._records[self._real.draw(rng)]
-            others = [other] if other.group != record.group else []
-        faces = [FacePicture(_NO_PIXELS, None, np.array(other.keypoints, np.float32)) for other in others]
-        return others[int(np.argmin([misfit(face, target) for face in faces]))]
 
     def _views(
         self,
@@ -203,12 +187,6 @@ class TrainBatches(Dataset[Batch]):
             rng=rng,
             config=self._config.augment,
         )
-
-
-def face_picture(cache: Path, record: CropRecord) -> FacePicture:
-    """A cached crop with what is known of the face in it. Raises TrainingError."""
-    landmarks = read_landmarks(cache, record) if record.landmarks else None
-    return FacePicture(read_crop(cache, record), landmarks, np.array(record.keypoints, np.float32))
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 from zlib import crc32
 
 import cv2
@@ -17,9 +18,10 @@ from streamer.backends.images import normalise
 from streamer.engines import IMAGENET
 from streamer.errors import TrainingError
 from streamer.manifest import Calibration
+from streamer.training.alignment import FacePicture, find_partner
 from streamer.training.augment import plain_view
-from streamer.training.blend import BlendConfig, self_blend
-from streamer.training.crops import read_crop, read_landmarks
+from streamer.training.blend import BlendConfig, Blended, cross_blend, self_blend
+from streamer.training.crops import face_picture, read_crop
 from streamer.training.types import FAKE, REAL, CropRecord, FrameScores
 from streamer.types import Float32Array, UInt8Array
 
@@ -35,8 +37,7 @@ BLEND_SEED = 20_220_619
 """First day of CVPR 2022, where self-blended images were presented. The blends of an evaluation are the same
 every time."""
 
-BLEND_SUFFIX = "#self-blend"
-SELF_BLEND = "self-blend"
+BlendKind = Literal["self-blend", "cross-blend"]
 
 NEUTRAL = Calibration()
 """Leaves the logit as it is."""
@@ -92,8 +93,8 @@ class RecordFaces:
         return {record.item: record.group for record in self._records}
 
 
-class SelfBlends:
-    """Untouched faces, and of each a self-blend, the same in every set that it is part of.
+class Blends:
+    """Untouched faces, and of each a blend; a self-blend is the same in every set that it is part of.
 
     Blends and untouched faces differ as in training, except that the untouched face is always the picture as
     it is: never the changed copy that a blend may have for a background.
@@ -103,13 +104,17 @@ class SelfBlends:
         self,
         records: Sequence[CropRecord],
         cache: Path,
+        kind: BlendKind = "self-blend",
         *,
         config: BlendConfig | None = None,
         seed: int = BLEND_SEED,
     ) -> None:
-        """records: real ones are taken, the others left out."""
+        """records: real ones are taken, the others left out. Raises TrainingError if there is no other
+        person to blend in."""
         self._records = [record for record in records if record.label == REAL]
-        self._cache, self._config, self._seed = cache, config or BlendConfig(), seed
+        self._cache, self._kind, self._config, self._seed = cache, kind, config or BlendConfig(), seed
+        if kind == "cross-blend" and len({record.group for record in self._records}) == 1:
+            raise TrainingError(f"{cache}: all real faces are of one group, none can be blended into another")
 
     def __len__(self) -> int:
         return len(self._records)
@@ -117,23 +122,34 @@ class SelfBlends:
     def faces(self, index: int) -> list[Face]:
         """The untouched face and its blend; nothing if it cannot be blended, as part of it is cut off."""
         record = self._records[index]
-        rgb = read_crop(self._cache, record)
-        landmarks = read_landmarks(self._cache, record) if record.landmarks else None
+        face = face_picture(self._cache, record)
         rng = np.random.default_rng((self._seed, crc32(record.file.encode())))
+        blend = self._blender(record, face, rng)
         try:
-            blended = self_blend(rgb, landmarks, np.array(record.keypoints, np.float32), rng, self._config)
+            blended = blend()
         except TrainingError:
             return []
-        fake = f"{record.item}{BLEND_SUFFIX}"
         return [
-            Face(record.item, REAL, record.generator, rgb, record.box),
-            Face(fake, FAKE, SELF_BLEND, blended.fake, record.box),
+            Face(record.item, REAL, record.generator, face.rgb, record.box),
+            Face(self._blend_of(record.item), FAKE, self._kind, blended.fake, record.box),
         ]
 
     def people(self) -> dict[str, str]:
         """See `FaceSet`."""
         groups = {record.item: record.group for record in self._records}
-        return groups | {f"{item}{BLEND_SUFFIX}": group for item, group in groups.items()}
+        return groups | {self._blend_of(item): group for item, group in groups.items()}
+
+    def _blender(
+        self, record: CropRecord, face: FacePicture, rng: np.random.Generator
+    ) -> Callable[[], Blended]:
+        """What blends a face; all that it needs has been read."""
+        if self._kind == "self-blend":
+            return partial(self_blend, face.rgb, face.landmarks, face.keypoints, rng, self._config)
+        other = find_partner(record, lambda: self._records[int(rng.integers(len(self._records)))])
+        return partial(cross_blend, face, face_picture(self._cache, other), rng, self._config)
+
+    def _blend_of(self, item: str) -> str:
+        return f"{item}#{self._kind}"
 
 
 @dataclass(frozen=True, slots=True)

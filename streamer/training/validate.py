@@ -19,8 +19,8 @@ from streamer.training.augment import make_views, plain_view
 from streamer.training.augment_config import AugmentConfig
 from streamer.training.blend import BlendConfig, self_blend
 from streamer.training.config import TrainConfig
-from streamer.training.crops import read_crop
-from streamer.training.dataset import face_picture, loader
+from streamer.training.crops import face_picture, read_crop
+from streamer.training.dataset import loader
 from streamer.training.loss import autocast
 from streamer.training.metrics import auc, by_video, probabilities
 from streamer.training.types import FAKE, REAL, CropRecord, FrameScores

@@ -24,7 +24,7 @@ from streamer.training.evaluate import (
 )
 from streamer.training.figures import Evaluation, MemberFacts, SetFigures, read_evaluation
 from streamer.training.robustness import DEGRADATIONS, Degradation
-from streamer.training.scoring import RecordFaces, Scorer, SelfBlends, score_records
+from streamer.training.scoring import Blends, RecordFaces, Scorer, score_records
 from streamer.training.types import FAKE, REAL, CropRecord
 
 DARKER = Degradation("darker", "share", (0.5, 0.05), lambda rgb, level, rng: (rgb * level).astype(np.uint8))
@@ -54,7 +54,7 @@ def measured(cache: Path) -> Evaluation:
         EvaluationSet(
             "squares", "drawn faces", "no", RecordFaces(records, cache), originals_of(records), curves=True
         ),
-        EvaluationSet("blends", "drawn faces against blends of them", "no", SelfBlends(records, cache)),
+        EvaluationSet("blends", "drawn faces against blends of them", "no", Blends(records, cache)),
     ]
     options = replace(OPTIONS, choose_on="squares")
     return evaluate(scorers, facts_of(scorers), sets, options, notes=["drawn"])

@@ -16,12 +16,14 @@ from streamer.backends.load import load_network
 from streamer.errors import TrainingError
 from streamer.faces.crop import crop_faces
 from streamer.manifest import Calibration
+from streamer.training.blend import PUBLISHED, BlendConfig
 from streamer.training.crops import read_crop
 from streamer.training.metrics import auc
 from streamer.training.scoring import (
+    BlendKind,
+    Blends,
     RecordFaces,
     Scorer,
-    SelfBlends,
     network_scorer,
     score_faces,
     score_records,
@@ -113,27 +115,41 @@ def test_a_degraded_picture_of_another_size_is_cut_at_the_same_place(tmp_path: P
         )
 
 
-def test_self_blends_come_with_their_untouched_face(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["self-blend", "cross-blend"])
+def test_blends_come_with_their_untouched_face(tmp_path: Path, kind: BlendKind) -> None:
     records = make_cache(tmp_path, people=3, frames=2)
-    faces = SelfBlends(records, tmp_path)
+    faces = Blends(records, tmp_path, kind)
     assert len(faces) == 6  # of the real ones alone
     for index in range(len(faces)):
         untouched, blended = faces.faces(index)
         assert (untouched.label, blended.label) == (REAL, FAKE)
-        assert blended.video == f"{untouched.video}#self-blend"
+        assert (blended.video, blended.generator) == (f"{untouched.video}#{kind}", kind)
         assert faces.people()[blended.video] == faces.people()[untouched.video]
         record = [r for r in records if r.label == REAL][index]
         np.testing.assert_array_equal(untouched.rgb, read_crop(tmp_path, record))
         assert not np.array_equal(blended.rgb, untouched.rgb)
         np.testing.assert_array_equal(faces.faces(index)[1].rgb, blended.rgb)
-    others = SelfBlends(records, tmp_path, seed=1)
+    others = Blends(records, tmp_path, kind, seed=1)
     assert any(not np.array_equal(others.faces(i)[1].rgb, faces.faces(i)[1].rgb) for i in range(len(faces)))
+
+
+def test_a_cross_blend_shows_another_person(tmp_path: Path) -> None:
+    records = [record for record in make_cache(tmp_path, people=2, frames=1) if record.label == REAL]
+    whole = BlendConfig(regions=PUBLISHED.regions, cross_ratios=(1,), poisson=0, colour_match=(0, 0))
+    untouched, blended = Blends(records, tmp_path, "cross-blend", config=whole).faces(0)
+    (x, y), inside = np.rint(records[0].keypoints[2]).astype(int), 4
+    nose = slice(y - inside, y + inside), slice(x - inside, x + inside)
+    other = read_crop(tmp_path, records[1])[nose].mean(axis=(0, 1))
+    assert np.abs(blended.rgb[nose].mean(axis=(0, 1)) - other).max() < 8
+    assert np.abs(untouched.rgb[nose].mean(axis=(0, 1)) - other).max() > 16
+    with pytest.raises(TrainingError, match="all real faces are of one group"):
+        Blends(records[:1], tmp_path, "cross-blend")
 
 
 def test_a_face_that_cannot_be_blended_is_left_out_with_its_untouched_one(tmp_path: Path) -> None:
     records = [record for record in make_cache(tmp_path, people=2, frames=1) if record.label == REAL]
     outside = replace(records[0], keypoints=tuple((x + 500.0, y) for x, y in records[0].keypoints))
-    (scores,) = score_faces([green_scorer()], SelfBlends([outside, records[1]], tmp_path), batch=1)
+    (scores,) = score_faces([green_scorer()], Blends([outside, records[1]], tmp_path), batch=1)
     assert scores.videos == (records[1].item, f"{records[1].item}#self-blend")
 
 
@@ -145,7 +161,7 @@ def test_a_pair_suffers_the_same(tmp_path: Path) -> None:
         seen.setdefault(int(rng.integers(1 << 40)), []).append(1)
         return rgb
 
-    score_faces([green_scorer()], SelfBlends(records, tmp_path), degrade=watch)
+    score_faces([green_scorer()], Blends(records, tmp_path), degrade=watch)
     assert [len(faces) for faces in seen.values()] == [2, 2, 2, 2]
 
 

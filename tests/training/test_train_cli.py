@@ -197,6 +197,16 @@ def test_from_videos_to_a_member(prepared: Prepared, tmp_path: Path) -> None:
     assert "validation: 1 real video, 2 fake ones, 12 faces\n" in quick.stdout
     curves = read_evaluation(tmp_path / "q" / "report.json").curves
     assert [curve.on for curve in curves] == ["validation"] * 4 + ["self-blends"] * 4
+    several = (
+        "--split",
+        "train",
+        "--quick",
+        "--report",
+        tmp_path / "several",
+    )  # people: else no cross-blends
+    run("evaluate", "toy", "--cache", cache, "--engines", engines, *several)
+    *_, last = read_evaluation(tmp_path / "several" / "report.json").sets
+    assert (last.name, last.seen_in_training[:10]) == ("cross-blends", "people yes")
     # 4. its card
     facts = ("--data", "Toys.", "--licence-of-data", "Free.", "--command", "a test", "--device", "one core")
     result = run("card", runs / "best.pt", "--name", "toy", "--engines", engines, "--report", report, *facts)
