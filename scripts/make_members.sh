@@ -39,20 +39,27 @@ done
 for member in mobilenet_v2_sharp mobilenet_v2_compressed; do
     fit $member-1 ${member/mobilenet_v2/light} model.start=runs/mobilenet_v2-2/best.pt
 done
-go_on mobilenet_v2_sharp light_sharp runs/mobilenet_v2_sharp-1/last.pt steps=2651 seed=81 optimiser.learning_rate=3e-4
+go_on mobilenet_v2_sharp-2 light_sharp runs/mobilenet_v2_sharp-1/last.pt steps=2651 seed=81 \
+    optimiser.learning_rate=3e-4
 go_on mobilenet_v2_compressed-2 light_compressed runs/mobilenet_v2_compressed-1/last.pt steps=2604 seed=83 \
     optimiser.learning_rate=3e-4
 go_on mobilenet_v2_compressed-3 light_compressed runs/mobilenet_v2_compressed-2/last.pt steps=3300 seed=93 \
     optimiser.learning_rate=4e-4
-# The latter also from faces that a decoder painted: the mean of its weights before and after. One step that moves
-# nothing writes it.
+# New kinds of fakes, each time with half of the weights kept: faces that a decoder painted, then more of other
+# people's faces blended in.
 [[ -e runs/autoencoder.pt ]] || "$streamer" train autoencoder --cache "$cache" --output runs/autoencoder.pt
-decoded=(mixture.decoded=0.5 mixture.autoencoder=runs/autoencoder.pt)
-go_on mobilenet_v2_compressed-4 light_compressed runs/mobilenet_v2_compressed-3/last.pt steps=2500 seed=102 \
-    optimiser.learning_rate=4e-4 "${decoded[@]}"
-go_on mobilenet_v2_compressed light_compressed \
-    '["runs/mobilenet_v2_compressed-3/last.pt", "runs/mobilenet_v2_compressed-4/last.pt"]' steps=1 seed=103 \
-    optimiser.learning_rate=1e-8 "${decoded[@]}"
+go_on_half() { # run, recipe, start, steps, seed, settings
+    local run=$1 recipe=$2 start=$3 steps=$4 seed=$5
+    shift 5
+    go_on "$run" "$recipe" "$start" steps="$steps" seed="$seed" optimiser.learning_rate=4e-4 \
+        optimiser.start_share=0.5 "$@"
+}
+go_on_half mobilenet_v2_compressed-4 light_compressed runs/mobilenet_v2_compressed-3/last.pt 2500 102 \
+    mixture.decoded=0.5 mixture.autoencoder=runs/autoencoder.pt
+swaps=(mixture.self_blended=0.7 mixture.cross_blended=1.0 mixture.dataset_fake=0.25 blend.poisson=0.15)
+go_on_half mobilenet_v2_compressed light_compressed runs/mobilenet_v2_compressed-4/last.pt 2400 110 "${swaps[@]}" \
+    mixture.decoded=0.25 mixture.autoencoder=runs/autoencoder.pt
+go_on_half mobilenet_v2_sharp light_sharp runs/mobilenet_v2_sharp-2/last.pt 1900 111 "${swaps[@]}"
 
 # ResNeXt and DenseNet stages on the first stages of the light networks, with a light network as teacher.
 graft() { # member, whose first stages, seed of the third run
@@ -68,7 +75,7 @@ graft densenet_efficientnet efficientnet_lite0 95
 # EfficientNet-Lite0, and one network from the mean of the weights of the default two, as they were then.
 go_on efficientnet_lite0 light runs/efficientnet_lite0-2/best.pt model.architecture=efficientnet_lite0 steps=600 \
     seed=96 optimiser.learning_rate=3e-4
-go_on mobilenet_v2 light '["runs/mobilenet_v2_compressed-3/last.pt", "runs/mobilenet_v2_sharp/last.pt"]' \
+go_on mobilenet_v2 light '["runs/mobilenet_v2_compressed-3/last.pt", "runs/mobilenet_v2_sharp-2/last.pt"]' \
     input.size=224 steps=700 seed=97 optimiser.learning_rate=3e-4
 
 # The grafted ones again, with that network as teacher.
