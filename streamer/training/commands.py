@@ -207,7 +207,7 @@ def origin_of(checkpoint: Checkpoint, data: str) -> str:
     else:
         start = "random weights"
     if kept := config.optimiser.start_share:
-        start += f" ({100 * kept:g} % of which are kept)"
+        start += f" ({100 * kept:g} % kept)"
     teacher = config.distillation.teacher
     taught = f", taught by the checkpoint {_run_of(teacher)}" if teacher else ""
     return (

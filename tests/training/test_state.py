@@ -48,18 +48,21 @@ def test_average_follows_by_its_decay() -> None:
 
 
 def test_average_keeps_a_share_of_the_first_weights(tmp_path: Path) -> None:
-    state = make_state(optimiser={"ema_decay": 0, "start_share": 0.75})
+    optimiser = {"ema_decay": 0, "start_share": 0.75}
+    interrupted, state = make_state(optimiser=optimiser), make_state(optimiser=optimiser)
     weight, average = (net.network.classifier.weight for net in (state.objective.student, state.average))
     first = weight.detach().clone()
-    save_again(tmp_path / "last.pt", state)
     with torch.no_grad():
-        weight.add_(1.0)
-    state.restore(tmp_path / "last.pt")  # as an interrupted run does
+        interrupted.objective.student.network.classifier.weight.add_(1.0)
+    interrupted.update_average()
+    save_again(tmp_path / "last.pt", interrupted)
+    state.restore(tmp_path / "last.pt")
+    assert torch.allclose(average, first + 0.25)
     with torch.no_grad():
         weight.add_(1.0)
     for _ in range(2):
         state.update_average()
-        assert torch.allclose(average, first + 0.25)
+        assert torch.allclose(average, first + 0.5)
 
 
 def test_average_counts_batches_and_averages_statistics() -> None:

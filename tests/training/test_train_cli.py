@@ -197,14 +197,9 @@ def test_from_videos_to_a_member(prepared: Prepared, tmp_path: Path) -> None:
     assert "validation: 1 real video, 2 fake ones, 12 faces\n" in quick.stdout
     curves = read_evaluation(tmp_path / "q" / "report.json").curves
     assert [curve.on for curve in curves] == ["validation"] * 4 + ["self-blends"] * 4
-    several = (
-        "--split",
-        "train",
-        "--quick",
-        "--report",
-        tmp_path / "several",
-    )  # people: else no cross-blends
-    run("evaluate", "toy", "--cache", cache, "--engines", engines, *several)
+    # several people: cross-blends too
+    words = ("evaluate", "toy", "--cache", cache, "--engines", engines, "--split", "train", "--quick")
+    run(*words, "--report", tmp_path / "several")
     *_, last = read_evaluation(tmp_path / "several" / "report.json").sets
     assert (last.name, last.seen_in_training[:10]) == ("cross-blends", "people yes")
     # 4. its card
@@ -299,7 +294,7 @@ def test_help(command: str) -> None:
     ("start", "kept", "says"),
     [
         ("engines/known.json", 0, "from the member known;"),
-        ("runs/a/last.pt", 0.5, "from the checkpoint a/last.pt (50 % of which are kept);"),
+        ("runs/a/last.pt", 0.5, "from the checkpoint a/last.pt (50 % kept);"),
         (["e/known.json", "a/l.pt"], 0, "from the mean of the member known and the checkpoint a/l.pt;"),
     ],
 )
