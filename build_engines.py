@@ -196,8 +196,8 @@ def build_for_gpu(arguments: argparse.Namespace) -> None:
 def make_member(arguments: argparse.Namespace, images: Crops) -> None:
     """Export a training checkpoint, without calibration."""
     from streamer.training.checkpoint import load_checkpoint
-    from streamer.training.commands import origin_of
     from streamer.training.export import export_checkpoint
+    from streamer.training.make_member import origin_of
 
     checkpoint = load_checkpoint(arguments.from_checkpoint)
     export_checkpoint(

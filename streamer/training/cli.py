@@ -118,9 +118,9 @@ def prepare(
     """Find the faces: videos and pictures -> a cache of face crops, split by people. Goes on where it was."""
     config = _start(ctx)
     from streamer.terminal import count
-    from streamer.training.commands import read_data
     from streamer.training.duplicates import remove_duplicates
     from streamer.training.prepare import prepare as fill_cache
+    from streamer.training.sources import read_data
     from streamer.training.split import ALL_TRAIN, FRACTIONS, assign_splits, check_no_leak, hold_out
 
     if len(source) not in (1, len(data)):
@@ -235,7 +235,7 @@ def evaluate(
 ) -> None:
     """Measure members, and their ensemble, on one part of a cache: figures, and a report to read."""
     config = _start(ctx)
-    from streamer.training.commands import in_lines, measure
+    from streamer.training.measure import in_lines, measure
     from streamer.training.report import write_report
 
     evaluation = measure(
@@ -273,7 +273,7 @@ def export(
 ) -> None:
     """Make a member of a checkpoint: calibrated on one part of a cache, checked, with its manifest."""
     config = _with_engines(_start(ctx), engines)
-    from streamer.training.commands import export_calibrated
+    from streamer.training.make_member import export_calibrated
 
     exported = export_calibrated(
         checkpoint,
@@ -328,9 +328,9 @@ def sheet(
 ) -> None:
     """Draw what augmentation and blending do to some faces of the training data."""
     _start(ctx)
-    from streamer.training.commands import write_sheet
+    from streamer.training.contact_sheet import write_sheet_of_cache
 
-    write_sheet(output, cache=cache, recipe=recipe, faces=faces, seed=seed)
+    write_sheet_of_cache(output, cache=cache, recipe=recipe, faces=faces, seed=seed)
     typer.echo(output)
 
 

@@ -20,9 +20,10 @@ from streamer.training.blend import (
     decoded_blend,
     self_blend,
 )
-from streamer.training.crops import face_picture
+from streamer.training.config import load_recipe
+from streamer.training.crops import face_picture, read_split
 from streamer.training.face_regions import REGIONS, Region
-from streamer.training.types import CropRecord
+from streamer.training.types import REAL, CropRecord
 from streamer.types import Float32Array, UInt8Array
 
 CRFS = (18.0, 23.0, 32.0, 40.0)
@@ -63,6 +64,33 @@ class _Style:
             config=config,
         )
         return view
+
+
+def write_sheet_of_cache(path: Path, *, cache: Path, recipe: Path | None, faces: int, seed: int) -> None:
+    """`write_contact_sheet` of real faces for training, each of another video. Raises TrainingError."""
+    real = [record for record in read_split(cache, "train") if record.label == REAL]
+    by_item = {record.item: record for record in real}
+    records = sorted(by_item.values(), key=lambda record: record.item)
+    rng = np.random.default_rng(seed)
+    chosen = [records[k] for k in rng.permutation(len(records))[:faces]]
+    config = None if recipe is None else load_recipe(recipe)
+    write_contact_sheet(
+        path,
+        read_sheet_faces(cache, chosen),
+        margin=0.3 if config is None else config.input.margin,
+        size=160,
+        augment=AugmentConfig() if config is None else config.augment,
+        blend=BlendConfig() if config is None else config.blend,
+        decode=_decoder(config.mixture.autoencoder) if config and config.mixture.autoencoder else None,
+        seed=seed,
+    )
+
+
+def _decoder(path: Path) -> Decode:
+    from streamer.training.autoencoder import decode_face, load_autoencoder
+
+    network = load_autoencoder(path)
+    return lambda face, rng: decode_face(face.picture.rgb, face.picture.keypoints, face.box, network, rng)
 
 
 def read_sheet_faces(cache: Path, records: Sequence[CropRecord]) -> list[SheetFace]:

@@ -28,7 +28,7 @@ from streamer.faces.crop import crop_faces, crop_squares
 from streamer.faces.detect import FaceDetector
 from streamer.training.alignment import FacePicture
 from streamer.training.landmarks import POINTS, LandmarkFinder
-from streamer.training.types import CropRecord
+from streamer.training.types import CropRecord, Split
 from streamer.types import Faces, Float32Array, Frame, UInt8Array
 
 MARGIN = 0.6
@@ -184,6 +184,14 @@ def read_index(cache: Path) -> list[CropRecord]:
         raise TrainingError(
             f"{path}: damaged: {error!r}; prepare again, crops that are there stay"
         ) from error
+
+
+def read_split(cache: Path, split: Split) -> list[CropRecord]:
+    """The records of one part of a cache. Raises TrainingError, if there are none, too."""
+    records = [record for record in read_index(cache) if record.split == split]
+    if not records:
+        raise TrainingError(f"{cache}: no crops of the split {split}")
+    return records
 
 
 def parse_record(line: str) -> CropRecord:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -48,6 +48,29 @@ def name_of(path: Path, roots: Mapping[str, Path]) -> str:
             return f"{name}/{path.relative_to(root).as_posix()}"
     known = ", ".join(f"{name}: {root}" for name, root in roots.items())
     raise TrainingError(f"{path}: lies in none of the data sets' folders ({known})")
+
+
+def read_data(
+    folders: Sequence[Path], layouts: Sequence[str], *, group_by: str
+) -> tuple[list[Item], dict[str, Path]]:
+    """Items of several data sets, and the folder of each by its name: the layout's, or a plain folder's own.
+
+    layouts: `dfdc`, `faceforensics` or `folder`, of each folder. Raises TrainingError.
+    """
+    items: list[Item] = []
+    roots: dict[str, Path] = {}
+    for folder, layout in zip(folders, layouts, strict=True):
+        name = folder.resolve().name if layout == "folder" else layout
+        if name in roots:
+            raise TrainingError(f"{roots[name]} and {folder} would both be called {name}: rename one")
+        roots[name] = folder
+        if layout == "dfdc":
+            items += read_dfdc(folder)
+        elif layout == "faceforensics":
+            items += read_faceforensics(folder)
+        else:
+            items += read_folder(folder, group_by="file" if group_by == "file" else "stem", name=name)
+    return items, roots
 
 
 def read_dfdc(root: Path) -> list[Item]:

@@ -300,7 +300,7 @@ def test_help(command: str) -> None:
 )
 def test_origin_names_what_training_started_from(start: str | list[str], kept: float, says: str) -> None:
     from streamer.training.checkpoint import Checkpoint
-    from streamer.training.commands import origin_of
+    from streamer.training.make_member import origin_of
 
     model = {"architecture": "mobilenet_v2", "start": start}
     config = parse_config({"model": model, "optimiser": {"start_share": kept}}, "x")

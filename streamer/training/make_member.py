@@ -1,0 +1,149 @@
+"""A checkpoint -> a member: calibrated on held-out faces, exported, with words on where it comes from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from streamer.config import Config
+from streamer.errors import TrainingError
+from streamer.terminal import duration
+from streamer.training.augment import plain_view
+from streamer.training.calibrate import fit_calibration
+from streamer.training.config import TrainConfig
+from streamer.training.crops import read_crop, read_index, read_split
+from streamer.training.metrics import auc, by_video, probabilities
+from streamer.training.scoring import (
+    Blends,
+    FaceSet,
+    RecordFaces,
+    Scorer,
+    score_faces,
+    torch_scorer,
+)
+from streamer.training.types import FAKE, REAL, CropRecord, FrameScores, Split
+from streamer.types import UInt8Array
+
+if TYPE_CHECKING:
+    from streamer.training.checkpoint import Checkpoint
+    from streamer.training.export import Exported
+
+EXPORT_CROPS = 32
+"""On which an exported network is compared with torch."""
+
+
+def export_calibrated(
+    checkpoint: Path,
+    *,
+    name: str,
+    cache: Path,
+    split: Split,
+    config: Config,
+    data: str | None,
+    licence: str,
+    storage: Any,
+    heat_map: bool,
+) -> Exported:
+    """Calibrate a checkpoint on a split, and make a member of it. Raises TrainingError, ModelError."""
+    from streamer.training.checkpoint import load_checkpoint, load_model
+    from streamer.training.export import export_checkpoint
+
+    records = read_index(cache)
+    held_out = read_split(cache, split)
+    loaded = load_checkpoint(checkpoint)
+    size = loaded.config.input.size
+    scores, on = _scores_to_calibrate(
+        torch_scorer(name, load_model(checkpoint), size=size), held_out, cache, loaded.config
+    )
+    calibration = fit_calibration(scores)
+    videos = by_video(scores, probabilities(scores, calibration))
+    return export_checkpoint(
+        checkpoint,
+        config.classify.engines,
+        name=name,
+        crops=_views(held_out, cache, loaded.config),
+        origin=origin_of(loaded, data or data_in_words(records)),
+        measured=f"AUC {auc(videos.labels, videos.probabilities):.3f} over {on}, calibrated on them",
+        calibration=calibration,
+        licence=licence,
+        storage=storage,
+        heat_map=heat_map and loaded.config.model.mask_head,
+    )
+
+
+def origin_of(checkpoint: Checkpoint, data: str) -> str:
+    """Where weights come from, in words; for a manifest."""
+    from streamer.models.classifiers import ARCHITECTURES
+
+    config = checkpoint.config
+    model, mixture = config.model, config.mixture
+    package = ARCHITECTURES[model.architecture].package
+    if model.start:
+        start = " and ".join(
+            f"the member {path.stem}" if path.suffix == ".json" else f"the checkpoint {_run_of(path)}"
+            for path in model.start
+        )
+        start = f"the mean of {start}" if len(model.start) > 1 else start
+    elif model.pretrained:
+        start = f"ImageNet weights ({package.distribution if package else 'torchvision'})"
+    else:
+        start = "random weights"
+    if kept := config.optimiser.start_share:
+        start += f" ({100 * kept:g} % kept)"
+    teacher = config.distillation.teacher
+    taught = f", taught by the checkpoint {_run_of(teacher)}" if teacher else ""
+    return (
+        f"streamer train fit: {ARCHITECTURES[model.architecture].title} from {start}{taught}; seed "
+        f"{config.seed}; {checkpoint.step:,} steps of {config.batch} images ({config.input.size} px) in "
+        f"{duration(checkpoint.seconds)}; pairs self-blended : cross-blended : of data sets : decoded = "
+        f"{mixture.self_blended:g} : {mixture.cross_blended:g} : {mixture.dataset_fake:g} : "
+        f"{mixture.decoded:g}; learning rate {config.optimiser.learning_rate:g}, weight decay "
+        f"{config.optimiser.weight_decay:g}, dropout {model.dropout:g}, average of weights "
+        f"{config.optimiser.ema_decay:g}; data: {data} "
+        f"(fingerprint {checkpoint.data[:12]})"
+    )
+
+
+def data_in_words(records: Sequence[CropRecord]) -> str:
+    """What a cache holds for training: `dfdc: 400 real, 800 DFDC crops`."""
+    parts = []
+    training = [record for record in records if record.split == "train"]
+    for source in sorted({record.source for record in training}):
+        counts = Counter(record.generator for record in training if record.source == source)
+        parts.append(f"{source}: {', '.join(f'{n:,} {name}' for name, n in sorted(counts.items()))} crops")
+    return "; ".join(parts) or "nothing"
+
+
+def _run_of(path: Path) -> str:
+    """A checkpoint's run and name: what of its path says something elsewhere."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def _scores_to_calibrate(
+    scorer: Scorer, records: Sequence[CropRecord], cache: Path, config: TrainConfig
+) -> tuple[FrameScores, str]:
+    """Logits on real and fake faces; on real ones and self-blends of them where there are no fakes."""
+    labels = {record.label for record in records}
+    if REAL not in labels:
+        raise TrainingError(f"{cache}: a member is calibrated on held-out real faces, and there are none")
+    faces: FaceSet = RecordFaces(records, cache) if FAKE in labels else Blends(records, cache)
+    (scores,) = score_faces([scorer], faces, margin=config.input.margin)
+    fakes = len({v for v, label in zip(scores.videos, scores.labels, strict=True) if label == FAKE})
+    kind = "fake" if FAKE in labels else "self-blended"
+    real = len({record.item for record in records if record.label == REAL})
+    return scores, f"{real} real and {fakes} {kind} held-out videos or pictures"
+
+
+def _views(records: Sequence[CropRecord], cache: Path, config: TrainConfig) -> UInt8Array:
+    """(n, size, size, 3) uint8: about EXPORT_CROPS faces as serving sees them, from all over the records."""
+    chosen = records[:: max(1, len(records) // EXPORT_CROPS)]
+    size = config.input.size
+    views = [
+        plain_view(read_crop(cache, record), record.box, margin=config.input.margin, size=size)
+        for record in chosen
+    ]
+    return np.stack(views)
