@@ -57,8 +57,9 @@ go_on_half() { # run, recipe, start, steps, seed, settings
 go_on_half mobilenet_v2_compressed-4 light_compressed runs/mobilenet_v2_compressed-3/last.pt 2500 102 \
     mixture.decoded=0.5 mixture.autoencoder=runs/autoencoder.pt
 swaps=(mixture.self_blended=0.7 mixture.cross_blended=1.0 mixture.dataset_fake=0.25 blend.poisson=0.15)
+decoded=(mixture.decoded=0.25 mixture.autoencoder=runs/autoencoder.pt)
 go_on_half mobilenet_v2_compressed light_compressed runs/mobilenet_v2_compressed-4/last.pt 2400 110 "${swaps[@]}" \
-    mixture.decoded=0.25 mixture.autoencoder=runs/autoencoder.pt
+    "${decoded[@]}"
 go_on_half mobilenet_v2_sharp light_sharp runs/mobilenet_v2_sharp-2/last.pt 1900 111 "${swaps[@]}"
 
 # ResNeXt and DenseNet stages on the first stages of the light networks, with a light network as teacher.
@@ -78,13 +79,15 @@ go_on efficientnet_lite0 light runs/efficientnet_lite0-2/best.pt model.architect
 go_on mobilenet_v2 light '["runs/mobilenet_v2_compressed-3/last.pt", "runs/mobilenet_v2_sharp-2/last.pt"]' \
     input.size=224 steps=700 seed=97 optimiser.learning_rate=3e-4
 
-# The grafted ones again, with that network as teacher.
-go_on_grafted() { # member, steps, seed
-    go_on "$1" graft "runs/$1-3/last.pt" model.architecture="$1" distillation.teacher=runs/mobilenet_v2/last.pt \
-        steps="$2" seed="$3" optimiser.learning_rate=6e-4
+# The grafted ones again, with that network as teacher; then with the new kinds of fakes and the sharp member.
+graft_again() { # member, steps and seed of the one run, of the other
+    local made=model.architecture=$1 rate=optimiser.learning_rate=6e-4 teacher=distillation.teacher
+    go_on "$1-4" graft "runs/$1-3/last.pt" "$made" $rate $teacher=runs/mobilenet_v2/last.pt steps="$2" seed="$3"
+    go_on "$1" graft "runs/$1-4/last.pt" "$made" $rate $teacher=runs/mobilenet_v2_sharp/last.pt steps="$4" seed="$5" \
+        "${swaps[@]}" "${decoded[@]}"
 }
-go_on_grafted resnext_mobilenet 3600 98
-go_on_grafted densenet_efficientnet 2700 99
+graft_again resnext_mobilenet 3600 98 3300 120
+graft_again densenet_efficientnet 2700 99 2400 121
 
 for member in mobilenet_v2 mobilenet_v2_sharp mobilenet_v2_compressed efficientnet_lite0 resnext_mobilenet \
     densenet_efficientnet; do
