@@ -153,7 +153,7 @@ class DistillationConfig(_Section):
     """A trained network teaches this one: for networks that start from random weights."""
 
     teacher: Path | None = None
-    """Its checkpoint; None: no distillation."""
+    """Its checkpoint, or the manifest of a member (NAME.json); None: no distillation."""
     weight: Share = 0.5
     """Of the teacher's answers; the labels keep 1 - weight."""
     temperature: PositiveFloat = 2.0
@@ -209,8 +209,9 @@ class TrainConfig(_Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA if there is any."""
-    precision: Literal["f32", "bf16", "fp16"] = "bf16"
-    """Of convolutions and matrix products; weights stay f32. fp16 needs CUDA."""
+    precision: Literal["auto", "f32", "bf16", "fp16"] = "auto"
+    """Of convolutions and matrix products; weights stay f32. fp16 needs CUDA. auto: bf16 where the device has
+    instructions for it, else f32; checkpoints say which."""
     compile: bool = False
     """With torch.compile: needs a C++ compiler and minutes; on a CPU it gained nothing."""
     threads: NonNegativeInt = 1

@@ -24,6 +24,7 @@ from streamer.training.config import OptimiserConfig
 from streamer.training.crops import read_crop
 from streamer.training.dataset import loader
 from streamer.training.memory import keep_freed_memory
+from streamer.training.precision import computes_bf16
 from streamer.training.train import learning_rate, seed_step
 from streamer.training.types import REAL, CropRecord
 
@@ -93,6 +94,7 @@ def fit_autoencoder(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         keep_freed_memory()
+    in_bf16 = computes_bf16(device)
     seed_step(seed, 0, 0)
     network = FaceAutoencoder().to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), SCHEDULE.learning_rate, weight_decay=0.0)
@@ -104,7 +106,7 @@ def fit_autoencoder(
         seed_step(seed, step, 0)
         faces = batch.to(device, memory_format=torch.channels_last)
         kept = torch.tensor(KEPT)[torch.randint(len(KEPT), (len(faces),))].to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16):
             painted = network(faces, kept)
         unlike = dissimilarity(painted.float(), faces)
         loss = ABSOLUTE_WEIGHT * (painted.float() - faces).abs().mean() + unlike

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import nn
 from torch.nn import functional
@@ -12,16 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 from streamer.models.classifiers import Classifier, Features, normalised
 from streamer.training.config import TrainConfig
 from streamer.training.dataset import Batch
-
-PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
-    """In which convolutions and products are computed in the precision of training."""
-    if config.precision == "f32":
-        return nullcontext()
-    context: AbstractContextManager[object] = torch.autocast(device.type, PRECISIONS[config.precision])
-    return context
+from streamer.training.precision import autocast
 
 
 class Objective(nn.Module):

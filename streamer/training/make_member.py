@@ -83,10 +83,7 @@ def origin_of(checkpoint: Checkpoint, data: str) -> str:
     model, mixture = config.model, config.mixture
     package = ARCHITECTURES[model.architecture].package
     if model.start:
-        start = " and ".join(
-            f"the member {path.stem}" if path.suffix == ".json" else f"the checkpoint {_run_of(path)}"
-            for path in model.start
-        )
+        start = " and ".join(map(_network_of, model.start))
         start = f"the mean of {start}" if len(model.start) > 1 else start
     elif model.pretrained:
         start = f"ImageNet weights ({package.distribution if package else 'torchvision'})"
@@ -95,7 +92,7 @@ def origin_of(checkpoint: Checkpoint, data: str) -> str:
     if kept := config.optimiser.start_share:
         start += f" ({100 * kept:g} % kept)"
     teacher = config.distillation.teacher
-    taught = f", taught by the checkpoint {_run_of(teacher)}" if teacher else ""
+    taught = f", taught by {_network_of(teacher)}" if teacher else ""
     return (
         f"streamer train fit: {ARCHITECTURES[model.architecture].title} from {start}{taught}; seed "
         f"{config.seed}; {checkpoint.step:,} steps of {config.batch} images ({config.input.size} px) in "
@@ -118,9 +115,11 @@ def data_in_words(records: Sequence[CropRecord]) -> str:
     return "; ".join(parts) or "nothing"
 
 
-def _run_of(path: Path) -> str:
-    """A checkpoint's run and name: what of its path says something elsewhere."""
-    return f"{path.parent.name}/{path.name}"
+def _network_of(path: Path) -> str:
+    """A member's name, or a checkpoint's and its run's: what of the path says something elsewhere."""
+    if path.suffix == ".json":
+        return f"the member {path.stem}"
+    return f"the checkpoint {path.parent.name}/{path.name}"
 
 
 def _scores_to_calibrate(

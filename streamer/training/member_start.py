@@ -1,4 +1,4 @@
-"""First weights out of a member, whose checkpoint need not be at hand: `model.start = NAME.json`."""
+"""Networks out of members, whose checkpoints need not be at hand: `model.start`, `distillation.teacher`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from streamer.errors import TrainingError
 from streamer.manifest import read_manifest
-from streamer.models.classifiers import Classifier
+from streamer.models.classifiers import ARCHITECTURES, Classifier, build_classifier
 
 PREFIX = "model."
 """Of the state dict's names in the graphs that `export` writes."""
@@ -50,6 +50,18 @@ def load_member(model: Classifier, manifest_path: Path) -> None:
             f"missing or has another shape"
         )
     model.load_state_dict(ours | {name: value for name, value in stored.items() if name in ours})
+
+
+def member_network(manifest_path: Path) -> Classifier:
+    """The network of a member, evaluation mode, on the CPU. Raises ManifestError, TrainingError."""
+    title = read_manifest(manifest_path).architecture
+    name = next((name for name, known in ARCHITECTURES.items() if known.title == title), None)
+    if name is None:
+        raise TrainingError(f"{manifest_path}: {title} is no network that can be trained")
+    model = build_classifier(name, pretrained=False, dropout=0.0, mask_head=True)
+    load_member(model, manifest_path)
+    model.eval()
+    return model
 
 
 def _may_be_missing(name: str) -> bool:

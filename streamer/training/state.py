@@ -15,7 +15,7 @@ from streamer.models.classifiers import Classifier, build_classifier, graft
 from streamer.training.checkpoint import Checkpoint, load_checkpoint, load_model
 from streamer.training.config import TrainConfig, differences
 from streamer.training.loss import Objective
-from streamer.training.member_start import load_member
+from streamer.training.member_start import load_member, member_network
 
 BETAS = (0.9, 0.999)
 """AdamW's, as in its paper."""
@@ -172,10 +172,15 @@ def _mean(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 def _teacher(config: TrainConfig, device: torch.device) -> Classifier | None:
     if (path := config.distillation.teacher) is None:
         return None
-    margin = load_checkpoint(path).config.input.margin
-    if margin != config.input.margin:
-        raise TrainingError(f"{path}: the teacher sees faces with margin {margin}, not {config.input.margin}")
-    teacher = load_model(path)
+    if path.suffix == ".json":
+        teacher = member_network(path)
+    else:
+        margin = load_checkpoint(path).config.input.margin
+        if margin != config.input.margin:
+            raise TrainingError(
+                f"{path}: the teacher sees faces with margin {margin}, not {config.input.margin}"
+            )
+        teacher = load_model(path)
     teacher.requires_grad_(False)
     _place(teacher, device)
     return teacher

@@ -31,6 +31,7 @@ from streamer.training.config import OptimiserConfig, TrainConfig
 from streamer.training.crops import to_lines
 from streamer.training.dataset import Batch, TrainBatches, loader
 from streamer.training.memory import keep_freed_memory
+from streamer.training.precision import with_precision
 from streamer.training.progress import Logbook, Report
 from streamer.training.state import State
 from streamer.training.types import CropRecord
@@ -59,6 +60,8 @@ def train(
     """
     began = time.monotonic()
     with _processes(config) as place:
+        config = with_precision(config, place.device)
+
         # 1. Data.
         training = [record for record in records if record.split == "train"]
         dataset = TrainBatches(training, cache, config, rank=place.rank, world=place.world)

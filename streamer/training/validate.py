@@ -21,8 +21,8 @@ from streamer.training.blend import BlendConfig, self_blend
 from streamer.training.config import TrainConfig
 from streamer.training.crops import face_picture, read_crop
 from streamer.training.dataset import loader
-from streamer.training.loss import autocast
 from streamer.training.metrics import auc, by_video, probabilities
+from streamer.training.precision import autocast
 from streamer.training.types import FAKE, REAL, CropRecord, FrameScores
 from streamer.types import Float32Array, UInt8Array
 

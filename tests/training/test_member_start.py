@@ -17,8 +17,9 @@ pytestmark = pytest.mark.needs_torch
 
 from streamer.models.classifiers import build_classifier  # noqa: E402
 from streamer.training.export import export_member  # noqa: E402
-from streamer.training.member_start import load_member  # noqa: E402
+from streamer.training.member_start import load_member, member_network  # noqa: E402
 
+ENGINES = Path(__file__).parents[2] / "engines"
 TITLES = {"mobilenet_v2": "MobileNetV2", "densenet121": "DenseNet-121"}
 
 
@@ -82,3 +83,14 @@ def test_networks_of_others_are_refused(member: Path, tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("MobileNetV2", "DenseNet-121"))
     with pytest.raises(TrainingError, match="not a member that `streamer train export` wrote"):
         load_member(build("densenet121", 2), path)
+
+
+def test_the_network_of_a_member(member: Path) -> None:
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    expected = build("mobilenet_v2", 2)
+    load_member(expected, member)
+    network = member_network(member)
+    assert not network.training
+    assert torch.equal(network(images)[0], expected(images)[0])
+    with pytest.raises(TrainingError, match=r"range\.json: BlazeFace.* is no network that can be trained"):
+        member_network(ENGINES / "blazeface_short_range.json")

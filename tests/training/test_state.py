@@ -11,6 +11,7 @@ from toy import toy_config
 from streamer.errors import TrainingError
 
 pytestmark = pytest.mark.needs_torch
+ENGINES = Path(__file__).parents[2] / "engines"
 torch = pytest.importorskip("torch")
 
 
@@ -165,6 +166,8 @@ def test_teacher(tmp_path: Path) -> None:
     assert state.checkpoint().projections
     with pytest.raises(TrainingError, match=r"teacher sees faces with margin 0.3, not 0.2"):
         make_state(distillation=teaching, input={"margin": 0.2})
+    member = make_state(distillation={"teacher": ENGINES / "mobilenet_v2.json", "feature_weight": 1.0})
+    assert [projection.weight.shape[0] for projection in member.objective.projections] == [96, 1280]
 
 
 def test_restoring_needs_the_same_configuration_and_data(tmp_path: Path) -> None:

@@ -124,10 +124,18 @@ def test_interrupted_or_not_gives_the_same(
     assert_same(run_once(config, records, cache, tmp_path / "cut", resume=True), whole)
     # A finished one is left alone.
     assert_same(run_once(config, records, cache, tmp_path / "cut", resume=True), whole)
+    assert whole.config.precision == precision
     other = run_once(config.model_copy(update={"seed": 2}), records, cache, tmp_path / "other")
     assert not torch.equal(
         other.weights["network.classifier.weight"], whole.weights["network.classifier.weight"]
     )
+
+
+def test_a_checkpoint_says_which_precision_was_chosen(
+    records: list[CropRecord], cache: Path, tmp_path: Path
+) -> None:
+    last = run_once(toy_config(steps=1, precision="auto"), records, cache, tmp_path / "run")
+    assert last.config.precision in ("f32", "bf16")
 
 
 def test_killed_and_resumed_gives_the_same(records: list[CropRecord], cache: Path, tmp_path: Path) -> None:
