@@ -167,6 +167,7 @@ def autoencoder(
     steps: Annotated[int, typer.Option(min=1, help="Batches.")] = 3500,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     workers: Workers = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where it was interrupted.")] = False,
 ) -> None:
     """Train the decoder that decoded blends are painted by (mixture.decoded of a recipe), on real faces."""
     _start(ctx)
@@ -176,7 +177,14 @@ def autoencoder(
     records = read_index(cache)
     with _bar("training") as progress:
         unlike = fit_autoencoder(
-            records, cache, output, steps=steps, seed=seed, workers=workers, progress=progress
+            records,
+            cache,
+            output,
+            steps=steps,
+            seed=seed,
+            workers=workers,
+            resume=resume,
+            progress=progress,
         )
     typer.echo(f"{output}: dissimilarity {unlike:.3f} of 0 to 1 from the faces it was shown")
 

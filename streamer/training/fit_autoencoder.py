@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,8 +14,10 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from streamer.engines import write_whole
 from streamer.errors import TrainingError
 from streamer.training.autoencoder import (
+    FORMAT,
     KEPT,
     SIDES,
     FaceAutoencoder,
@@ -25,7 +30,7 @@ from streamer.training.crops import read_crop
 from streamer.training.dataset import loader
 from streamer.training.memory import keep_freed_memory
 from streamer.training.precision import computes_bf16
-from streamer.training.train import learning_rate, seed_step
+from streamer.training.train import fingerprint, learning_rate, seed_step
 from streamer.training.types import REAL, CropRecord
 
 BATCH_PIXELS = 64 * 64**2
@@ -39,6 +44,8 @@ SCALE = (0.9, 1.15)
 TURN_DEGREES = 8.0
 BRIGHTNESS = (0.85, 1.1)
 """Factors of red, green and blue, each on its own."""
+KEEP_EVERY = 100
+"""Steps between two files to go on from."""
 
 
 class _Squares(Dataset[torch.Tensor]):
@@ -81,12 +88,14 @@ def fit_autoencoder(
     steps: int,
     seed: int,
     workers: int,
+    resume: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> float:
     """Train one on the real training faces of a cache, on CUDA if there is any, and write it.
 
-    workers: processes that prepare batches. progress: called with the steps done and all. Returns the
-    dissimilarity of the last tenth of the steps, mean. Raises TrainingError.
+    What is not finished is kept in a file beside it, `unfinished(path)`. workers: processes that prepare
+    batches. resume: go on from that file, if there is one. progress: called with the steps done and all.
+    Returns the dissimilarity of the last tenth of the steps, mean. Raises TrainingError.
     """
     real = [record for record in records if record.split == "train" and record.label == REAL]
     if not real:
@@ -98,9 +107,13 @@ def fit_autoencoder(
     seed_step(seed, 0, 0)
     network = FaceAutoencoder().to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), SCHEDULE.learning_rate, weight_decay=0.0)
-    last: list[float] = []
-    batches: Iterator[torch.Tensor] = loader(_Squares(real, cache, seed), range(steps), workers=workers)
-    for step, batch in enumerate(batches):
+    made = _Unfinished(unfinished(path), {"data": fingerprint(real), "steps": steps, "seed": seed})
+    done, last = made.restore(network, optimiser) if made.open(resume=resume) else (0, [])
+    remaining = range(done, steps)
+    batches: Iterator[torch.Tensor] = loader(_Squares(real, cache, seed), remaining, workers=workers)
+    for step, batch in zip(remaining, batches, strict=True):
+        if step % KEEP_EVERY == 0:
+            made.keep(network, optimiser, step, last)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(SCHEDULE, step, step / steps)
         seed_step(seed, step, 0)
@@ -120,4 +133,61 @@ def fit_autoencoder(
             last.append(value)
         progress(step + 1, steps)
     save_autoencoder(path, network.cpu())
+    made.path.unlink(missing_ok=True)
     return float(np.mean(last))
+
+
+def unfinished(path: Path) -> Path:
+    """The file of a training that is to write an autoencoder to `path`."""
+    return path.with_name(f"{path.name}.unfinished")
+
+
+class _Unfinished:
+    """A training that can go on: {"format": FORMAT, settings, "step", "last", "network", "optimiser"}."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        """settings: those without which it would be another training."""
+        self.path = path
+        self._settings = {"format": FORMAT} | settings
+
+    def open(self, *, resume: bool) -> bool:
+        """Whether there is something to go on from. Raises TrainingError if that is not wanted."""
+        if self.path.exists() and not resume:
+            raise TrainingError(
+                f"{self.path}: a training that is not finished: go on with --resume, or delete it"
+            )
+        return self.path.exists()
+
+    def keep(
+        self, network: FaceAutoencoder, optimiser: torch.optim.Optimizer, step: int, last: list[float]
+    ) -> None:
+        """Write it whole or not at all, before `step`. Raises TrainingError."""
+        content = io.BytesIO()
+        state = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
+        torch.save(self._settings | state | {"step": step, "last": last}, content)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path, content.getvalue())
+        except OSError as error:
+            raise TrainingError(f"{self.path}: cannot write the training: {error.strerror}") from error
+
+    def restore(self, network: FaceAutoencoder, optimiser: torch.optim.Optimizer) -> tuple[int, list[float]]:
+        """The steps done and `last`, as they were kept. Raises TrainingError."""
+        try:
+            values = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "damaged"
+            raise TrainingError(
+                f"{self.path}: cannot read the training: {reason}; delete it to begin anew"
+            ) from error
+        if (
+            not isinstance(values, dict)
+            or {name: values.get(name) for name in self._settings} != self._settings
+        ):
+            raise TrainingError(
+                f"{self.path}: begun with other faces, steps or seed, or another version of streamer; "
+                f"delete it to begin anew"
+            )
+        network.load_state_dict(values["network"])
+        optimiser.load_state_dict(values["optimiser"])
+        return values["step"], values["last"]

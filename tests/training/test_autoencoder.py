@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -153,6 +154,62 @@ def test_the_same_seed_gives_the_same_network(tmp_path: Path) -> None:
         weights.append(torch.cat([each.flatten() for each in load_autoencoder(path).state_dict().values()]))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_interrupted_or_not_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamer.training import fit_autoencoder as fitting
+
+    class StopError(Exception):
+        pass
+
+    def stop_after_5(done: int, _steps: int) -> None:
+        if done == 5:
+            raise StopError
+
+    monkeypatch.setattr(fitting, "KEEP_EVERY", 2)
+    records = make_cache(tmp_path)
+
+    def fit(name: str, **settings: Any) -> Any:
+        wanted = {"steps": 6, "seed": 1, "workers": 0} | settings
+        last = fitting.fit_autoencoder(records, tmp_path, tmp_path / name, **wanted)
+        weights = torch.load(tmp_path / name, weights_only=True)["weights"]
+        return last, torch.cat([weight.flatten() for weight in weights.values()])
+
+    whole, weights = fit("whole.pt")
+    with pytest.raises(StopError):
+        fit("cut.pt", progress=stop_after_5)
+    assert not (tmp_path / "cut.pt").exists()
+    with pytest.raises(TrainingError, match=r"cut.pt.unfinished: .*not finished: go on with --resume"):
+        fit("cut.pt")
+    with pytest.raises(TrainingError, match="begun with other faces, steps or seed"):
+        fit("cut.pt", resume=True, seed=2)
+    steps: list[int] = []
+    again, resumed = fit("cut.pt", resume=True, progress=lambda done, _: steps.append(done))
+    assert steps == [5, 6]
+    assert again == whole
+    assert torch.equal(resumed, weights)
+    assert not list(tmp_path.glob("*.unfinished"))
+    (tmp_path / "cut.pt.unfinished").write_bytes(b"damaged")
+    with pytest.raises(TrainingError, match=r"cannot read the training: damaged; delete it"):
+        fit("cut.pt", resume=True)
+
+
+def test_where_it_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
+    from streamer.training.fit_autoencoder import fit_autoencoder
+
+    (tmp_path / "file").touch()
+    steps: list[int] = []
+    with pytest.raises(TrainingError, match="cannot write the training"):
+        fit_autoencoder(
+            make_cache(tmp_path),
+            tmp_path,
+            tmp_path / "file" / "a.pt",
+            steps=2,
+            seed=1,
+            workers=0,
+            progress=lambda done, _: steps.append(done),
+        )
+    assert not steps
 
 
 def test_only_real_faces_for_training_are_shown(tmp_path: Path) -> None:
