@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -83,7 +84,8 @@ def read_manifest(path: Path) -> Manifest:
     try:
         text = path.read_text()
     except OSError as error:
-        raise ManifestError(f"{path}: cannot read the manifest: {error.strerror}") from error
+        hint = _what_is_there(path) if isinstance(error, FileNotFoundError) else ""
+        raise ManifestError(f"{path}: cannot read the manifest: {error.strerror}{hint}") from error
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
@@ -100,3 +102,12 @@ def read_manifest(path: Path) -> Manifest:
             f"the file was changed or damaged: restore it or build it again"
         )
     return manifest
+
+
+def _what_is_there(path: Path) -> str:
+    """For an error: what there is in place of a manifest that is missing."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"; nor is {folder.absolute()} a folder: set classify.engines to the folder of the networks"
+    near = difflib.get_close_matches(path.stem, sorted(known.stem for known in folder.glob("*.json")), n=1)
+    return f"; did you mean {near[0]}?" if near else f"; {folder.absolute()} has no network of that name"

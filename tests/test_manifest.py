@@ -54,6 +54,18 @@ def test_no_manifest(tmp_path: Path) -> None:
         read_manifest(tmp_path / "absent.json")
 
 
+def test_what_is_there_in_its_place(tmp_path: Path) -> None:
+    write(tmp_path).rename(tmp_path / "mobilenet_v2.json")
+    with pytest.raises(ManifestError, match=r"No such file or directory; did you mean mobilenet_v2\?"):
+        read_manifest(tmp_path / "mobilenet_v3.json")
+    with pytest.raises(ManifestError, match=r"; \S+ has no network of that name"):
+        read_manifest(tmp_path / "xyz.json")
+    with pytest.raises(
+        ManifestError, match=r"; nor is \S+/none a folder: set classify\.engines to the folder"
+    ):
+        read_manifest(tmp_path / "none" / "mobilenet_v2.json")
+
+
 @pytest.mark.parametrize("flip", range(len(NETWORK)))
 def test_any_changed_byte_is_refused(tmp_path: Path, flip: int) -> None:
     path = write(tmp_path)
