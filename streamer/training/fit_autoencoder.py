@@ -107,13 +107,13 @@ def fit_autoencoder(
     seed_step(seed, 0, 0)
     network = FaceAutoencoder().to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), SCHEDULE.learning_rate, weight_decay=0.0)
-    made = _Unfinished(unfinished(path), {"data": fingerprint(real), "steps": steps, "seed": seed})
-    done, last = made.restore(network, optimiser) if made.open(resume=resume) else (0, [])
+    training = _Unfinished(unfinished(path), {"data": fingerprint(real), "steps": steps, "seed": seed})
+    done, last = training.restore(network, optimiser) if training.exists(resume=resume) else (0, [])
     remaining = range(done, steps)
     batches: Iterator[torch.Tensor] = loader(_Squares(real, cache, seed), remaining, workers=workers)
     for step, batch in zip(remaining, batches, strict=True):
         if step % KEEP_EVERY == 0:
-            made.keep(network, optimiser, step, last)
+            training.keep(network, optimiser, step, last)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(SCHEDULE, step, step / steps)
         seed_step(seed, step, 0)
@@ -133,7 +133,7 @@ def fit_autoencoder(
             last.append(value)
         progress(step + 1, steps)
     save_autoencoder(path, network.cpu())
-    made.path.unlink(missing_ok=True)
+    training.path.unlink(missing_ok=True)
     return float(np.mean(last))
 
 
@@ -150,7 +150,7 @@ class _Unfinished:
         self.path = path
         self._settings = {"format": FORMAT} | settings
 
-    def open(self, *, resume: bool) -> bool:
+    def exists(self, *, resume: bool) -> bool:
         """Whether there is something to go on from. Raises TrainingError if that is not wanted."""
         if self.path.exists() and not resume:
             raise TrainingError(
