@@ -1,7 +1,7 @@
 """The straightforward detector that `throughput.py` is compared with: no batching, pool or compiled networks.
 
-Frame-by-frame OpenCV decode, torch eager BlazeFace window by window, torch eager ResNeXt-50 and DenseNet-121,
-one face at a time. It uses the same windows, the same box decoding and the same crops as the service.
+Frame-by-frame OpenCV decode, torch eager BlazeFace window by window, torch eager members, one face at a time.
+It uses the same windows, the same box decoding and the same crops as the service.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,7 +21,18 @@ from streamer.backends.load import load_network
 from streamer.config import Config
 from streamer.faces.crop import crop_faces
 from streamer.faces.detect import FaceDetector
+from streamer.manifest import read_manifest
+from streamer.models.classifiers import IMAGENET_MEAN, IMAGENET_STD
+from streamer.training.member_start import member_network
 from streamer.types import Float32Array, UInt8Array
+
+
+class Member(NamedTuple):
+    """A classifier in torch eager float32."""
+
+    network: torch.nn.Module
+    size: int
+    """Of its input, pixels."""
 
 
 class WindowByWindow:
@@ -57,10 +68,7 @@ def run_baseline(config: Config, video: Path, frames_per_second: float, max_fram
         for name in (faces_config.detector, faces_config.scanner, faces_config.verifier)
     )
     finder = FaceDetector(detector, faces_config, scanner=scanner, verifier=verifier)
-    members = [
-        torchvision.models.resnext50_32x4d(num_classes=1).eval(),
-        torchvision.models.densenet121(num_classes=1).eval(),
-    ]
+    members = [_member(engines, name) for name in config.classify.members]
     stages = {"decode": 0.0, "detect": 0.0, "classify": 0.0}
 
     def timed(stage: str, work: Callable[..., Any], *args: Any) -> Any:
@@ -79,7 +87,7 @@ def run_baseline(config: Config, video: Path, frames_per_second: float, max_fram
         frame = timed("decode", next, sampled)
         found = timed("detect", finder.detect, [frame])[0]
         for box in found.boxes:
-            timed("classify", _score_one, members, crop_faces(frame, box[None], margin=0.3, size=224))
+            timed("classify", _score_one, members, frame, box)
             faces += 1
     return BaselineRun(max_frames, faces, time.perf_counter() - started, stages)
 
@@ -100,8 +108,24 @@ def _sampled_frames(video: Path, frames_per_second: float) -> Iterator[UInt8Arra
         capture.release()
 
 
+def _member(engines: Path, name: str) -> Member:
+    """In torch, from where it comes: torchvision's, if it has random weights, else ours."""
+    manifest = read_manifest(engines / f"{name}.json")
+    if manifest.trained:
+        network: torch.nn.Module = member_network(engines / f"{name}.json")
+    else:
+        network = torchvision.models.get_model(Path(name).name, num_classes=1).eval()
+    return Member(network, manifest.input.height)
+
+
 @torch.inference_mode()
-def _score_one(members: list[torch.nn.Module], crop: UInt8Array) -> float:
-    mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
-    image = ((torch.from_numpy(crop).float() - mean) / std).permute(0, 3, 1, 2)
-    return float(torch.stack([torch.sigmoid(member(image)) for member in members]).mean())
+def _score_one(members: list[Member], frame: UInt8Array, box: Float32Array) -> float:
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    answers = []
+    for member in members:
+        crop = crop_faces(frame, box[None], margin=0.3, size=member.size)
+        image = ((torch.from_numpy(crop).float() - mean) / std).permute(0, 3, 1, 2)
+        answer = member.network(image)
+        logit = answer[0] if isinstance(answer, tuple) else answer  # ours have a heat map, too
+        answers.append(torch.sigmoid(logit))
+    return float(torch.stack(answers).mean())

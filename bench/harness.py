@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sys
 import time
@@ -106,7 +107,7 @@ async def running_service(
         config = config.model_copy(update={"kafka": kafka})
         await create_topics(kafka)
         settings = [
-            f"classify.members={FULL_SIZE}",
+            f"classify.members={json.dumps(config.classify.members)}",
             *(f"kafka.{key}={value}" for key, value in changes.items()),
             "service.http_port=0",
             "log.level=warning",

@@ -43,6 +43,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rates", type=float, nargs="+", default=[30, 10, 4], help="sampled frames a second")
     parser.add_argument("--precision", choices=["f32", "bf16", "int8"], default="int8")
+    parser.add_argument(
+        "--members", nargs="+", default=FULL_SIZE, metavar="NAME", help="of the ensemble, below engines/"
+    )
     parser.add_argument("--scan-every", type=int, help="matrix windows in one of so many frames; see config")
     parser.add_argument("--seconds", type=float, default=20, help="measured time for each rate")
     parser.add_argument("--no-baseline", action="store_true", help="for a machine without torch")
@@ -53,7 +56,8 @@ def main() -> None:
     if arguments.json:
         json.dump({"cpus": os.cpu_count(), "precision": arguments.precision, "rows": rows}, sys.stdout)
         return
-    print(f"{os.cpu_count()} CPUs, 1080p30 H.264, one face, precision {arguments.precision}")
+    members = ", ".join(arguments.members)
+    print(f"{os.cpu_count()} CPUs, 1080p30 H.264, one face, {members}, precision {arguments.precision}")
     for row in rows:
         shares = ", ".join(
             f"{stage} {share:.0%} ({row['stage_cpu_ms_per_frame'][stage]:.1f} ms)"
@@ -76,7 +80,7 @@ def measure(arguments: argparse.Namespace, data: bytes, rate: float) -> dict[str
     overrides: dict[str, Any] = {
         "sample": {"frames_per_second": rate},
         "classify": {
-            "members": FULL_SIZE,
+            "members": arguments.members,
             "precision": arguments.precision,
             "allow_untrained": True,
         },
