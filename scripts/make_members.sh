@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Train the members in engines/ on a crop cache and export them: a day on one CPU core. `make members` calls it.
+# Train the members in engines/ on a crop cache and export them: a day on one CPU core with AMX, about five on one
+# without. `make members` calls it.
 # Runs are kept under runs/; called again, it goes on where it was.
 #
 # usage: scripts/make_members.sh CACHE [OPTION ...]
