@@ -48,7 +48,7 @@ go_on mobilenet_v2_compressed-3 light_compressed runs/mobilenet_v2_compressed-2/
     optimiser.learning_rate=4e-4
 # New kinds of fakes, each time with half of the weights kept: faces that a decoder painted, then more of other
 # people's faces blended in.
-[[ -e runs/autoencoder.pt ]] || "$streamer" train autoencoder --cache "$cache" --output runs/autoencoder.pt --resume
+"$streamer" train autoencoder --cache "$cache" --output runs/autoencoder.pt --resume
 go_on_half() { # run, recipe, start, steps, seed, settings
     local run=$1 recipe=$2 start=$3 steps=$4 seed=$5
     shift 5

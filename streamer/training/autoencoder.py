@@ -5,7 +5,7 @@ most of DFDC, in DeepFaceLab. Here one network codes and decodes everybody, so n
 differs from the original is what a decoder leaves out and puts in. A code cut to fewer channels gives a
 poorer face, a larger square a better one.
 
-    AUTOENCODER.pt      {"format": FORMAT, "weights": of `FaceAutoencoder`}
+    AUTOENCODER.pt      {"format": FORMAT, "weights": of `FaceAutoencoder`, "training": what it came of}
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from __future__ import annotations
 import functools
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -72,10 +73,11 @@ def _up(inside: int, outside: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inside, 4 * outside, 3, padding=1), nn.LeakyReLU(0.1), nn.PixelShuffle(2))
 
 
-def save_autoencoder(path: Path, network: FaceAutoencoder) -> None:
-    """Write it whole or not at all. Raises TrainingError."""
+def save_autoencoder(path: Path, network: FaceAutoencoder, training: Mapping[str, Any]) -> None:
+    """Write it whole or not at all. training: what it came of, plain values. Raises TrainingError."""
     content = io.BytesIO()
-    torch.save({"format": FORMAT, "weights": network.state_dict()}, content)
+    values = {"format": FORMAT, "weights": network.state_dict(), "training": dict(training)}
+    torch.save(values, content)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content.getvalue())
@@ -86,6 +88,19 @@ def save_autoencoder(path: Path, network: FaceAutoencoder) -> None:
 @functools.cache
 def load_autoencoder(path: Path) -> FaceAutoencoder:
     """Read one, evaluation mode, on the CPU; once per process. Raises TrainingError."""
+    network = FaceAutoencoder()
+    network.load_state_dict(_read(path)["weights"])
+    network.eval()
+    return network
+
+
+def read_training(path: Path) -> dict[str, Any]:
+    """What the autoencoder of a file came of; see `save_autoencoder`. Raises TrainingError."""
+    training: dict[str, Any] = _read(path).get("training", {})
+    return training
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -96,10 +111,7 @@ def load_autoencoder(path: Path) -> FaceAutoencoder:
         raise TrainingError(f"{path}: not an autoencoder, or damaged: {error}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise TrainingError(f"{path}: not an autoencoder of this version of streamer")
-    network = FaceAutoencoder()
-    network.load_state_dict(values["weights"])
-    network.eval()
-    return network
+    return values
 
 
 def cut_square(

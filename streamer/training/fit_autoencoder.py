@@ -23,6 +23,7 @@ from streamer.training.autoencoder import (
     FaceAutoencoder,
     cut_square,
     dissimilarity,
+    read_training,
     save_autoencoder,
 )
 from streamer.training.config import OptimiserConfig
@@ -94,12 +95,17 @@ def fit_autoencoder(
     """Train one on the real training faces of a cache, on CUDA if there is any, and write it.
 
     What is not finished is kept in a file beside it, `unfinished(path)`. workers: processes that prepare
-    batches. resume: go on from that file, if there is one. progress: called with the steps done and all.
+    batches. resume: go on from that file, if there is one; what is finished is left as it is. progress:
+    called with the steps done and all.
     Returns the dissimilarity of the last tenth of the steps, mean. Raises TrainingError.
     """
     real = [record for record in records if record.split == "train" and record.label == REAL]
     if not real:
         raise TrainingError(f"{cache}: no real faces among the training crops")
+    settings = {"data": fingerprint(real), "steps": steps, "seed": seed}
+    training = _Unfinished(unfinished(path), settings)
+    if resume and path.exists() and not training.path.exists():
+        return _finished(path, settings)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         keep_freed_memory()
@@ -107,7 +113,6 @@ def fit_autoencoder(
     seed_step(seed, 0, 0)
     network = FaceAutoencoder().to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), SCHEDULE.learning_rate, weight_decay=0.0)
-    training = _Unfinished(unfinished(path), {"data": fingerprint(real), "steps": steps, "seed": seed})
     done, last = training.restore(network, optimiser) if training.exists(resume=resume) else (0, [])
     remaining = range(done, steps)
     batches: Iterator[torch.Tensor] = loader(_Squares(real, cache, seed), remaining, workers=workers)
@@ -132,9 +137,20 @@ def fit_autoencoder(
         if step >= int(0.9 * steps):
             last.append(value)
         progress(step + 1, steps)
-    save_autoencoder(path, network.cpu())
+    unlike_at_last = float(np.mean(last))
+    save_autoencoder(path, network.cpu(), settings | {"dissimilarity": unlike_at_last})
     training.path.unlink(missing_ok=True)
-    return float(np.mean(last))
+    return unlike_at_last
+
+
+def _finished(path: Path, settings: dict[str, Any]) -> float:
+    """What `fit_autoencoder` returned when it wrote this one. Raises TrainingError if it would be another."""
+    made = read_training(path)
+    if {name: made.get(name) for name in settings} != settings:
+        raise TrainingError(
+            f"{path}: made of other faces, steps or seed; train anew without --resume, or name another file"
+        )
+    return float(made["dissimilarity"])
 
 
 def unfinished(path: Path) -> Path:

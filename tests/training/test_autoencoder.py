@@ -194,6 +194,28 @@ def test_interrupted_or_not_gives_the_same(tmp_path: Path, monkeypatch: pytest.M
         fit("cut.pt", resume=True)
 
 
+def test_a_finished_one_is_left_as_it_is_by_resume(tmp_path: Path) -> None:
+    from streamer.training.fit_autoencoder import fit_autoencoder
+
+    records = make_cache(tmp_path)
+    path = tmp_path / "a.pt"
+    steps: list[int] = []
+
+    def fit(**settings: Any) -> float:
+        wanted: dict[str, Any] = {"steps": 2, "seed": 1, "workers": 0} | settings
+        return fit_autoencoder(records, tmp_path, path, progress=lambda done, _: steps.append(done), **wanted)
+
+    last = fit()
+    content = path.read_bytes()
+    assert fit(resume=True) == last
+    assert steps == [1, 2]
+    assert path.read_bytes() == content
+    with pytest.raises(TrainingError, match=r"a.pt: made of other faces, steps or seed; train anew without"):
+        fit(resume=True, steps=3)
+    assert fit(seed=2) != last
+    assert steps == [1, 2, 1, 2]
+
+
 def test_where_it_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
     from streamer.training.fit_autoencoder import fit_autoencoder
 
@@ -238,4 +260,4 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         load_autoencoder(other)
     (tmp_path / "file").touch()
     with pytest.raises(TrainingError, match="cannot write the autoencoder"):
-        save_autoencoder(tmp_path / "file" / "a.pt", FaceAutoencoder())
+        save_autoencoder(tmp_path / "file" / "a.pt", FaceAutoencoder(), {})

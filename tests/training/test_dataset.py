@@ -93,7 +93,7 @@ def decoding(cache: Path) -> dict[str, Any]:
     from streamer.training.autoencoder import FaceAutoencoder, save_autoencoder
 
     path = cache / "autoencoder.pt"
-    save_autoencoder(path, FaceAutoencoder())
+    save_autoencoder(path, FaceAutoencoder(), {})
     return {"self_blended": 0, "dataset_fake": 0, "decoded": 1, "autoencoder": str(path)}
 
 
