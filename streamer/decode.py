@@ -32,7 +32,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from streamer.errors import DecodeError
 from streamer.media_structure import check_structure
 from streamer.nvdec import Nvdec, choose
-from streamer.sample import Sampler
+from streamer.sample import GivenTimes, Sampler
 from streamer.types import MATRICES, UInt8Array, YuvLayout
 
 CODECS = {
@@ -129,7 +129,11 @@ class SampledFrame:
 
 
 def sampled_frames(
-    data: bytes, init: bytes | None, sampler: Sampler, limits: DecodeLimits, nvdec: Nvdec | None = None
+    data: bytes,
+    init: bytes | None,
+    sampler: Sampler | GivenTimes,
+    limits: DecodeLimits,
+    nvdec: Nvdec | None = None,
 ) -> Generator[SampledFrame, None, float]:
     """Decode a chunk and yield the frames that the sampler takes, in order of time.
 
@@ -173,7 +177,7 @@ def _is_for(nvdec: Nvdec, media: bytes, demuxer: str, limits: DecodeLimits) -> b
 
 
 def _decoded(
-    media: bytes, demuxer: str, sampler: Sampler, limits: DecodeLimits, nvdec: Nvdec | None
+    media: bytes, demuxer: str, sampler: Sampler | GivenTimes, limits: DecodeLimits, nvdec: Nvdec | None
 ) -> Generator[SampledFrame, None, float]:
     with _as_decode_errors(), _open(media, demuxer, limits, nvdec) as container:
         stream = _video_stream(container, limits)
@@ -230,7 +234,7 @@ def _check_pixels(width: int, height: int, limits: DecodeLimits) -> None:
 
 
 def _sample(
-    container: Any, stream: Any, sampler: Sampler, limits: DecodeLimits
+    container: Any, stream: Any, sampler: Sampler | GivenTimes, limits: DecodeLimits
 ) -> Generator[SampledFrame, None, float]:
     rate = stream.average_rate or stream.guessed_rate
     fps = float(rate) if rate and 1 <= rate <= 1000 else None

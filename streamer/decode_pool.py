@@ -12,7 +12,7 @@ import contextlib
 import os
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any
 
 import structlog
@@ -93,8 +93,12 @@ class DecodePool:
         for worker in self._workers:
             worker.release_memory()
 
-    async def decode(self, chunk: VideoChunk, sample: SampleConfig) -> AsyncGenerator[DecodedBatch, None]:
+    async def decode(
+        self, chunk: VideoChunk, sample: SampleConfig | Sequence[float]
+    ) -> AsyncGenerator[DecodedBatch, None]:
         """Sampled frames of a chunk, batch by batch; the last one knows where the chunk ends.
+
+        sample: how to draw the times, or the times themselves; see `GivenTimes`.
 
         Waits for a free worker first. May be left early (`aclose`): the worker is then free again as soon as
         it has answered or been killed. Raises DecodeError for this chunk, StreamerError if the pool is

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,16 +164,20 @@ class Worker:
         environment["OPENBLAS_NUM_THREADS"] = "1"  # numpy's, each would take address space
         return environment
 
-    async def open(self, chunk: VideoChunk, sample: SampleConfig) -> None:
-        """Hand a chunk over."""
+    async def open(self, chunk: VideoChunk, sample: SampleConfig | Sequence[float]) -> None:
+        """Hand a chunk over. sample: see `DecodePool.decode`."""
         self._half, self._last_seconds = 0, 0.0
         init = chunk.init or b""
         request = {
             "data": len(chunk.data),
             "init": len(init),
-            "rate": sampling_rate(sample, chunk.duration_seconds),
-            "seed": sampling_seed(chunk.video_id, chunk.seq),
-            "at_least_one": chunk.seq == 0,
+            "sample": list(sample)
+            if isinstance(sample, Sequence)
+            else {
+                "rate": sampling_rate(sample, chunk.duration_seconds),
+                "seed": sampling_seed(chunk.video_id, chunk.seq),
+                "at_least_one": chunk.seq == 0,
+            },
         }
         await self._send({"open": request}, chunk.data, init)
 

@@ -145,13 +145,14 @@ class _Server:
 
     def _open(self, chunk: dict[str, Any]) -> None:
         from streamer.decode import sampled_frames
-        from streamer.sample import Sampler
+        from streamer.sample import GivenTimes, Sampler
 
         data, init = self._read(chunk["data"]), self._read(chunk["init"])
         used = resource.getrusage(resource.RUSAGE_SELF)
         cpu_limit = int(used.ru_utime + used.ru_stime) + 1 + self._cpu_seconds
         resource.setrlimit(resource.RLIMIT_CPU, (cpu_limit, resource.RLIM_INFINITY))
-        sampler = Sampler(chunk["rate"], chunk["seed"], at_least_one=chunk["at_least_one"])
+        sample = chunk["sample"]
+        sampler = GivenTimes(sample) if isinstance(sample, list) else Sampler(**sample)
         self._held = self._end_seconds = None
         self._chunk = self._remember_end(
             sampled_frames(data, init or None, sampler, self._limits, self._nvdec)

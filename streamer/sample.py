@@ -9,7 +9,9 @@ is kept.
 from __future__ import annotations
 
 import hashlib
+import math
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the decoder process imports this module, and pydantic would double its start-up
@@ -72,4 +74,24 @@ class Sampler:
             self._timestamp = self._draw()
         taken = taken or (last and self._at_least_one and self._taken == 0)
         self._taken += taken
+        return taken
+
+
+class GivenTimes:
+    """Keeps the frames that are shown at given times; to be asked like a `Sampler`.
+
+    times: seconds since the chunk's first frame, ascending. The last frame stands for those after the end.
+    """
+
+    rate = math.inf
+    """No frame may be skipped: each time means one frame of all."""
+
+    def __init__(self, times: Sequence[float]) -> None:
+        self._left = list(reversed(times))
+
+    def takes(self, start_seconds: float, end_seconds: float, *, last: bool = False) -> bool:
+        """See `Sampler.takes`."""
+        taken = False
+        while self._left and (last or self._left[-1] < end_seconds):
+            taken = self._left.pop() >= start_seconds or taken
         return taken

@@ -128,6 +128,13 @@ async def test_replay_samples_the_same_frames() -> None:
         assert len(await sampled(1, duration=100.0)) == 2  # 100 frames for 100 s: one per second
 
 
+async def test_the_times_themselves_may_be_given() -> None:
+    times = [3.5 / media.FPS, 7.1 / media.FPS, 7.9 / media.FPS, 1000.0]
+    async with running() as pool:
+        batches = [batch async for batch in pool.decode(chunk(encode("mp4")), times)]
+    assert [media.index_of(frame.rgb) for batch in batches for frame in batch.frames] == [3, 7, 59]
+
+
 async def test_first_chunk_of_a_video_gives_a_frame_however_short() -> None:
     sample = SampleConfig(frames_per_second=0.1)
     async with running() as pool:

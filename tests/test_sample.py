@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.config import SampleConfig
-from streamer.sample import Sampler, sampling_rate, sampling_seed
+from streamer.sample import GivenTimes, Sampler, sampling_rate, sampling_seed
 
 RATES = st.floats(0.05, 60)
 SEEDS = st.integers(0, 2**64 - 1)
@@ -129,3 +129,15 @@ def test_short_chunks_give_frames_in_proportion() -> None:
 def test_rate_must_be_positive() -> None:
     with pytest.raises(ValueError, match="rate"):
         Sampler(0, 1)
+
+
+@given(st.lists(st.floats(0, 100), max_size=20), st.lists(st.floats(0.001, 3), min_size=1, max_size=60))
+def test_the_frames_shown_at_given_times(given_times: list[float], gaps: list[float]) -> None:
+    starts = [sum(gaps[:number]) for number in range(len(gaps))]
+    sampler = GivenTimes(sorted(given_times))
+    kept = [
+        start
+        for number, start in enumerate(starts)
+        if sampler.takes(start, start + gaps[number], last=number == len(starts) - 1)
+    ]
+    assert kept == sorted({starts[bisect.bisect_right(starts, moment) - 1] for moment in given_times})

@@ -85,8 +85,9 @@ class MixtureConfig(_Section):
 
     A batch is made of pairs: a fake, and under the same random changes a real picture, so that neither
     labels nor augmentations are out of balance (Shiohara and Yamasaki, CVPR 2022, section 4.1). With a blend
-    goes the untouched face that it was made of, with a fake of a data set the same frame of its original if
-    that is in the cache, else any real face. The weights say how often a pair is of each kind, in proportion.
+    goes the untouched face that it was made of, with a fake of a data set the frame of its original that is
+    nearest in time, in most cases the same frame, or any real face if the original is not in the cache. The
+    weights say how often a pair is of each kind, in proportion.
     """
 
     self_blended: Weight = 1.0

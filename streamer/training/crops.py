@@ -27,6 +27,7 @@ from streamer.errors import TrainingError
 from streamer.faces.crop import crop_faces, crop_squares
 from streamer.faces.detect import FaceDetector
 from streamer.training.alignment import FacePicture
+from streamer.training.face_regions import face_size_px
 from streamer.training.landmarks import POINTS, LandmarkFinder
 from streamer.training.types import CropRecord, Split
 from streamer.types import Faces, Float32Array, Frame, UInt8Array
@@ -38,6 +39,8 @@ MAX_SIDE = 384
 """Pixels of a cached crop's side; larger ones are shrunk. Serving shrinks the half of it to 224 or less."""
 
 INDEX, ITEMS, SETTINGS = "index.jsonl", "items.jsonl", "cache.json"
+UNLISTED = "unlisted-"
+"""Before the names of index and items: what earlier calls of `prepare` made and the last did not ask for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Crop:
     keypoints: tuple[tuple[float, float], ...]
     landmarks: Float32Array | None
     """(468, 2) float32, pixels of the crop; None: not found."""
+    square: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +85,23 @@ class FaceCutter:
         self._detector, self._finder = detector, finder
 
     def cut(self, frame: Frame) -> Crop | None:
-        """The largest face, None if there is none. Blocks. Raises InferenceError."""
+        """The largest face, None if there is none, or what was found has no face's keypoints. Blocks. Raises
+        InferenceError."""
         (faces,) = self._detector.detect([frame.rgb])
         if len(faces) == 0:
             return None
-        rgb, box, keypoints = cut_crop(frame.rgb, faces.take(largest(faces)))
+        rgb, box, keypoints, square = cut_crop(frame.rgb, faces.take(largest(faces)))
+        try:
+            face_size_px(keypoints)
+        except TrainingError:
+            return None
         return Crop(
             rgb,
             frame.time_seconds,
             tuple(box.tolist()),
             tuple((x, y) for x, y in keypoints.tolist()),
             self._finder.find(rgb, box, keypoints),
+            square,
         )
 
 
@@ -101,11 +111,13 @@ def largest(faces: Faces) -> NDArray[np.intp]:
     return np.array([areas.argmax()])
 
 
-def cut_crop(rgb: UInt8Array, face: Faces) -> tuple[UInt8Array, Float32Array, Float32Array]:
+def cut_crop(
+    rgb: UInt8Array, face: Faces
+) -> tuple[UInt8Array, Float32Array, Float32Array, tuple[float, float, float]]:
     """Cut one face out of a frame as the cache keeps it.
 
     rgb: (height, width, 3) uint8. face: of length 1, pixels of the frame. Returns the crop, (side, side, 3)
-    with side <= MAX_SIDE, and in its pixels box (4,) and keypoints (6, 2).
+    with side <= MAX_SIDE, in its pixels box (4,) and keypoints (6, 2), and where it lies in the frame.
     """
     # As crop_faces rounds it.
     square = np.rint(crop_squares(face.boxes, MARGIN))[0]
@@ -114,7 +126,8 @@ def cut_crop(rgb: UInt8Array, face: Faces) -> tuple[UInt8Array, Float32Array, Fl
     crop = crop_faces(rgb, face.boxes, margin=MARGIN, size=size)[0]
     scale = np.float32(size / side)
     box = (face.boxes[0] - np.tile(square[:2], 2)) * scale
-    return crop, box, (face.keypoints[0] - square[:2]) * scale
+    x_min, y_min = square[:2].tolist()
+    return crop, box, (face.keypoints[0] - square[:2]) * scale, (x_min, y_min, float(side))
 
 
 def write_crop(cache: Path, file: str, crop: Crop) -> None:
@@ -198,9 +211,14 @@ def parse_record(line: str) -> CropRecord:
     """A line of the index. Raises ValueError, TypeError or KeyError."""
     fields: dict[str, Any] = json.loads(line)
     x_min, y_min, x_max, y_max = fields["box"]
+    square = fields.get("square")
     return CropRecord(
         **fields
-        | {"box": (x_min, y_min, x_max, y_max), "keypoints": tuple((x, y) for x, y in fields["keypoints"])}
+        | {
+            "box": (x_min, y_min, x_max, y_max),
+            "keypoints": tuple((x, y) for x, y in fields["keypoints"]),
+            "square": tuple(square) if square else None,
+        }
     )
 
 

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from streamer.errors import TrainingError
 from streamer.training.alignment import find_partner
+from streamer.training.altered import altered_pixels
 from streamer.training.augment import View, make_views
 from streamer.training.autoencoder import decode_face, load_autoencoder
 from streamer.training.blend import Blended, cross_blend, decoded_blend, self_blend
@@ -25,6 +26,9 @@ from streamer.training.config import TrainConfig
 from streamer.training.crops import face_picture, read_crop
 from streamer.training.types import FAKE, REAL, CropRecord, Sample
 from streamer.types import Float32Array, UInt8Array
+
+SAME_FRAME_SECONDS = 0.005
+"""Containers round times, at worst to milliseconds; frames are further apart up to 100 a second."""
 
 T = TypeVar("T")
 Kind = Literal["self_blended", "cross_blended", "dataset_fake", "decoded"]
@@ -101,7 +105,10 @@ class TrainBatches(Dataset[Batch]):
         self._pairs = config.batch // (2 * world)
         self._real = Balance(self._records, REAL, config.mixture.evenness)
         self._fake = Balance(self._records, FAKE, config.mixture.evenness)
-        self._frames = {(r.item, r.frame): index for index, r in enumerate(self._records) if r.label == REAL}
+        self._real_videos: dict[str, list[CropRecord]] = {}
+        for record in self._records:
+            if record.label == REAL:
+                self._real_videos.setdefault(record.item, []).append(record)
         weights = np.array([getattr(config.mixture, kind) for kind in KINDS], np.float64)
         self._weights = weights / weights.sum()
         people = {record.group for record in self._records if record.label == REAL}
@@ -136,14 +143,21 @@ class TrainBatches(Dataset[Batch]):
     def _dataset_pair(self, rng: np.random.Generator) -> tuple[Sample, Sample]:
         """The two are cut out separately, each by its own box, with generators of one state."""
         fake = self._records[self._fake.draw(rng)]
-        original = self._frames.get((fake.original, fake.frame)) if fake.original else None
-        real = self._records[self._real.draw(rng) if original is None else original]
+        real = self._original(fake) or self._records[self._real.draw(rng)]
         seed = int(rng.integers(2**63))
-        views = []
-        for record in (fake, real):
-            crop, same = read_crop(self._cache, record), np.random.default_rng(seed)
-            views.append(self._views([crop], [None], record, same)[0][0])
-        return Sample(views[0], FAKE, None), Sample(views[1], REAL, np.zeros(views[1].shape[:2], np.float32))
+        fake_crop, real_crop = (read_crop(self._cache, record) for record in (fake, real))
+        altered = None
+        if is_same_frame(fake, real) and fake.square and real.square:
+            altered = altered_pixels(fake_crop, fake.square, real_crop, real.square)
+        ((fake_view, mask),) = self._views([fake_crop], [altered], fake, np.random.default_rng(seed))
+        ((real_view, _),) = self._views([real_crop], [None], real, np.random.default_rng(seed))
+        nothing = np.zeros(real_view.shape[:2], np.float32)
+        return Sample(fake_view, FAKE, mask), Sample(real_view, REAL, nothing)
+
+    def _original(self, fake: CropRecord) -> CropRecord | None:
+        """The crop of a fake's original that is nearest in time; None: the original is not there."""
+        crops = self._real_videos.get(fake.original or "", ())
+        return min(crops, key=lambda crop: abs(crop.time_seconds - fake.time_seconds), default=None)
 
     def _blend(self, kind: Kind, rng: np.random.Generator) -> tuple[CropRecord, Blended]:
         """Of a face that can be blended: one that lies outside its crop is passed over."""
@@ -187,6 +201,11 @@ class TrainBatches(Dataset[Batch]):
             rng=rng,
             config=self._config.augment,
         )
+
+
+def is_same_frame(fake: CropRecord, real: CropRecord) -> bool:
+    """Whether a crop is of the very frame that a fake was made of."""
+    return fake.original == real.item and abs(fake.time_seconds - real.time_seconds) < SAME_FRAME_SECONDS
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

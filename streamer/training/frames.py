@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from streamer.config import DecodeConfig, SampleConfig
+from streamer.config import DecodeConfig
 from streamer.decode_pool import DecodePool
 from streamer.errors import DecodeError
 from streamer.messages import VideoChunk
@@ -47,9 +47,6 @@ _PILLOW_ERRORS = (
 _PIECE_SECONDS = 2.0
 """Least length of a piece of video, as of `streamer score`."""
 
-_LEAST_SECONDS = 1e-3
-"""A video of one picture may last no time at all."""
-
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -58,7 +55,13 @@ class Wanted:
     count: int
     """> 0. A shorter video gives fewer, each of its frames once at most."""
     seed: int
-    """>= 0; the same gives the same frames."""
+    """>= 0; the same gives the same times."""
+    cells: int | None = None
+    """The times are drawn in so many equal parts of the video, at least `count`; None: as many."""
+    choice: int = 0
+    """Seed of the choice of `count` parts out of `cells`."""
+    like: Path | None = None
+    """Draw the times for the length of this video, the original of the one that is looked at."""
 
 
 class FrameReader:
@@ -93,19 +96,15 @@ class FrameReader:
             await self._pool.start()
         seen: list[T] = []
         with closing(_pieces(path)) as pieces:
-            for number, (piece, count) in enumerate(_share_out(pieces, path, wanted)):
-                if count == 0:
+            for number, (piece, times) in enumerate(_share_out(pieces, path, wanted)):
+                if not times:
                     continue
-                # seq 0, whatever the piece: then the decoder gives at least one frame
-                chunk = VideoChunk(video_id=f"{wanted.seed} {number}", seq=0, data=piece.data)
-                rate = count / max(piece.duration_seconds, _LEAST_SECONDS)
-                sample = SampleConfig(frames_per_second=rate, frames_per_video=0)
-                end = len(seen) + count
-                async with aclosing(self._pool.decode(chunk, sample)) as batches:
+                chunk = VideoChunk(video_id=path.name, seq=number, data=piece.data)
+                async with aclosing(self._pool.decode(chunk, times)) as batches:
                     async for batch in batches:
                         seen.extend(
                             at(Frame(as_rgb(frame).rgb, piece.start_seconds + frame.time_seconds))
-                            for frame in batch.frames[: end - len(seen)]
+                            for frame in batch.frames
                         )
         if not seen:
             raise DecodeError("no_frames", "no frame where one was wanted: the file is shorter than it says")
@@ -137,29 +136,44 @@ def _pieces(path: Path) -> Generator[Segment, None, None]:
     yield from segments_of(path, _PIECE_SECONDS)
 
 
-def _share_out(pieces: Iterator[Segment], path: Path, wanted: Wanted) -> Iterator[tuple[Segment, int]]:
-    """How many frames to take from each piece: as many as of `draw_times` fall into it."""
-    times: list[float] | None = None
-    taken = 0
+def _share_out(
+    pieces: Iterator[Segment], path: Path, wanted: Wanted
+) -> Iterator[tuple[Segment, list[float]]]:
+    """Of each piece the times of `draw_times` that fall into it, seconds since it starts."""
+    left: list[float] | None = None
     for piece in pieces:
-        if times is None:
-            times = draw_times(piece.video_seconds or _length(path), wanted)
+        if left is None:
+            left = draw_times(_length_of(wanted.like) or piece.video_seconds or _read_length(path), wanted)
         end = math.inf if piece.is_last else piece.start_seconds + piece.duration_seconds
-        count = sum(time < end for time in times[taken:])
-        taken += count
-        yield piece, count
-        if taken == len(times):
+        times = [time for time in left if time < end]
+        left = left[len(times) :]
+        yield piece, [time - piece.start_seconds for time in times]
+        if not left:
             return
 
 
-def _length(path: Path) -> float:
+def _length_of(path: Path | None) -> float | None:
+    """Seconds of a video; None if it cannot be told."""
+    if path is None:
+        return None
+    try:
+        with closing(_pieces(path)) as pieces:
+            stated = next(pieces).video_seconds
+        return stated or _read_length(path)
+    except (OSError, DecodeError):
+        return None
+
+
+def _read_length(path: Path) -> float:
     """Seconds of a video whose container does not state them, by reading it all."""
     with closing(_pieces(path)) as pieces:
         return max(piece.start_seconds + piece.duration_seconds for piece in pieces)
 
 
 def draw_times(length_seconds: float, wanted: Wanted) -> list[float]:
-    """One time in each of `wanted.count` equal parts of [0, length_seconds), uniform in it, ascending."""
-    rng = np.random.default_rng(wanted.seed)
-    cells = np.arange(wanted.count) + rng.random(wanted.count)
-    return [float(cell) for cell in cells * (length_seconds / wanted.count)]
+    """One time in each of the parts of [0, length_seconds), uniform in it, ascending; `count` of these, one
+    in each of as many equal parts of them."""
+    cells = wanted.cells or wanted.count
+    times = (np.arange(cells) + np.random.default_rng(wanted.seed).random(cells)) * (length_seconds / cells)
+    choice = np.random.default_rng(wanted.choice)
+    return [float(choice.choice(part)) for part in np.array_split(times, wanted.count)]

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import multiprocessing.util
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from streamer.training.crops import (
     MARGIN,
     MAX_SIDE,
     SETTINGS,
+    UNLISTED,
     FaceCutter,
     Finished,
     parse_record,
@@ -87,19 +88,21 @@ def prepare(
 ) -> PrepareReport:
     """Fill a cache with the face crops of exactly these items; crops already there are kept.
 
+    Items of earlier calls that are not among these are not in the index, but when they are asked for again,
+    nothing of them is decoded anew.
+
     items: of all data sets together, after `split.assign_splits`. roots: data set's name -> its folder; an
     item is called `NAME/PATH-BELOW-ITS-FOLDER`. config: `faces`, `decode`, and of `classify` the folder of
     networks and the backend. frames_per_real, frames_per_fake: of a video. workers: processes, one thread
     each; a video's decoder is one more beside its worker. Blocks. Raises TrainingError, ModelError.
     """
-    jobs = [
-        _job(item, roots, seed, frames_per_fake if item.label == FAKE else frames_per_real) for item in items
-    ]
+    jobs = [_job(item, roots, seed, frames_per_real, frames_per_fake) for item in items]
     _check_jobs(jobs)
     cache.mkdir(parents=True, exist_ok=True)
     _check_settings(cache, _settings(config, seed, frames_per_real, frames_per_fake))
     # 1. what an earlier run finished
-    done = _read_finished(cache, jobs)
+    done, unlisted = _read_finished(cache, jobs)
+    _put_aside(cache, unlisted)
     _write_all(cache, jobs, done)
     # 2. the rest
     progress(len(done), len(jobs))
@@ -120,11 +123,23 @@ def prepare(
     return _report(jobs, done)
 
 
-def _job(item: Item, roots: Mapping[str, Path], seed: int, count: int) -> _Job:
-    """Raises TrainingError if the item lies in no root."""
+def _job(
+    item: Item, roots: Mapping[str, Path], seed: int, frames_per_real: int, frames_per_fake: int
+) -> _Job:
+    """The frames of a fake are among those of its original, or the other way round.
+
+    Raises TrainingError if the item lies in no root.
+    """
     name = name_of(item.path, roots)
     original = None if item.original is None else name_of(item.original, roots)
-    return _Job(name, item, original, Wanted(count, sampling_seed(f"{seed} {name}", 0)))
+    wanted = Wanted(
+        count=frames_per_fake if item.label == FAKE else frames_per_real,
+        seed=sampling_seed(f"{seed} {original or name}", 0),
+        cells=max(frames_per_real, frames_per_fake),
+        choice=sampling_seed(f"{seed} {name}", 1),
+        like=item.original,
+    )
+    return _Job(name, item, original, wanted)
 
 
 def _check_jobs(jobs: Sequence[_Job]) -> None:
@@ -146,6 +161,7 @@ def _settings(config: Config, seed: int, frames_per_real: int, frames_per_fake: 
         "seed": seed,
         "frames_per_real": frames_per_real,
         "frames_per_fake": frames_per_fake,
+        "frames_of_fakes": "among those of the original",
         "networks": {name: read_manifest(engines / f"{name}.json").sha256 for name in networks},
         # For the serving crop and for tracks, not for what is found:
         "faces": faces.model_dump(mode="json", exclude={"margin", "track_iou", "track_gap_seconds"}),
@@ -175,35 +191,42 @@ Done = dict[str, tuple[Finished, list[CropRecord]]]
 """By the item's name."""
 
 
-def _read_finished(cache: Path, jobs: Sequence[_Job]) -> Done:
-    """What earlier runs finished of these items, told as the items are now: their split may have changed.
+def _read_finished(cache: Path, jobs: Sequence[_Job]) -> tuple[Done, Done]:
+    """What earlier runs finished of these items, told as the items are now, for their split may have changed;
+    and what they finished of others.
 
     A line cut off by the end of a run counts for nothing, nor does an item whose crops are gone.
     """
-    records: dict[str, list[CropRecord]] = {}
-    for line in _lines(cache / INDEX):
+    records: dict[str, dict[str, CropRecord]] = {}
+    for line in _lines(cache, INDEX):
         try:
             record = parse_record(line)
         except (ValueError, TypeError, KeyError):
             continue
-        records.setdefault(record.item, []).append(record)
+        records.setdefault(record.item, {})[record.file] = record
     by_name = {job.name: job for job in jobs}
     done: Done = {}
-    for line in _lines(cache / ITEMS):
+    unlisted: Done = {}
+    for line in _lines(cache, ITEMS):
         try:
             finished = Finished(**json.loads(line))
         except (ValueError, TypeError):
             continue
-        of_item = records.get(finished.item, [])
+        of_item = list(records.get(finished.item, {}).values())
         there = all(_is_there(cache, record) for record in of_item)
-        if finished.item in by_name and len(of_item) == finished.crops and there and not finished.may_change:
-            job = by_name[finished.item]
+        if len(of_item) != finished.crops or not there or finished.may_change:
+            continue
+        if job := by_name.get(finished.item):
             done[finished.item] = finished, [dataclasses.replace(r, **_told_by(job)) for r in of_item]
-    return done
+        else:
+            unlisted[finished.item] = finished, of_item
+    return done, unlisted
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
+def _lines(cache: Path, name: str) -> list[str]:
+    """Of a file, and of what an earlier call put aside."""
+    paths = (cache / f"{UNLISTED}{name}", cache / name)
+    return [line for path in paths if path.exists() for line in path.read_text().splitlines()]
 
 
 def _is_there(cache: Path, record: CropRecord) -> bool:
@@ -224,11 +247,29 @@ def _told_by(job: _Job) -> dict[str, Any]:
     }
 
 
+def _put_aside(cache: Path, unlisted: Done) -> None:
+    rows = unlisted.values()
+    for name, content in ((INDEX, _index_of(rows)), (ITEMS, _items_of(rows))):
+        path = cache / f"{UNLISTED}{name}"
+        if content:
+            write_whole(path, content)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def _write_all(cache: Path, jobs: Sequence[_Job], done: Done) -> None:
     """Index and items anew, in the order of the jobs."""
     rows = [done[job.name] for job in jobs if job.name in done]
-    write_whole(cache / INDEX, to_lines([record for _, records in rows for record in records]).encode())
-    write_whole(cache / ITEMS, to_lines([finished for finished, _ in rows]).encode())
+    write_whole(cache / INDEX, _index_of(rows))
+    write_whole(cache / ITEMS, _items_of(rows))
+
+
+def _index_of(rows: Iterable[tuple[Finished, list[CropRecord]]]) -> bytes:
+    return to_lines([record for _, records in rows for record in records]).encode()
+
+
+def _items_of(rows: Iterable[tuple[Finished, list[CropRecord]]]) -> bytes:
+    return to_lines([finished for finished, _ in rows]).encode()
 
 
 def _report(jobs: Sequence[_Job], done: Done) -> PrepareReport:
@@ -304,6 +345,7 @@ def _work(job: _Job) -> tuple[Finished, list[CropRecord]]:
                     box=crop.box,
                     keypoints=crop.keypoints,
                     landmarks=crop.landmarks is not None,
+                    square=crop.square,
                     **_told_by(job),
                 )
             )

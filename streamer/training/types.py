@@ -67,6 +67,9 @@ class CropRecord:
     """The detector's six: right eye, left eye, nose tip, mouth, right ear, left ear."""
     landmarks: bool
     """Whether the landmarks' file is there."""
+    square: tuple[float, float, float] | None = None
+    """Where the crop lies in its frame: x_min, y_min, side, pixels of the frame; None: cut before this was
+    noted."""
     original: str | None = None
     """`item` of the pristine video, if it is known."""
 

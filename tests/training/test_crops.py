@@ -64,7 +64,7 @@ def frame() -> UInt8Array:
 )
 def test_serving_would_cut_the_same_out_of_the_frame(box: tuple[float, float, float, float]) -> None:
     rgb = frame()
-    crop, in_crop, keypoints = cut_crop(rgb, face(*box))
+    crop, in_crop, keypoints, square = cut_crop(rgb, face(*box))
     assert crop.shape[0] == crop.shape[1] <= MAX_SIDE
     assert crop.shape[0] == pytest.approx(2.2 * max(box[2] - box[0], box[3] - box[1]), abs=1)
     expected = crop_faces(rgb, face(*box).boxes, margin=0.3, size=96)
@@ -73,13 +73,16 @@ def test_serving_would_cut_the_same_out_of_the_frame(box: tuple[float, float, fl
     np.testing.assert_allclose(keypoints[0], in_crop[:2], atol=1e-3)
     np.testing.assert_allclose(keypoints[1], in_crop[2:], atol=1e-3)
     assert (in_crop.dtype, keypoints.dtype, keypoints.shape) == (np.float32, np.float32, (6, 2))
+    np.testing.assert_allclose(in_crop + np.tile(square[:2], 2), box, atol=1e-3)
+    assert square[2] == crop.shape[0]
 
 
 def test_a_large_crop_is_shrunk() -> None:
     rgb = np.ascontiguousarray(skimage.data.astronaut())
     box = (177.0, 81.0, 377.0, 281.0)  # 440 px with the margin
-    crop, in_crop, keypoints = cut_crop(rgb, face(*box))
+    crop, in_crop, keypoints, square = cut_crop(rgb, face(*box))
     assert crop.shape == (MAX_SIDE, MAX_SIDE, 3)
+    assert square == (57, -39, 440)
     np.testing.assert_allclose(in_crop[2:] - in_crop[:2], 200 * MAX_SIDE / 440, rtol=1e-5)
     np.testing.assert_allclose((in_crop[:2] + in_crop[2:]) / 2, MAX_SIDE / 2, atol=0.5)
     np.testing.assert_allclose(keypoints[0], in_crop[:2], atol=1e-3)
@@ -88,7 +91,7 @@ def test_a_large_crop_is_shrunk() -> None:
 
 
 def test_a_small_crop_is_not_enlarged() -> None:
-    crop, _, _ = cut_crop(frame(), face(100, 100, 120, 120))
+    crop, _, _, _ = cut_crop(frame(), face(100, 100, 120, 120))
     assert crop.shape == (44, 44, 3)
 
 

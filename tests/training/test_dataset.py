@@ -139,6 +139,43 @@ def test_a_fake_comes_with_the_same_frame_of_its_original(tmp_path: Path) -> Non
         assert 0.8 < same.mean() < 0.99  # all but the square
 
 
+def test_a_fake_and_its_original_tell_what_was_altered(tmp_path: Path) -> None:
+    """Where it is known where the crops lie, and if they are of the same frame."""
+    from streamer.training.dataset import TrainBatches
+
+    square = (100.0, 50.0, 96.0)
+    records = [replace(record, square=square) for record in make_cache(tmp_path, people=3, frames=2)]
+    later = [
+        replace(record, time_seconds=record.time_seconds + 0.04) if record.label == REAL else record
+        for record in records
+    ]
+    config = toy_config(augment=AugmentConfig().only("flip", "shift").model_dump())
+    for number in range(6):
+        fake, real = TrainBatches(records, tmp_path, config).pair(np.random.default_rng(number))
+        differs = np.abs(fake.rgb.astype(int) - real.rgb).max(axis=2) > 40
+        assert fake.mask is not None
+        assert real.mask is not None
+        assert fake.mask[differs].mean() > 0.9
+        assert fake.mask.mean() < 0.2
+        assert real.mask.max() == 0
+        fake, _ = TrainBatches(later, tmp_path, config).pair(np.random.default_rng(number))
+        assert fake.mask is None
+
+
+def test_the_frame_of_the_original_nearest_in_time(tmp_path: Path) -> None:
+    """Whatever number it has among the sampled ones."""
+    from streamer.training.dataset import TrainBatches
+
+    records = make_cache(tmp_path, people=3, frames=4)
+    few = [replace(r, frame=0) for r in records if r.label == FAKE and r.frame == 2]
+    real = [replace(r, frame=r.frame + 5) for r in records if r.label == REAL]
+    dataset = TrainBatches([*few, *real], tmp_path, toy_config())
+    for number in range(6):
+        one, other = dataset.pair(np.random.default_rng(number))
+        same = np.abs(one.rgb.astype(int) - other.rgb).max(axis=2) <= 1
+        assert 0.8 < same.mean() < 0.99
+
+
 def test_a_fake_without_original_comes_with_any_face(tmp_path: Path) -> None:
     from streamer.training.dataset import TrainBatches
 

@@ -58,8 +58,7 @@ def test_as_many_frames_as_wanted_spread_over_the_video(
     assert numbers == sorted(set(numbers))
     for number, seconds in found:
         assert seconds == pytest.approx(number / media.FPS, abs=1e-3)
-    # A time is drawn in each second; which piece it falls into is kept, its place there is drawn anew.
-    assert max(abs(number - (30 * k + 15)) for k, number in enumerate(numbers)) <= (60 if gop == 15 else 15)
+    assert numbers == [int(time * media.FPS) for time in draw_times(8.0, Wanted(8, seed=1))]
 
 
 def test_the_seed_decides(tmp_path: Path, reader: FrameReader) -> None:
@@ -121,6 +120,40 @@ def test_no_file(tmp_path: Path, reader: FrameReader) -> None:
     for kind in ("video", "image"):
         with pytest.raises(FileNotFoundError):
             reader.look(item(tmp_path / "none", kind), Wanted(1, seed=1), seen)
+
+
+def test_frames_like_those_of_an_original(tmp_path: Path, reader: FrameReader) -> None:
+    """Other keyframes, another length: a fake, or an original, has the same frames, or some of them."""
+    (tmp_path / "original").mkdir()
+    original = clip(tmp_path / "original", frames=240, gop=300)
+    of_original = reader.look(item(original), Wanted(8, seed=1, cells=8, choice=3), seen)
+    fake = item(clip(tmp_path, "matroska", frames=230, gop=50))
+    few = reader.look(fake, Wanted(3, seed=1, cells=8, choice=2, like=original), seen)
+    assert len(few) == 3
+    numbers = [number for number, _ in of_original]
+    assert {number for number, _ in few} <= set(numbers)
+    missing = tmp_path / "gone.mp4"
+    alone = reader.look(fake, Wanted(3, seed=1, cells=8, choice=2, like=missing), seen)
+    assert alone == reader.look(fake, Wanted(3, seed=1, cells=8, choice=2), seen)
+
+
+def test_a_much_shorter_fake_gives_its_last_frame(tmp_path: Path, reader: FrameReader) -> None:
+    (tmp_path / "original").mkdir()
+    original = clip(tmp_path / "original", frames=240)
+    wanted = Wanted(8, seed=1, like=original)
+    assert [number for number, _ in reader.look(item(clip(tmp_path, frames=3)), wanted, seen)] == [2]
+
+
+@given(st.integers(1, 20), st.integers(0, 20), st.integers(0, 2**63))
+def test_some_of_the_times(count: int, more: int, choice: int) -> None:
+    """One of each of `count` equal parts of them."""
+    cells = count + more
+    times = draw_times(9.0, Wanted(cells, 5))
+    some = draw_times(9.0, Wanted(count, 5, cells=cells, choice=choice))
+    places = [times.index(time) for time in some]
+    assert places == sorted(set(places))
+    parts = np.array_split(np.arange(cells), count)
+    assert all(place in part for place, part in zip(places, parts, strict=True))
 
 
 @given(st.floats(0.01, 1000), st.integers(1, 50), st.integers(0, 2**63))

@@ -127,6 +127,8 @@ def test_records(prepared: Prepared) -> None:
     times = [record.time_seconds for record in records if record.item == real.item]
     assert times == sorted(times)
     assert times[0] < times[-1] / 2
+    assert {record.time_seconds for record in records if record.generator == "swapped"} <= set(times)
+    assert all(record.square for record in records)
 
 
 def test_crops_hold_a_face_where_the_record_says(prepared: Prepared) -> None:
@@ -206,6 +208,21 @@ def test_the_index_holds_the_items_as_they_are_now(prepared: Prepared, copied: C
         ("set/fake/gan/two.jpg", "test"),
     }
     assert report.by_split == {"test": {"real": 1, "gan": 1}}
+
+
+def test_what_is_not_asked_for_this_time_is_kept(prepared: Prepared, copied: Callable[[], Path]) -> None:
+    cache = copied()
+    pictures = [item for item in prepared.items if item.media == "image"]
+    run(pictures, prepared.root, cache)
+    run([item for item in pictures if item.path.name == "one.png"], prepared.root, cache)
+    assert len(read_index(cache)) == 1
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*.png")}
+    steps: list[int] = []
+    report = run(prepared.items, prepared.root, cache, progress=lambda done, _: steps.append(done))
+    assert steps == [8, 9]  # the missing file alone is tried again
+    assert report == prepared.report
+    assert contents(cache) == contents(prepared.cache)
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.png")} == before
 
 
 @pytest.mark.parametrize(
