@@ -24,7 +24,7 @@ LEAST_SHARE = 0.01
 def altered_pixels(
     fake: UInt8Array, fake_square: Square, real: UInt8Array, real_square: Square
 ) -> Float32Array | None:
-    """(side, side) float32 in [0, 1], how far each pixel of the fake's crop was altered; None: not to be told.
+    """(side, side) float32 in [0, 1], how far each pixel of the fake was altered; None: it cannot be told.
 
     fake, real: (side, side, 3) uint8 RGB crops of the same frame, each with a side of its own.
     """

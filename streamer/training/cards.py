@@ -6,7 +6,14 @@ from pathlib import Path
 
 from streamer.manifest import read_manifest
 from streamer.training.figures import read_evaluation
-from streamer.training.model_card import FineTuning, TrainingFacts, model_card, write_model_card
+from streamer.training.model_card import (
+    SHIPPED_WARNING,
+    WARNING,
+    FineTuning,
+    TrainingFacts,
+    model_card,
+    write_model_card,
+)
 
 RECIPES = {
     "mobilenet_v2": "light",
@@ -16,7 +23,7 @@ RECIPES = {
     "resnext_mobilenet": "graft",
     "densenet_efficientnet": "graft",
 }
-"""Member or architecture -> recipe, where it is not called after the architecture."""
+"""Shipped member or its architecture -> recipe; others are called after the architecture."""
 
 
 def write_card(
@@ -51,7 +58,11 @@ def write_card(
         file=f"{size / 1e6:.1f} MB; {manifest.measured}",
     )
     card = model_card(
-        manifest, read_evaluation(report), facts, fine_tuning(manifest.name, loaded.config.model.architecture)
+        manifest,
+        read_evaluation(report),
+        facts,
+        fine_tuning(manifest.name, loaded.config.model.architecture),
+        warning=SHIPPED_WARNING if manifest.name in RECIPES else WARNING,
     )
     return write_model_card(card, manifest_path)
 
@@ -66,14 +77,16 @@ def fine_tuning(name: str, architecture: str) -> tuple[FineTuning, ...]:
             f"streamer train prepare {folder} --source {source} --cache {cache} --workers 8\n"
             f"streamer train fit recipes/{recipe}.toml --cache {cache} --run {run} "
             f"--set model.architecture={architecture} --set model.start=engines/{name}.json "
-            f"--set model.batch_statistics=0 --set mixture.dataset_fake=1\n"
+            f"--set model.batch_statistics=0 --set mixture.dataset_fake=1 --set validation.crops=2000 "
+            f"--set validation.patience=10 --set workers=8\n"
             f"streamer train export {run}/best.pt --cache {cache} --name {name}-{source}"
         )
 
     return (
         FineTuning("On DFDC, folders as they are published:", commands("DFDC", "dfdc")),
         FineTuning(
-            "On FaceForensics++, as its download script leaves it:",
+            "On FaceForensics++, as its download script leaves it, with the official split of its repository "
+            "(dataset/splits/*.json) in FACEFORENSICS/splits:",
             commands("FACEFORENSICS", "faceforensics"),
         ),
     )

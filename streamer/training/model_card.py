@@ -17,9 +17,15 @@ from streamer.training.report import templates
 from streamer.training.words import curve_in_words, interval, number, percent
 
 WARNING = (
-    "It was trained on a small collection of photographs and on fakes made from them, not on DFDC or "
-    "FaceForensics++. What it says of a video is a hint, never evidence."
+    "**Measure it on data of your own before anyone relies on it.** Of other cameras, people and fakes than "
+    "those of its data expect less. What it says of a video is a hint, never evidence."
 )
+
+SHIPPED_WARNING = (
+    "**Fine-tune it before anyone relies on it.** It was trained on a small collection of photographs and on "
+    "fakes made from them, not on DFDC or FaceForensics++. What it says of a video is a hint, never evidence."
+)
+"""Of the members in the repository."""
 
 GOOD_FOR = (
     "trying out the service with scores that mean something",

@@ -61,8 +61,7 @@ def test_says_what_a_reader_must_know() -> None:
     text = card()
     for expected in (
         "# first\n",
-        "Fine-tune it before anyone relies on it",
-        "not on DFDC or FaceForensics++",
+        "> **Measure it on data of your own before anyone relies on it.**",
         "- 3,000 photographs of real faces\n- 1,200 face swaps",
         "Seed 7, 12,000 steps of 8 images, 90 min on one H100.",
         "AUC 0.95 on self-blends",
