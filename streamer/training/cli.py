@@ -63,6 +63,25 @@ class GroupBy(StrEnum):
     FILE = "file"
 
 
+class Compression(StrEnum):
+    """See `sources.COMPRESSIONS`."""
+
+    C0 = "c0"
+    C23 = "c23"
+    C40 = "c40"
+
+
+class Method(StrEnum):
+    """See `sources.METHODS`."""
+
+    DEEPFAKES = "Deepfakes"
+    FACE2FACE = "Face2Face"
+    FACESWAP = "FaceSwap"
+    NEURALTEXTURES = "NeuralTextures"
+    FACESHIFTER = "FaceShifter"
+    DEEPFAKEDETECTION = "DeepFakeDetection"
+
+
 class SplitName(StrEnum):
     """Part of the data."""
 
@@ -102,6 +121,27 @@ def prepare(
             "for itself, as in collections of numbered pictures."
         ),
     ] = GroupBy.STEM,
+    compression: Annotated[
+        list[Compression] | None,
+        typer.Option(
+            help="For --source faceforensics; c0 is its raw. Several are possible.  [default: c23 and c40]",
+            show_default=False,
+        ),
+    ] = None,
+    method: Annotated[
+        list[Method] | None,
+        typer.Option(
+            help="For --source faceforensics. Several are possible.  [default: those that are there]",
+            show_default=False,
+        ),
+    ] = None,
+    official_split: Annotated[
+        bool,
+        typer.Option(
+            help="For --source faceforensics: split as its train.json, val.json and test.json say; or at "
+            "random by people."
+        ),
+    ] = True,
     validation: Annotated[
         list[str] | None,
         typer.Option(
@@ -120,15 +160,35 @@ def prepare(
     from streamer.terminal import count
     from streamer.training.duplicates import remove_duplicates
     from streamer.training.prepare import prepare as fill_cache
-    from streamer.training.sources import read_data
-    from streamer.training.split import ALL_TRAIN, FRACTIONS, assign_splits, check_no_leak, hold_out
+    from streamer.training.sources import check_official_split, read_data
+    from streamer.training.split import (
+        ALL_TRAIN,
+        FRACTIONS,
+        assign_splits,
+        check_no_leak,
+        check_shares,
+        hold_out,
+    )
 
     if len(source) not in (1, len(data)):
         raise ConfigError(f"--source is given once for all folders or once for each, not {len(source)} times")
     layouts = [each.value for each in (source * len(data) if len(source) == 1 else source)]
-    items, roots = read_data(data, layouts, group_by=group_by.value)
-    items = hold_out(items, validation or (), roots)
-    items = assign_splits(items, seed=seed, fractions=ALL_TRAIN if validation else FRACTIONS)
+    if "faceforensics" not in layouts and (compression or method or not official_split):
+        raise ConfigError("--compression, --method and --no-official-split are for --source faceforensics")
+    items, roots = read_data(
+        data,
+        layouts,
+        group_by=group_by.value,
+        compressions=compression,
+        methods=method,
+        official_split=official_split,
+    )
+    if "faceforensics" in layouts and official_split and not validation:
+        check_official_split(items, roots["faceforensics"])
+    held_out = hold_out(items, validation or (), roots)
+    fractions = ALL_TRAIN if validation else FRACTIONS
+    items = assign_splits(held_out, seed=seed, fractions=fractions)
+    check_shares(held_out, items, fractions)
     with _bar("looking for duplicates") as progress:
         store = cache / "fingerprints.jsonl"
         items, duplicates = remove_duplicates(
@@ -237,7 +297,8 @@ def evaluate(
     engines: Engines = None,
     curves: Annotated[bool, typer.Option(help="Measure degraded pictures too.")] = True,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A few crops of each video, 300 pictures, some degradations.")
+        bool,
+        typer.Option("--quick", help="300 videos, a few crops of each, 300 pictures, some degradations."),
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads that cut crops.")] = 1,
 ) -> None:

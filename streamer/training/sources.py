@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+import structlog
 
 from streamer.errors import TrainingError
 from streamer.training.types import FAKE, REAL, Item, Split
@@ -21,13 +23,13 @@ VIDEOS = frozenset({".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".ts", ".mp
 METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures", "FaceShifter", "DeepFakeDetection")
 """Of FaceForensics++; the last one is Google's, with actors for originals and no official split."""
 
-Compression = Literal["c0", "c23", "c40"]
-"""Of FaceForensics++: x264's constant rate factor."""
+COMPRESSIONS: Mapping[str, tuple[str, ...]] = {"c0": ("raw", "c0"), "c23": ("c23",), "c40": ("c40",)}
+"""Of FaceForensics++, x264's constant rate factor -> the folders it is in."""
 
 Grouping = Literal["stem", "file"]
 
 _ACTED = "DeepFakeDetection"
-_FOLDERS: Mapping[str, tuple[str, ...]] = {"c0": ("raw", "c0"), "c23": ("c23",), "c40": ("c40",)}
+_USUAL = ("c23", "c40")  # c0 is several times their size
 _SPLIT_FILES: Mapping[Split, str] = {"train": "train.json", "validation": "val.json", "test": "test.json"}
 _SPLIT_FOLDERS: Mapping[str, Split] = {
     "train": "train",
@@ -36,6 +38,8 @@ _SPLIT_FOLDERS: Mapping[str, Split] = {
     "test": "test",
 }
 _REAL_FOLDERS, _FAKE_FOLDERS = ("real", "original"), ("fake", "swapped")
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 def name_of(path: Path, roots: Mapping[str, Path]) -> str:
@@ -51,11 +55,18 @@ def name_of(path: Path, roots: Mapping[str, Path]) -> str:
 
 
 def read_data(
-    folders: Sequence[Path], layouts: Sequence[str], *, group_by: str
+    folders: Sequence[Path],
+    layouts: Sequence[str],
+    *,
+    group_by: str,
+    compressions: Collection[str] | None = None,
+    methods: Collection[str] | None = None,
+    official_split: bool = True,
 ) -> tuple[list[Item], dict[str, Path]]:
     """Items of several data sets, and the folder of each by its name: the layout's, or a plain folder's own.
 
-    layouts: `dfdc`, `faceforensics` or `folder`, of each folder. Raises TrainingError.
+    layouts: `dfdc`, `faceforensics` or `folder`, of each folder. compressions, methods, official_split: see
+    read_faceforensics. Raises TrainingError.
     """
     items: list[Item] = []
     roots: dict[str, Path] = {}
@@ -67,7 +78,9 @@ def read_data(
         if layout == "dfdc":
             items += read_dfdc(folder)
         elif layout == "faceforensics":
-            items += read_faceforensics(folder)
+            items += read_faceforensics(
+                folder, compressions=compressions, methods=methods, official_split=official_split
+            )
         else:
             items += read_folder(folder, group_by="file" if group_by == "file" else "stem", name=name)
     return items, roots
@@ -78,10 +91,18 @@ def read_dfdc(root: Path) -> list[Item]:
 
     root: holds the parts, as many as there are; or is one itself. Videos and their originals are those that
     metadata.json names. Groups: the original, and the folder, for people appear in many videos of one folder
-    and in no other. Raises TrainingError.
+    and in no other; of one part alone, which could not be split then, the original only, with a warning.
+    Raises TrainingError.
     """
     parts = [root] if (root / "metadata.json").is_file() else _dfdc_parts(root)
-    return [item for part in parts for item in _read_dfdc_part(part)]
+    alone = len(parts) == 1
+    if alone:
+        log.warning(
+            "one folder of DFDC alone is split by original: the same people may train and validate, and the "
+            "figures flatter; with two folders or more each goes whole to one split",
+            folder=str(parts[0]),
+        )
+    return [item for part in parts for item in _read_dfdc_part(part, alone=alone)]
 
 
 def _dfdc_parts(root: Path) -> list[Path]:
@@ -91,11 +112,13 @@ def _dfdc_parts(root: Path) -> list[Path]:
         if (match := re.fullmatch(r"dfdc_train_part_(\d+)", path.name)) and path.is_dir()
     ]
     if not numbered:
-        raise TrainingError(f"{root}: no folders dfdc_train_part_0, dfdc_train_part_1, ... in it")
+        raise TrainingError(
+            f"{root}: no folders dfdc_train_part_0, dfdc_train_part_1, ... nor metadata.json in it"
+        )
     return [path for _, path in sorted(numbered)]
 
 
-def _read_dfdc_part(part: Path) -> Iterator[Item]:
+def _read_dfdc_part(part: Path, *, alone: bool) -> Iterator[Item]:
     path = part / "metadata.json"
     metadata = _read_json(path)
     if not isinstance(metadata, dict):
@@ -106,13 +129,14 @@ def _read_dfdc_part(part: Path) -> Iterator[Item]:
             raise TrainingError(f"{path}: {name!r} should have label REAL or FAKE, it has {about!r:.100}")
         named = about.get("original") if label == "FAKE" else None
         origin = named if isinstance(named, str) and named else name
+        group = f"{part.name}/{origin}"
         yield Item(
             path=part / name,
             media="video",
             label=FAKE if label == "FAKE" else REAL,
             generator="DFDC" if label == "FAKE" else "real",
             source="dfdc",
-            groups=(f"{part.name}/{origin}", part.name),
+            groups=(group,) if alone else (group, part.name),
             original=part / origin if origin != name and origin in metadata else None,
         )
 
@@ -120,38 +144,72 @@ def _read_dfdc_part(part: Path) -> Iterator[Item]:
 def read_faceforensics(
     root: Path,
     *,
-    compressions: Collection[Compression] = ("c23", "c40"),
+    compressions: Collection[str] | None = None,
     methods: Collection[str] | None = None,
+    official_split: bool = True,
 ) -> list[Item]:
     """FaceForensics++ (Rössler et al. 2019) as its download script leaves it.
 
-    root: holds original_sequences/ and manipulated_sequences/, and, there or in splits/, the official
-    train.json, val.json and test.json; without these three the split is left open. compressions: taken as far
-    as they are there. methods: of METHODS; None: those that are there. Groups: both people. Raises
-    TrainingError, also where a method asked for is missing.
+    root: holds original_sequences/ and manipulated_sequences/, and, there or in splits/ or dataset/splits/,
+    the official train.json, val.json and test.json; without these three, or not official_split, the split is
+    left open. compressions: of COMPRESSIONS; None: c23 and c40, as far as they are there. methods: of
+    METHODS; None: those that are there. Groups: both people. Raises TrainingError, also where a method or a
+    compression asked for is missing.
     """
-    _refuse_unknown(compressions, get_args(Compression))
+    _refuse_unknown(compressions or (), COMPRESSIONS)
     _refuse_unknown(methods or (), METHODS)
-    splits = _read_official_split(root)
-    wanted = METHODS if methods is None else methods
+    splits = _read_official_split(root) if official_split else {}
+    rates = [rate for rate in COMPRESSIONS if rate in (_USUAL if compressions is None else compressions)]
+    wanted = [method for method in METHODS if methods is None or method in methods]
     items: list[Item] = []
+    sequences: list[Path] = []
     for people, of_people in (
         ("youtube", [method for method in wanted if method != _ACTED]),
         ("actors", [method for method in wanted if method == _ACTED]),
     ):
         if of_people:
-            originals = _ff_videos(root / "original_sequences" / people, compressions)
+            sequences.append(root / "original_sequences" / people)
+            originals = _ff_videos(sequences[-1], rates)
             items += [_ff_real(path, people, splits) for path in originals]
         for method in of_people:
-            fakes = _ff_videos(root / "manipulated_sequences" / method, compressions)
+            sequences.append(root / "manipulated_sequences" / method)
+            fakes = _ff_videos(sequences[-1], rates)
             if methods is not None and not fakes:
-                missing = f"{root}/manipulated_sequences/{method}/{{{','.join(compressions)}}}/videos"
-                raise TrainingError(f"{missing}: no videos of {method} there")
+                missing = f"{sequences[-1]}/{_braces(rates)}/videos"
+                others = _other_compressions(sequences[-1:])
+                raise TrainingError(f"{missing}: no videos of {method} there{others}")
             items += [_ff_fake(root, path, people, splits) for path in fakes]
-    if not items:
-        missing = f"{root}/{{original,manipulated}}_sequences/*/{{{','.join(compressions)}}}/videos"
-        raise TrainingError(f"{missing}: no videos there")
+    found = {item.path.parts[-3] for item in items}
+    absent = [rate for rate in rates if found.isdisjoint(COMPRESSIONS[rate])]
+    if not items or (compressions is not None and absent):
+        missing = f"{root}/{{original,manipulated}}_sequences/*/{_braces(absent)}/videos"
+        raise TrainingError(f"{missing}: no videos there{_other_compressions(sequences)}")
     return items
+
+
+def _braces(compressions: Iterable[str]) -> str:
+    return "{" + ",".join(folder for rate in compressions for folder in COMPRESSIONS[rate]) + "}"
+
+
+def _other_compressions(sequences: Sequence[Path]) -> str:
+    """What follows on `no videos there`: the compressions that are there, and how to ask for them."""
+    there = [rate for rate in COMPRESSIONS if any(_ff_videos(folder, [rate]) for folder in sequences)]
+    options = " ".join(f"--compression {rate}" for rate in there)
+    return f", but of {' and '.join(there)}: give {options}" if there else ""
+
+
+def check_official_split(items: Iterable[Item], root: Path) -> None:
+    """Raise TrainingError if there are YouTube videos of FaceForensics++ in `root`, but no split files."""
+    videos = [
+        item for item in items if any(group.startswith("faceforensics/youtube/") for group in item.groups)
+    ]
+    if videos and all(item.split is None for item in videos):
+        raise TrainingError(
+            f"{root}: {', '.join(_SPLIT_FILES.values())} are missing, the official split of FaceForensics++, "
+            f"without which no figures compare with published ones. They are in dataset/splits of "
+            f"https://github.com/ondyari/FaceForensics: put all three into {root / 'splits'}. To split at "
+            f"random by people instead, give --no-official-split"
+        )
 
 
 def _refuse_unknown(names: Collection[str], known: Collection[str]) -> None:
@@ -160,11 +218,11 @@ def _refuse_unknown(names: Collection[str], known: Collection[str]) -> None:
             raise TrainingError(f"FaceForensics++ has no {name!r}; there are {', '.join(known)}")
 
 
-def _ff_videos(sequences: Path, compressions: Collection[Compression]) -> list[Path]:
+def _ff_videos(sequences: Path, compressions: Iterable[str]) -> list[Path]:
     return [
         path
         for compression in compressions
-        for folder in _FOLDERS[compression]
+        for folder in COMPRESSIONS[compression]
         for path in sorted((sequences / folder / "videos").glob("*.mp4"))
         if not path.name.startswith(".")
     ]
@@ -172,7 +230,7 @@ def _ff_videos(sequences: Path, compressions: Collection[Compression]) -> list[P
 
 def _read_official_split(root: Path) -> dict[str, Split]:
     """Number of a YouTube video -> its split; empty if there are no split files."""
-    for folder in (root, root / "splits"):
+    for folder in (root, root / "splits", root / "dataset" / "splits"):
         paths = {split: folder / file for split, file in _SPLIT_FILES.items()}
         missing = [path.name for path in paths.values() if not path.is_file()]
         if len(missing) == len(paths):

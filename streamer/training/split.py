@@ -134,6 +134,25 @@ def _deal(names: Sequence[str], seed: int, fractions: Mapping[Split, float]) -> 
     return {name: next(split for split, end in bounds if rank < end) for rank, name in enumerate(ranked)}
 
 
+def check_shares(
+    items: Sequence[Item], assigned: Sequence[Item], fractions: Mapping[Split, float] = FRACTIONS
+) -> None:
+    """Raise TrainingError, saying why, where a split that should get a part of the items has nothing.
+
+    items, assigned: what `assign_splits` was given and gave. Where the data set fixes all, that is its will.
+    """
+    filled = {item.split for item in assigned}
+    empty = [split for split in SPLITS if fractions.get(split, 0) > 0 and split not in filled]
+    if empty and any(item.split is None for item in items):
+        groups = sorted({group for item in assigned for group in item.groups})
+        more = ", ..." if len(groups) > _NAMED else ""
+        raise TrainingError(
+            f"nothing is left for {' and '.join(empty)}: files that share people, an original or a folder "
+            f"stay together (groups: {', '.join(groups[:_NAMED])}{more}). Add data of other people; or, only "
+            f"to measure on these files, hold out all of them: --validation '*'"
+        )
+
+
 def check_no_leak(items: Iterable[Item]) -> None:
     """Raise TrainingError, naming what crosses, unless every group, file and original is in one split."""
     places: dict[str, set[Split | None]] = {}

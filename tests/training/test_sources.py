@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from streamer.errors import TrainingError
-from streamer.training.sources import name_of, read_dfdc, read_faceforensics, read_folder
+from streamer.training.sources import (
+    check_official_split,
+    name_of,
+    read_data,
+    read_dfdc,
+    read_faceforensics,
+    read_folder,
+)
 from streamer.training.types import FAKE, REAL, Item
 
 
@@ -72,8 +80,29 @@ def test_dfdc_keeps_what_metadata_names_and_the_folder_lacks(tmp_path: Path) -> 
 
 
 def test_dfdc_one_part_alone(tmp_path: Path) -> None:
-    part = write_part(tmp_path, 7, {"a.mp4": {"label": "REAL"}})
-    assert read_dfdc(part) == read_dfdc(tmp_path)
+    metadata = {
+        "a.mp4": {"label": "REAL"},
+        "b.mp4": {"label": "FAKE", "original": "a.mp4"},
+        "c.mp4": {"label": "FAKE", "original": "z.mp4"},
+    }
+    part = write_part(tmp_path, 7, metadata)
+    with capture_logs() as logs:
+        items = read_dfdc(part)
+    assert items == read_dfdc(tmp_path)
+    # the folder would hold all together
+    assert [item.groups for item in items] == [(f"{part.name}/{name}.mp4",) for name in "aaz"]
+    (line,) = logs
+    assert (line["log_level"], line["folder"]) == ("warning", str(part))
+    assert "split by original" in line["event"]
+    write_part(tmp_path, 8, metadata)
+    with capture_logs() as logs:
+        assert all(item.path.parent.name in item.groups for item in read_dfdc(tmp_path))
+    assert not logs
+
+
+def test_dfdc_sample_of_kaggle(tmp_path: Path) -> None:
+    part = write_part(tmp_path, 0, {"a.mp4": {"label": "REAL"}}).rename(tmp_path / "train_sample_videos")
+    assert [item.groups for item in read_dfdc(part)] == [("train_sample_videos/a.mp4",)]
 
 
 @pytest.mark.parametrize(
@@ -172,10 +201,35 @@ def test_faceforensics_c0(tmp_path: Path, folder: str) -> None:
     assert items[1].original == items[0].path
 
 
-@pytest.mark.parametrize(("splits_in", "split"), [("", None), (".", "train"), ("splits", "train")])
+@pytest.mark.parametrize(
+    ("splits_in", "split"),
+    [("", None), (".", "train"), ("splits", "train"), ("dataset/splits", "train")],
+)
 def test_faceforensics_split_files(tmp_path: Path, splits_in: str, split: str | None) -> None:
     root = make_faceforensics(tmp_path, splits_in=splits_in)
     assert read_faceforensics(root, methods=["Deepfakes"], compressions=["c23"])[0].split == split
+
+
+def test_faceforensics_split_files_can_be_left_aside(tmp_path: Path) -> None:
+    items = read_faceforensics(make_faceforensics(tmp_path), official_split=False)
+    assert {item.split for item in items} == {None}
+
+
+def test_faceforensics_without_split_files(tmp_path: Path) -> None:
+    root = make_faceforensics(tmp_path, splits_in="")
+    with pytest.raises(TrainingError) as error:
+        check_official_split(read_faceforensics(root), root)
+    for said in (
+        "train.json, val.json, test.json are missing",
+        "dataset/splits of https://github.com/ondyari/FaceForensics",
+        f"into {root / 'splits'}.",
+        "--no-official-split",
+    ):
+        assert said in str(error.value)
+    # actors have none
+    check_official_split(read_faceforensics(root, methods=["DeepFakeDetection"]), root)
+    write_splits(root, train=[["000", "003"]], val=[["071", "054"]], test=[])
+    check_official_split(read_faceforensics(root), root)
 
 
 def test_faceforensics_takes_the_methods_that_are_there(tmp_path: Path) -> None:
@@ -184,8 +238,44 @@ def test_faceforensics_takes_the_methods_that_are_there(tmp_path: Path) -> None:
     assert {item.generator for item in read_faceforensics(tmp_path)} == {"real", "FaceSwap"}
     with pytest.raises(TrainingError, match=r"Deepfakes/\{c23,c40\}/videos: no videos of Deepfakes"):
         read_faceforensics(tmp_path, methods=["FaceSwap", "Deepfakes"])
-    with pytest.raises(TrainingError, match="no videos there"):
+    with pytest.raises(TrainingError, match=r"\{raw,c0\}/videos: no videos there, but of c40: give --comp"):
         read_faceforensics(tmp_path, compressions=["c0"])
+
+
+def test_faceforensics_says_which_compressions_are_there(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"\{c23,c40\}/videos: no videos there$"):
+        read_faceforensics(tmp_path)
+    touch(tmp_path / "original_sequences/youtube/raw/videos", "000.mp4")
+    touch(tmp_path / "manipulated_sequences/FaceSwap/raw/videos", "000_003.mp4")
+    with pytest.raises(TrainingError, match=r"no videos there, but of c0: give --compression c0$"):
+        read_faceforensics(tmp_path)
+    with pytest.raises(
+        TrainingError, match=r"no videos of FaceSwap there, but of c0: give --compression c0$"
+    ):
+        read_faceforensics(tmp_path, methods=["FaceSwap"])
+    # of those asked for none may be missing
+    with pytest.raises(TrainingError, match=r"/\{c40\}/videos: no videos there, but of c0: give"):
+        read_faceforensics(tmp_path, compressions=["c0", "c40"])
+
+
+def test_faceforensics_twice_the_same(tmp_path: Path) -> None:
+    root = make_faceforensics(tmp_path)
+    once = read_faceforensics(root, methods=["FaceSwap"], compressions=["c40"])
+    assert read_faceforensics(root, methods=["FaceSwap"] * 2, compressions=["c40"] * 2) == once
+
+
+def test_data_passes_on_what_is_wanted_of_faceforensics(tmp_path: Path) -> None:
+    root = make_faceforensics(tmp_path)
+    items, roots = read_data(
+        [root],
+        ["faceforensics"],
+        group_by="stem",
+        compressions=["c0"],
+        methods=["FaceSwap"],
+        official_split=False,
+    )
+    assert roots == {"faceforensics": root}
+    assert items == read_faceforensics(root, compressions=["c0"], methods=["FaceSwap"], official_split=False)
 
 
 @pytest.mark.parametrize("wanted", [{"methods": ["DeepFakes"]}, {"compressions": ["c24"]}])

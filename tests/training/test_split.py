@@ -16,6 +16,7 @@ from streamer.training.split import (
     assign_splits,
     check_no_leak,
     check_no_leak_in_records,
+    check_shares,
     hold_out,
 )
 from streamer.training.types import CropRecord, Item, Split
@@ -100,6 +101,43 @@ def test_seed_decides_and_order_does_not() -> None:
 def test_few_groups(count: int, validation: int) -> None:
     assigned = assign_splits([item(f"{k}") for k in range(count)], seed=0)
     assert Counter(each.split for each in assigned)["validation"] == validation
+
+
+def test_a_split_that_gets_nothing() -> None:
+    one = [item("1", "a", "b"), item("2", "b")]
+    with pytest.raises(TrainingError, match=r"nothing is left for validation: .* \(groups: a\)"):
+        check_shares(one, assign_splits(one, seed=0))
+    # a name that takes all with it
+    held_out = [dataclasses.replace(one[0], split="validation"), one[1]]
+    with pytest.raises(TrainingError, match=r"nothing is left for train: .* --validation '\*'"):
+        check_shares(held_out, assign_splits(held_out, seed=0, fractions=ALL_TRAIN), ALL_TRAIN)
+    two = [*one, item("3", "c")]
+    check_shares(two, assign_splits(two, seed=0))
+    thirds: dict[Split, float] = {"train": 0.4, "validation": 0.3, "test": 0.3}
+    with pytest.raises(TrainingError, match=r"nothing is left for train: .* \(groups: a, c\)"):
+        check_shares(two, assign_splits(two, seed=0, fractions=thirds), thirds)
+    # somebody wanted it so
+    fixed = [dataclasses.replace(each, split="test") for each in one]
+    check_shares(fixed, assign_splits(fixed, seed=0))
+    check_shares([], [])
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4])
+def test_few_parts_of_dfdc(tmp_path: Path, parts: int) -> None:
+    content = {f"{k}.mp4": {"label": "REAL"} for k in range(5)}
+    content |= {f"f{k}.mp4": {"label": "FAKE", "original": f"{k}.mp4"} for k in range(5)}
+    for number in range(parts):
+        (tmp_path / f"dfdc_train_part_{number}").mkdir()
+        (tmp_path / f"dfdc_train_part_{number}" / "metadata.json").write_text(json.dumps(content))
+    items = read_dfdc(tmp_path)
+    assigned = assign_splits(items, seed=1)
+    check_shares(items, assigned)
+    groups = {(*each.groups, each.split) for each in assigned}
+    # of one part one original, with its fake; of several a whole part
+    assert Counter(split for _, split in groups) == {
+        "validation": 1,
+        "train": (parts if parts > 1 else 5) - 1,
+    }
 
 
 def test_fixed_splits_hold_for_all_connected() -> None:

@@ -21,10 +21,11 @@ from streamer.errors import ConfigError, StreamerError, TrainingError
 from streamer.manifest import read_manifest
 from streamer.training.augment import plain_view
 from streamer.training.augment_config import AUGMENTATIONS
-from streamer.training.cli import recipe_overrides, train_app
+from streamer.training.cli import Compression, Method, recipe_overrides, train_app
 from streamer.training.config import parse_config
 from streamer.training.crops import read_crop, read_index
 from streamer.training.figures import read_evaluation
+from streamer.training.sources import COMPRESSIONS, METHODS
 from streamer.training.types import FAKE
 from streamer.types import UInt8Array
 
@@ -79,6 +80,12 @@ def people() -> list[UInt8Array]:
     return [picture[:256, 96:352], picture[:256, 96:352, :][:, ::-1], wide, tilted[:256, 110:366]]
 
 
+def make_green(real: UInt8Array, strength: float) -> UInt8Array:
+    fake = real.copy()
+    fake[60:200, 60:200] = (1 - strength) * fake[60:200, 60:200] + strength * GREEN
+    return fake
+
+
 def make_dfdc(root: Path) -> Path:
     """Four folders, in each a real video, two fakes of it that are green in the face, and a broken file."""
     for number, real in enumerate(people()):
@@ -87,13 +94,25 @@ def make_dfdc(root: Path) -> Path:
         metadata: dict[str, dict[str, str]] = {"real.mp4": {"label": "REAL", "split": "train"}}
         write_clip(part / "real.mp4", real)
         for name, strength in (("first.mp4", 0.25), ("second.mp4", 0.35)):
-            fake = real.copy()
-            fake[60:200, 60:200] = (1 - strength) * fake[60:200, 60:200] + strength * GREEN
-            write_clip(part / name, fake)
+            write_clip(part / name, make_green(real, strength))
             metadata[name] = {"label": "FAKE", "split": "train", "original": "real.mp4"}
         (part / "broken.mp4").write_bytes(b"no video")
         metadata["broken.mp4"] = {"label": "REAL", "split": "train"}
         (part / "metadata.json").write_text(json.dumps(metadata))
+    return root
+
+
+def make_faceforensics(root: Path) -> Path:
+    """Two people and a third one's face on the first, twice; lossless only, and without split files."""
+    first, second, *_ = people()
+    for name, picture in (
+        ("original_sequences/youtube/raw/videos/000.mp4", first),
+        ("original_sequences/youtube/raw/videos/002.mp4", second),
+        ("manipulated_sequences/Deepfakes/raw/videos/000_001.mp4", make_green(first, 0.25)),
+        ("manipulated_sequences/FaceSwap/raw/videos/000_001.mp4", make_green(first, 0.35)),
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write_clip(root / name, picture)
     return root
 
 
@@ -161,8 +180,9 @@ def test_an_autoencoder_and_what_it_paints(prepared: Prepared, tmp_path: Path) -
 
 
 @pytest.mark.needs_torch
-def test_from_videos_to_a_member(prepared: Prepared, tmp_path: Path) -> None:
-    pytest.importorskip("torch").set_num_threads(1)
+def test_from_videos_to_a_member(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
     recipe, cache, runs, engines = tmp_path / "r.toml", prepared.cache, tmp_path / "run", tmp_path / "engines"
     recipe.write_text(RECIPE)
     # 1. fit; a second time it goes on, and is at its end already
@@ -172,7 +192,10 @@ def test_from_videos_to_a_member(prepared: Prepared, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="holds a run already"):
         run(*fit)
     assert run(*fit, "--resume").exit_code == 0
-    # 2. export
+    # 2. export; a GPU would score, had torch found one, and did it not stay unused here
+    moved: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda model, device: moved.append(device) or model)
     result = run("export", runs / "best.pt", "--name", "toy", "--cache", cache, "--engines", engines)
     assert result.exit_code == 0
     manifest = read_manifest(engines / "toy.json")
@@ -180,10 +203,14 @@ def test_from_videos_to_a_member(prepared: Prepared, tmp_path: Path) -> None:
     assert "MobileNetV2 from random weights; seed 3;" in manifest.origin
     assert "data: dfdc: 12 DFDC, 30 real crops" in manifest.origin
     assert "over 1 real and 2 fake held-out videos" in manifest.measured
+    assert moved == ["cuda"]
     # 3. evaluate both
     report = tmp_path / "report"
     words = ("evaluate", runs / "best.pt", "toy", "--cache", cache, "--engines", engines, "--no-curves")
     result = run(*words, "--report", report)
+    assert moved == ["cuda"] * 2
+    monkeypatch.undo()
+    monkeypatch.chdir(ROOT)
     assert "validation: 1 real video, 2 fake ones, 14 faces\n" in result.stdout
     figures = read_evaluation(report / "report.json")
     assert [part.name for part in figures.sets] == ["validation", "self-blends", "hard self-blends"]
@@ -191,6 +218,7 @@ def test_from_videos_to_a_member(prepared: Prepared, tmp_path: Path) -> None:
     assert "expect less" in figures.notes[0]
     assert {scorer.name for scorer in figures.sets[0].scorers} >= {"run", "toy", "ensemble"}
     assert "<svg" in (report / "report.html").read_text()
+    assert "chosen on validation" in (report / "report.html").read_text()
     quick = run(
         "evaluate", "toy", "--cache", cache, "--engines", engines, "--quick", "--report", tmp_path / "q"
     )
@@ -209,6 +237,7 @@ def test_from_videos_to_a_member(prepared: Prepared, tmp_path: Path) -> None:
     assert result.stdout == f"{engines / 'toy.md'}\n"
     for said in (
         "# toy",
+        "> **Measure it on data of your own before anyone relies on it.**",
         "- Toys.",
         "Seed 3, 64 steps",
         "| validation | 1 + 2 |",
@@ -256,6 +285,13 @@ def test_wrong_overrides(texts: list[str]) -> None:
             ("prepare", "x/a", "y/a", "--source", "dfdc", "--cache", "CACHE"),
             "(would both be called dfdc|cannot read)",
         ),
+        *(
+            (
+                ("prepare", "a", "--source", "dfdc", "--cache", "CACHE", *option),
+                "--compression, --method and --no-official-split are for --source faceforensics",
+            )
+            for option in (("--compression", "c0"), ("--method", "FaceSwap"), ("--no-official-split",))
+        ),
         pytest.param(
             ("evaluate", "some", "--cache", "CACHE"), "prepare first", marks=pytest.mark.needs_torch
         ),
@@ -266,6 +302,50 @@ def test_wrong_overrides(texts: list[str]) -> None:
 def test_errors_say_what_to_do(words: tuple[str, ...], says: str, tmp_path: Path) -> None:
     with pytest.raises(StreamerError, match=says):
         run(*(str(tmp_path / "cache") if word == "CACHE" else word for word in words))
+
+
+def test_prepare_faceforensics(tmp_path: Path) -> None:
+    data, cache = make_faceforensics(tmp_path / "ff"), tmp_path / "cache"
+    words = ("prepare", data, "--source", "faceforensics", "--cache", cache)
+    with pytest.raises(TrainingError, match="no videos there, but of c0: give --compression c0"):
+        run(*words)
+    words = (*words, "--compression", "c0", "--method", "Deepfakes")
+    with pytest.raises(TrainingError, match=r"train\.json, val\.json, test\.json are missing"):
+        run(*words)
+    # by people, or by name
+    for choice in (("--no-official-split",), ("--validation", "*/002.mp4")):
+        assert run(*words, *choice).exit_code == 0
+        records = read_index(cache)
+        assert {record.generator for record in records} == {"real", "Deepfakes"}
+        assert {record.split for record in records} == {"train", "validation"}
+
+
+def test_prepare_one_folder_of_dfdc_alone(tmp_path: Path) -> None:
+    data, names = tmp_path / "train_sample_videos", ("a.mp4", "b.mp4")
+    data.mkdir()
+    for name in names:
+        (data / name).touch()
+    (data / "metadata.json").write_text(json.dumps({name: {"label": "REAL"} for name in names}))
+    result = run("prepare", data, "--source", "dfdc", "--cache", tmp_path / "cache")
+    assert "one folder of DFDC alone is split by original" in result.stderr
+    assert "2 undecodable files left out" in result.stdout
+
+
+def test_what_belongs_together_leaves_nothing(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    for name in ("real/ann.mp4", "fake/ann.mp4"):
+        (videos / name).parent.mkdir(parents=True)
+        (videos / name).touch()
+    words = ("prepare", videos, "--source", "folder", "--cache", tmp_path / "cache")
+    with pytest.raises(TrainingError, match=r"nothing is left for validation: .* \(groups: videos/ann\)"):
+        run(*words)
+    with pytest.raises(TrainingError, match=r"nothing is left for train: .* \(groups: videos/ann\)"):
+        run(*words, "--validation", "videos/real/*")
+
+
+def test_names_of_faceforensics() -> None:
+    assert list(Compression) == list(COMPRESSIONS)
+    assert tuple(Method) == METHODS
 
 
 @pytest.mark.parametrize(
