@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -78,8 +78,9 @@ class Options:
     """Of bootstrap draws, subsets of frames and the random baseline."""
     raise_at: float = 0.8
     """`alert.raise_at` of the service."""
-    choose_on: str | None = None
-    """Name of the set on which a threshold is chosen (Youden, over videos, by the ensemble)."""
+    choose_on: EvaluationSet | None = None
+    """On which a threshold is chosen (Youden, over videos, by the ensemble): one of the sets measured, or one
+    that is scored for this alone. Of both real and fake faces."""
     bootstrap: int = 1000
     repeats: int = 20
     """Draws for each number of frames."""
@@ -127,11 +128,14 @@ def evaluate(
         scored.append(_score(scorers, part, options))
     # 2. Thresholds.
     thresholds = {"0.5": 0.5, f"alert.raise_at, {options.raise_at:g}": options.raise_at}
-    for one in scored:
-        if one.source.name == options.choose_on:
-            videos = one.videos(one.best)
-            chosen = metrics.youden_threshold(videos.labels, videos.probabilities)
-            thresholds[f"chosen on {one.source.name}"] = chosen
+    if chooser := options.choose_on:
+        found = next((one for one in scored if one.source is chooser), None)
+        if found is None:
+            report(f"{chooser.name}: scoring {len(chooser.faces)} faces to choose a threshold")
+            found = _score(scorers, chooser, options)
+        videos = found.videos(found.best)
+        chosen = metrics.youden_threshold(videos.labels, videos.probabilities)
+        thresholds[f"chosen on {chooser.name}"] = chosen
     # 3. Figures.
     figures = [set_figures(one, thresholds, options) for one in scored]
     # 4. Robustness.
@@ -173,34 +177,31 @@ def originals_of(records: Sequence[CropRecord]) -> dict[str, str]:
 
 
 def thinned(
-    records: Sequence[CropRecord], *, crops_per_video: int, pictures: int, seed: int
+    records: Sequence[CropRecord], *, crops_per_video: int, videos: int, pictures: int, seed: int
 ) -> list[CropRecord]:
     """Fewer records, in their order, for a measurement on a slow machine.
 
-    Every video stays, with at most `crops_per_video` of its crops, evenly over its frames. Of the items with
-    a single crop at most `pictures` stay, as many of each generator as of the others as far as it has them,
-    drawn with the seed. Both counts at least 1.
+    Of the items with several crops at most `videos` stay, with at most `crops_per_video` of these, evenly
+    over the frames; of those with a single crop at most `pictures`. Both are drawn with the seed, as many of
+    each generator as of the others as far as it has them; videos in the same order of originals for every
+    generator, so that pairs stay together. All counts at least 1.
     """
     by_item: dict[str, list[int]] = defaultdict(list)
     for index, record in enumerate(records):
         by_item[record.item].append(index)
-    kept: list[int] = []
     singles: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for indices in by_item.values():
-        if len(indices) == 1:
-            only = records[indices[0]]
-            singles[only.source, only.generator].append(indices[0])
-        else:
-            indices.sort(key=lambda index: records[index].frame)
-            places = np.linspace(0, len(indices) - 1, min(len(indices), crops_per_video)).round().astype(int)
-            kept += [indices[place] for place in places]
+    several: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for first, *more in by_item.values():
+        kind = several if more else singles
+        kind[records[first].source, records[first].generator].append(first)
     rng = np.random.default_rng(seed)
-    turns = [
-        (turn, generator, index)
-        for generator, indices in sorted(singles.items())
-        for turn, index in enumerate(rng.permutation(indices).tolist())
-    ]
-    kept += [index for _, _, index in sorted(turns)[:pictures]]
+    drawn = {generator: rng.permutation(own).tolist() for generator, own in sorted(singles.items())}
+    kept = _in_turn(drawn, pictures)
+    drawn = {generator: rng.permutation(own).tolist() for generator, own in sorted(several.items())}
+    for first in _in_turn(_by_original(drawn, records), videos):
+        indices = sorted(by_item[records[first].item], key=lambda index: records[index].frame)
+        places = np.linspace(0, len(indices) - 1, min(len(indices), crops_per_video)).round().astype(int)
+        kept += [indices[place] for place in places]
     return [records[index] for index in sorted(kept)]
 
 
@@ -217,11 +218,9 @@ def set_figures(scored: _Scored, thresholds: Mapping[str, float], options: Optio
             RANDOM: metrics.random_baseline(scored.labels, rng),
             CONSTANT: metrics.constant_baseline(scored.labels),
         }
-    frames_gain: list[GainPoint] = []
-    if both and videos.faces.max() > 1:
-        frames_gain = metrics.gain_by_frames(
-            scored.members[0], scored.best, FRAME_COUNTS, repeats=options.repeats, rng=rng
-        )
+    frames_gain = metrics.gain_by_frames(
+        scored.members[0], scored.best, FRAME_COUNTS, repeats=options.repeats, rng=rng
+    )
     return SetFigures(
         name=scored.source.name,
         description=scored.source.description,
@@ -266,6 +265,30 @@ def figures_of(
             name: metrics.rates_at(labels, probabilities, threshold) for name, threshold in thresholds.items()
         },
     )
+
+
+def _by_original(
+    videos: Mapping[tuple[str, str], Sequence[int]], records: Sequence[CropRecord]
+) -> dict[tuple[str, str], list[int]]:
+    """Each generator's videos: one of every original, then their second ones, ...; originals in one order for
+    all generators, that in which they come first."""
+    order: dict[str, int] = {}
+    result = {}
+    for generator, own in videos.items():
+        earlier: Counter[str] = Counter()
+        places = []
+        for index in own:
+            original = records[index].original or records[index].item
+            places.append((earlier[original], order.setdefault(original, len(order)), index))
+            earlier[original] += 1
+        result[generator] = [index for *_, index in sorted(places)]
+    return result
+
+
+def _in_turn(drawn: Mapping[tuple[str, str], Sequence[int]], most: int) -> list[int]:
+    """At most so many, the generators taking turns."""
+    turns = [(turn, generator, index) for generator, own in drawn.items() for turn, index in enumerate(own)]
+    return [index for _, _, index in sorted(turns)[:most]]
 
 
 def _score(scorers: Sequence[Scorer], part: EvaluationSet, options: Options) -> _Scored:

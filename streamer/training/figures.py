@@ -96,7 +96,7 @@ class SetFigures(_Part):
     roc: dict[str, tuple[tuple[float, float], ...]]
     """Name -> corners (false alarms, found), over videos; empty with one class alone."""
     frames_gain: tuple[GainPoint, ...]
-    """Of the ensemble; empty where no video has two crops, or with one class alone."""
+    """Of the ensemble; see `gain_by_frames`. Empty without videos of both classes that have two crops."""
     members_gain: tuple[GainPoint, ...]
     """Over all choices of so many members; empty with one member or one class alone."""
     pairs: tuple[PairFigures, ...] = ()

@@ -22,8 +22,8 @@ from streamer.training.scoring import (
     FaceSet,
     RecordFaces,
     Scorer,
+    checkpoint_scorer,
     score_faces,
-    torch_scorer,
 )
 from streamer.training.types import FAKE, REAL, CropRecord, FrameScores, Split
 from streamer.types import UInt8Array
@@ -49,7 +49,7 @@ def export_calibrated(
     heat_map: bool,
 ) -> Exported:
     """Calibrate a checkpoint on a split, and make a member of it. Raises TrainingError, ModelError."""
-    from streamer.training.checkpoint import load_checkpoint, load_model
+    from streamer.training.checkpoint import load_checkpoint
     from streamer.training.export import export_checkpoint
 
     records = read_index(cache)
@@ -57,7 +57,7 @@ def export_calibrated(
     loaded = load_checkpoint(checkpoint)
     size = loaded.config.input.size
     scores, on = _scores_to_calibrate(
-        torch_scorer(name, load_model(checkpoint), size=size), held_out, cache, loaded.config
+        checkpoint_scorer(name, checkpoint, size=size), held_out, cache, loaded.config
     )
     calibration = fit_calibration(scores)
     videos = by_video(scores, probabilities(scores, calibration))

@@ -26,15 +26,15 @@ from streamer.training.scoring import (
     Blends,
     RecordFaces,
     Scorer,
+    checkpoint_scorer,
     network_scorer,
-    torch_scorer,
 )
 from streamer.training.types import FAKE, REAL, CropRecord, Split
 
 CHECKPOINT_SUFFIX = ".pt"
 """Tells a checkpoint from the name of a member."""
 
-QUICK = {"crops_per_video": 8, "pictures": 300}
+QUICK = {"crops_per_video": 8, "videos": 300, "pictures": 300}
 """What is left of a cache for a look on a slow machine; see `thinned`."""
 
 BLENDS = "self-blends"
@@ -47,8 +47,8 @@ CROSS_BLENDS = "cross-blends"
 """That in which every real face meets itself with another person's whole face; see `blend.cross_blend`."""
 
 CHOSEN_ON_VALIDATION = (
-    "Validation data chose the checkpoints, calibrations are fitted on it unless another split was named: "
-    "on other data, expect less."
+    "Validation data chose the checkpoints and what threshold is said to be chosen on it; calibrations are "
+    "fitted on it unless another split was named: on other data, expect less."
 )
 
 
@@ -64,11 +64,17 @@ def measure(
     report: Callable[[str], None],
 ) -> Evaluation:
     """Evaluate members (names below `classify.engines`, or .pt files) on a split of a cache, and on
-    blends of its real faces. quick: on a part of it. Raises TrainingError, ModelError."""
-    records = read_split(cache, split)
+    blends of its real faces. quick: on a part of it. A threshold is chosen on the validation split, whatever
+    is measured, if it holds both real and fake faces. Raises TrainingError, ModelError."""
+    records, everything = read_split(cache, split), read_index(cache)
+    validation = [record for record in everything if record.split == "validation"]
     if quick:
-        records = thinned(records, **QUICK, seed=1)
-    sets = _sets(records, read_index(cache), cache, split, curves=curves)
+        records, validation = (thinned(part, **QUICK, seed=1) for part in (records, validation))
+    sets = _sets(records, everything, cache, split, curves=curves)
+    choose_on = None
+    if {record.label for record in validation} == {REAL, FAKE}:
+        apart = EvaluationSet("validation", "", "", RecordFaces(validation, cache))
+        choose_on = sets[0] if split == "validation" else apart
     with _opened(members, config) as (scorers, facts):
         return evaluate_members(
             scorers,
@@ -81,6 +87,7 @@ def measure(
                 margin=config.faces.margin,
                 workers=workers,
                 raise_at=config.alert.raise_at,
+                choose_on=choose_on,
                 degradations=QUICK_DEGRADATIONS if quick else DEGRADATIONS,
             ),
             notes=(CHOSEN_ON_VALIDATION,) if split == "validation" else (),
@@ -204,11 +211,11 @@ def _opened(members: Sequence[str], config: Config) -> Iterator[tuple[list[Score
 def _of_checkpoint(path: Path) -> tuple[Scorer, MemberFacts]:
     """Called after its run's folder."""
     from streamer.models.classifiers import ARCHITECTURES
-    from streamer.training.checkpoint import load_checkpoint, load_model
+    from streamer.training.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(path)
     size = checkpoint.config.input.size
-    scorer = torch_scorer(path.resolve().parent.name, load_model(path), size=size)
+    scorer = checkpoint_scorer(path.resolve().parent.name, path, size=size)
     return scorer, MemberFacts(
         name=scorer.name,
         architecture=ARCHITECTURES[checkpoint.config.model.architecture].title,

@@ -256,20 +256,27 @@ def gain_by_frames(
 ) -> list[GainPoint]:
     """Video-level AUC and log-loss when only so many crops of every video are averaged.
 
-    For each count, `repeats` draws without replacement; a video with fewer crops gives all it has. Counts
-    beyond the largest number of crops say nothing new and are left out.
+    Every point is over the same videos, and takes as many crops of each real as of each fake one: counts go
+    as far as at least half of the videos of either label do, and videos with fewer crops than that are left
+    out, as pictures and other videos with one crop are to begin with. For each count, `repeats` draws without
+    replacement. Empty where either label has no video with two crops.
     """
-    order = np.argsort(np.asarray(scores.videos, dtype=np.str_), kind="stable")
     videos = by_video(scores, frame_probabilities)
-    values = [frame_probabilities[part] for part in np.split(order, np.cumsum(videos.faces)[:-1])]
-    most = int(videos.faces.max())
+    faces = [np.sort(videos.faces[(videos.faces > 1) & (videos.labels == label)]) for label in (REAL, FAKE)]
+    if not all(map(len, faces)):
+        return []
+    most = min(int(own[len(own) // 2]) for own in faces)
+    order = np.argsort(np.asarray(scores.videos, dtype=np.str_), kind="stable")
+    parts = np.split(frame_probabilities[order], np.cumsum(videos.faces)[:-1])
+    values = [part for part in parts if len(part) >= most]
+    labels = videos.labels[videos.faces >= most]
     points = []
     for count in sorted({min(count, most) for count in counts}):
-        draws = 1 if count == most else repeats
+        draws = repeats if count < max(map(len, values)) else 1
         aucs, losses = np.empty(draws), np.empty(draws)
         for draw in range(draws):
             means = np.array([_mean_of_some(v, count, rng) for v in values])
-            aucs[draw], losses[draw] = auc(videos.labels, means), log_loss(videos.labels, means)
+            aucs[draw], losses[draw] = auc(labels, means), log_loss(labels, means)
         points.append(GainPoint(count, float(aucs.mean()), float(aucs.std()), float(losses.mean())))
     return points
 

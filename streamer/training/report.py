@@ -74,7 +74,10 @@ def _plots_of(found: SetFigures) -> list[tuple[str, str]]:
              plots.reliability_plot(found))
         )  # fmt: skip
     if found.frames_gain:
-        caption = "Gain from averaging more frames; bars: standard deviation over random choices of frames"
+        caption = (
+            "Gain from averaging more frames, over those videos alone that have "
+            f"{found.frames_gain[-1].count} or more; bars: standard deviation over random choices of frames"
+        )
         drawn.append((caption, plots.gain_plot(found.frames_gain, "frames", found.name)))
     if found.members_gain:
         caption = "Gain from averaging more networks; bars: standard deviation over choices of networks"

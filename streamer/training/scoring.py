@@ -190,6 +190,16 @@ def torch_scorer(name: str, model: nn.Module, *, size: int, calibration: Calibra
     return Scorer(name, size, predict, calibration)
 
 
+def checkpoint_scorer(name: str, checkpoint: Path, *, size: int) -> Scorer:
+    """A checkpoint's network in torch, on a GPU if there is one, not calibrated. Raises TrainingError."""
+    import torch
+
+    from streamer.training.checkpoint import load_model
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch_scorer(name, load_model(checkpoint).to(device), size=size)
+
+
 def score_faces(
     scorers: Sequence[Scorer],
     faces: FaceSet,

@@ -56,7 +56,7 @@ def measured(cache: Path) -> Evaluation:
         ),
         EvaluationSet("blends", "drawn faces against blends of them", "no", Blends(records, cache)),
     ]
-    options = replace(OPTIONS, choose_on="squares")
+    options = replace(OPTIONS, choose_on=sets[0])
     return evaluate(scorers, facts_of(scorers), sets, options, notes=["drawn"])
 
 
@@ -107,6 +107,26 @@ def test_thresholds_are_named_by_where_they_come_from(measured: Evaluation) -> N
         assert other.found is not None
         assert other.false_alarms is not None
         assert chosen.found - chosen.false_alarms >= other.found - other.false_alarms
+
+
+def test_a_threshold_chosen_on_another_set_is_applied_without_figures_of_it(cache: Path) -> None:
+    records = make_cache(cache, people=3, frames=2)
+    others = make_cache(cache, people=3, frames=2, split="validation", seed=1)
+    scorer = green_scorer(noise=3.0)
+    alone = score_records(scorer, others, cache=cache)
+    videos = metrics.by_video(alone, metrics.probabilities(alone, scorer.calibration))
+    said: list[str] = []
+    found = evaluate(
+        [scorer],
+        facts_of([scorer]),
+        [EvaluationSet("squares", "drawn faces", "no", RecordFaces(records, cache))],
+        replace(OPTIONS, choose_on=EvaluationSet("others", "", "", RecordFaces(others, cache))),
+        report=said.append,
+    )
+    assert [part.name for part in found.sets] == ["squares"]
+    rates = found.sets[0].scorer("green").video.rates["chosen on others"]
+    assert rates.threshold == metrics.youden_threshold(videos.labels, videos.probabilities)
+    assert said[-1] == "others: scoring 12 faces to choose a threshold"
 
 
 def test_intervals_enclose_and_baselines_have_none(measured: Evaluation) -> None:
@@ -166,7 +186,7 @@ def test_the_same_seed_gives_the_same_report(cache: Path, measured: Evaluation) 
     records = make_cache(cache, people=6, frames=5, split="validation")
     scorers = [green_scorer(f"member{k}", size=40 + 8 * k, noise=3.0, seed=k) for k in range(3)]
     sets = [EvaluationSet("squares", "drawn faces", "no", RecordFaces(records, cache), originals_of(records))]
-    again = evaluate(scorers, facts_of(scorers), sets, replace(OPTIONS, choose_on="squares"))
+    again = evaluate(scorers, facts_of(scorers), sets, replace(OPTIONS, choose_on=sets[0]))
     assert again.sets[0] == squares(measured)
 
 
@@ -193,7 +213,7 @@ def test_originals_are_those_among_the_records(tmp_path: Path) -> None:
     assert originals_of([r for r in records if r.label == FAKE]) == {}
 
 
-def record_of(item: str, frame: int, generator: str) -> CropRecord:
+def record_of(item: str, frame: int, generator: str, original: str | None = None) -> CropRecord:
     return CropRecord(
         file=f"{item}.{frame}.png",
         item=item,
@@ -207,25 +227,44 @@ def record_of(item: str, frame: int, generator: str) -> CropRecord:
         box=(0.0, 0.0, 1.0, 1.0),
         keypoints=(),
         landmarks=False,
+        original=original,
     )
 
 
-def test_thinned_keeps_every_video_and_a_fair_choice_of_pictures() -> None:
+def test_thinned_keeps_few_videos_whole_in_number_and_a_fair_choice_of_pictures() -> None:
     frames = [record_of("v", frame, "swap") for frame in (4, 3, 2, 1, 0)]
     few = [record_of("w", 0, "swap"), record_of("w", 7, "swap")]
     pictures = [record_of(f"r{k}", 0, "real") for k in range(40)]
     rare = [record_of(f"g{k}", 0, "gan") for k in range(3)]
     records = frames + pictures + few + rare
 
-    kept = thinned(records, crops_per_video=3, pictures=10, seed=1)
+    kept = thinned(records, crops_per_video=3, videos=2, pictures=10, seed=1)
     assert [r.frame for r in kept if r.item == "v"] == [4, 2, 0], "evenly, in the records' order"
     assert [r.frame for r in kept if r.item == "w"] == [0, 7]
     assert Counter(r.generator for r in kept if r.item not in ("v", "w")) == {"real": 7, "gan": 3}
     assert [records.index(r) for r in kept] == sorted(records.index(r) for r in kept)
 
-    assert kept == thinned(records, crops_per_video=3, pictures=10, seed=1)
-    assert kept != thinned(records, crops_per_video=3, pictures=10, seed=2)
-    assert thinned(records, crops_per_video=5, pictures=43, seed=1) == records, "no more than there are"
+    assert kept == thinned(records, crops_per_video=3, videos=9, pictures=10, seed=1)
+    assert kept != thinned(records, crops_per_video=3, videos=2, pictures=10, seed=2)
+    assert thinned(records, crops_per_video=5, videos=2, pictures=43, seed=1) == records, "what there is"
+
+
+def test_thinned_draws_videos_fairly_and_leaves_pairs_together() -> None:
+    records = []
+    for k in range(20):  # as in DFDC: several fakes of each original, by one generator
+        items = {f"real{k}": ("real", None), f"rare{k // 10}": ("rare", f"real{k // 10}")}
+        items |= {f"fake{k}{letter}": ("DFDC", f"real{k}") for letter in "abcde"}
+        for item, (generator, original) in items.items():
+            records += [record_of(item, frame, generator, original) for frame in range(2)]
+
+    kept = thinned(records, crops_per_video=1, videos=14, pictures=1, seed=1)
+    assert Counter(r.generator for r in kept) == {"real": 6, "DFDC": 6, "rare": 2}
+    real = {r.item for r in kept if r.generator == "real"}
+    assert {r.original for r in kept if r.generator == "DFDC"} == real, "one of each original, all with it"
+    assert [records.index(r) for r in kept] == sorted(records.index(r) for r in kept)
+    assert kept == thinned(records, crops_per_video=1, videos=14, pictures=1, seed=1)
+    assert kept != thinned(records, crops_per_video=1, videos=14, pictures=1, seed=2)
+    assert thinned(records, crops_per_video=40, videos=122, pictures=1, seed=1) == records
 
 
 def test_quick_degradations_are_levels_of_the_full_ones_where_they_have_them() -> None:

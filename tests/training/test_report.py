@@ -88,6 +88,7 @@ def test_tells_every_set_member_and_figure(html: str) -> None:
         "Nothing here was measured.",
         "What the words mean",
         "0.760",
+        "over those videos alone that have 10 or more",
     ):
         assert expected in text, expected
 

@@ -192,7 +192,7 @@ def test_from_videos_to_a_member(prepared: Prepared, tmp_path: Path, monkeypatch
     with pytest.raises(TrainingError, match="holds a run already"):
         run(*fit)
     assert run(*fit, "--resume").exit_code == 0
-    # 2. export; a GPU would score, had torch found one, and did it not stay unused here
+    # 2. export; as if there were a GPU, to which nothing is moved in truth
     moved: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.nn.Module, "to", lambda model, device: moved.append(device) or model)

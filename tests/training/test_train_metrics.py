@@ -175,7 +175,6 @@ def test_more_frames_help_and_all_of_them_is_the_plain_figure() -> None:
         for label in (0, 1)
         for i in range(30)
     }
-    noisy["short"] = (FAKE, [1.0])
     frames = scores_of(noisy)
     p = metrics.probabilities(frames, Calibration())
     points = metrics.gain_by_frames(frames, p, (1, 4, 16, 100), repeats=10, rng=np.random.default_rng(1))
@@ -186,6 +185,40 @@ def test_more_frames_help_and_all_of_them_is_the_plain_figure() -> None:
     assert points[-1].auc_spread == 0 < points[0].auc_spread
     again = metrics.gain_by_frames(frames, p, (1, 4, 16, 100), repeats=10, rng=np.random.default_rng(1))
     assert again == points
+
+
+def test_every_point_of_the_gain_takes_as_many_crops_of_real_as_of_fake_videos() -> None:
+    """Where fakes have two crops no point is of real videos with ten; pictures have no part in it."""
+    videos = {f"r{i}": (REAL, [0.0, 1.0] * 5) for i in range(4)}
+    videos |= {f"f{i}": (FAKE, [0.5 + i, 0.5 + i]) for i in range(3)}
+
+    def gain(more: dict[str, tuple[int, list[float]]]) -> list[metrics.GainPoint]:
+        frames = scores_of(videos | more)
+        p = metrics.probabilities(frames, Calibration())
+        return metrics.gain_by_frames(frames, p, (1, 2, 5, 10), repeats=5, rng=np.random.default_rng(1))
+
+    assert [point.count for point in gain({})] == [1, 2]
+    assert gain({"picture": (REAL, [9.0]), "swapped": (FAKE, [-9.0])}) == gain({})
+    assert [point.count for point in gain({"long": (FAKE, [2.0] * 10)})] == [1, 2]
+    assert gain({})[-1].auc_spread > 0, "which two of ten is drawn"
+
+
+def test_videos_too_short_for_half_of_their_kind_are_left_out_of_the_gain() -> None:
+    videos = {f"{label}{i}": (label, [3.0 * label + 0.1 * i] * 6) for label in (REAL, FAKE) for i in range(3)}
+    short = {"short": (FAKE, [-9.0] * 3)}
+    frames = scores_of(videos | short)
+    p = metrics.probabilities(frames, Calibration())
+    points = metrics.gain_by_frames(frames, p, (1, 5, 50), repeats=2, rng=np.random.default_rng(1))
+    assert [(point.count, point.auc) for point in points] == [(1, 1.0), (5, 1.0), (6, 1.0)]
+
+
+@pytest.mark.parametrize("fakes", [{}, {"f": (FAKE, [1.0]), "g": (FAKE, [2.0])}])
+def test_without_several_crops_of_both_kinds_there_is_no_gain_to_tell(
+    fakes: dict[str, tuple[int, list[float]]],
+) -> None:
+    frames = scores_of({"r": (REAL, [1.0, 2.0])} | fakes)
+    p = metrics.probabilities(frames, Calibration())
+    assert metrics.gain_by_frames(frames, p, (1, 2), repeats=2, rng=np.random.default_rng(1)) == []
 
 
 def test_bootstrap_draws_videos_not_frames() -> None:
