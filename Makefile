@@ -17,7 +17,7 @@ help:
 	@echo "make licences    licences of the default install -> docs/licences.md; fails on one not allowed"
 	@echo "make bench       measure against a straightforward baseline (installs torch: 5 GB)"
 	@echo "make members     train the members in engines/ on CACHE=folder, which streamer train prepare filled: hours"
-	@echo "make gpu         engines, tests and figures on a node with an NVIDIA GPU; MEMBERS, MINUTES, PRECISION"
+	@echo "make gpu         engines, tests and figures on a node with an NVIDIA GPU; settings: scripts/on_gpu.sh"
 	@echo "make lock        resolve the dependencies anew into requirements*.lock (needs uv)"
 	@echo "make clean       remove everything that make made"
 

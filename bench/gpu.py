@@ -3,13 +3,18 @@
     python build_engines.py untrained
     python build_engines.py --target tensorrt --precision fp16 MEMBER ...    # those of --members
     python bench/gpu.py [--json [FILE]] [--parts networks pipeline scores soak] [--soak-minutes 60]
+    python bench/gpu.py --parts networks --ways tensorrt torch_tensorrt     # the other builder; takes minutes
 
-- networks: images/s of every engine, uint8 images in and logits out, all on the GPU, against eager, compiled
-  and CUDA-graphed PyTorch in the same precision and batch, and against the roofline: operations and least
-  bytes of the network, at the rates that a large matrix product and a large copy reached in this run.
+Figures are printed, and written to FILE, as they are made. What fails is named among them, does not stop the
+rest, and makes the exit status 1.
+
+- networks: images/s of every engine, uint8 images in and logits out, all on the GPU, against eager,
+  CUDA-graphed and compiled PyTorch in the same precision and batch, an engine by torch-tensorrt, and the
+  roofline: operations and least bytes of the network, at the rates that a large matrix product and a large
+  copy reached in this run.
 - pipeline: 1080p30, one face per frame, all windows on, full-size members: frames/s with decoding and
   without, streams of 25 frames/s, latency at 80 % of that load, busy share of the GPU, time by stage.
-- scores: of the bundled clips, on the GPU and on the CPU with OpenVINO f32.
+- scores: of the bundled clips, by the members, on the GPU and on the CPU with OpenVINO f32: within 0.01?
 - soak: memory and latency at 80 % load, by thirds.
 
 `--device cpu` runs what needs no GPU, to try the script: PyTorch's networks, and the pipeline in them.
@@ -22,7 +27,9 @@ import asyncio
 import json
 import statistics
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,12 +43,13 @@ from media import wandering_face
 from torch.utils.flop_counter import FlopCounterMode
 
 from streamer.backends.load import load_network
+from streamer.backends.tensorrt_backend import TensorRtNetwork
 from streamer.config import ClassifyConfig, Config, SampleConfig, load_config
 from streamer.demo import demo_clips
-from streamer.engines import ensure_untrained
+from streamer.engines import ensure_untrained, write_whole
 from streamer.files import pieces_of
 from streamer.gpu.graph import FORMATS
-from streamer.gpu.torch_builder import images_module
+from streamer.gpu.torch_builder import build_with_torch, images_module
 from streamer.manifest import read_manifest
 from streamer.messages import VideoChunk
 from streamer.pipeline import Pipeline
@@ -51,10 +59,16 @@ CHUNK_SECONDS = 2.0
 LOAD = 0.8
 """Share of the highest rate at which latencies are taken."""
 PARTS = ("networks", "pipeline", "scores", "soak")
+WAYS = ("eager", "graphed", "tensorrt", "compiled", "torch_tensorrt")
+"""To compute a network; those that take minutes come last."""
+PYTORCH = ("eager", "graphed", "compiled")
+ON_CPU = ("roofline", "eager", "compiled")
+MAX_SCORE_DIFFERENCE = 0.01
+"""Of a video, between this path and the CPU's."""
 
 
-def main() -> None:
-    """Measure and print."""
+def main() -> int:
+    """Measure and print. Exit status 1: something failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -65,9 +79,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--precision", choices=("f32", "fp16", "bf16", "int8", "fp8"), default="fp16")
     parser.add_argument("--members", nargs="+", default=[*FULL_SIZE, *ClassifyConfig().members])
-    parser.add_argument(
-        "--no-compile", action="store_true", help="leave torch.compile out, which takes minutes"
-    )
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS[:4], help="the last two take minutes")
     parser.add_argument("--ensemble", nargs="+", default=FULL_SIZE, help="members of the pipeline")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--seconds", type=float, default=20, help="of each measurement of the pipeline")
@@ -75,27 +87,60 @@ def main() -> None:
     parser.add_argument("--nvdec", action="store_true", help="decode on the GPU")
     parser.add_argument("--soak-minutes", type=float, default=60)
     arguments = parser.parse_args()
-    found: dict[str, Any] = {"device": describe(arguments.device), "precision": arguments.precision}
-    ensure_untrained(config_of(arguments).classify)
-    if "networks" in arguments.parts:
-        found["peak"] = peak(arguments.device, arguments.precision)
-        found["networks"] = [
-            measure_network(arguments, member, batch, found["peak"])
-            for member in arguments.members
-            for batch in arguments.batches
-        ]
-    if "pipeline" in arguments.parts:
-        found["pipeline"] = uvloop.run(measure_pipeline(arguments))
-    if "scores" in arguments.parts:
-        found["scores"] = uvloop.run(compare_scores(arguments))
-    if "soak" in arguments.parts:
-        found["soak"] = uvloop.run(soak(arguments))
-    if arguments.json == "-":
-        json.dump(found, sys.stdout)
-        return
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(found))
-    show(found)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # f32 is to mean f32
+    figures = Figures(arguments.json, describe(arguments.device), arguments.precision)
+    try:
+        for part in arguments.parts:
+            with figures.attempt(part):
+                if part == "networks":
+                    measure_networks(arguments, figures)
+                else:
+                    measure = {"pipeline": measure_pipeline, "scores": compare_scores, "soak": soak}[part]
+                    uvloop.run(measure(arguments, figures.part(part)))
+    finally:
+        if arguments.json == "-":
+            json.dump(figures.found, sys.stdout)
+    return 1 if figures.found["failed"] else 0
+
+
+Say = Callable[[str, Any], None]
+"""Takes the name of a figure and the figure."""
+
+
+class Figures:
+    """What was found so far: said at once, and kept in a file, so that no failure or time limit loses it."""
+
+    def __init__(self, target: str | None, device: str, precision: str) -> None:
+        """target: a file; `-`: whoever calls writes them to stdout; None: neither."""
+        self.found: dict[str, Any] = {"device": device, "precision": precision, "failed": {}}
+        self._target = target
+        self.say(f"{device}, {precision}")
+
+    def say(self, line: str) -> None:
+        """Print for people."""
+        print(line, file=sys.stderr if self._target == "-" else sys.stdout, flush=True)
+        if self._target not in (None, "-"):
+            write_whole(Path(self._target), json.dumps(self.found).encode())
+
+    def part(self, name: str) -> Say:
+        """For the figures of a part."""
+        found = self.found.setdefault(name, {})
+
+        def say(key: str, value: Any) -> None:
+            found[key] = value
+            self.say(f"{name}: {key}: {value:.4g}" if isinstance(value, float) else f"{name}: {key}: {value}")
+
+        return say
+
+    @contextmanager
+    def attempt(self, name: str) -> Iterator[None]:
+        """In which a failure, of ours or of a library, becomes one of the figures."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 (what else there is to measure is measured)
+            traceback.print_exc()
+            self.found["failed"][name] = f"{type(error).__name__}: {error}"
+            self.say(f"{name}: FAILED: {type(error).__name__}: {error}")
 
 
 def describe(device: str) -> str:
@@ -135,6 +180,7 @@ def dtype_of(precision: str) -> torch.dtype:
     return {"f32": torch.float32, "bf16": torch.bfloat16}.get(precision, torch.float16)
 
 
+@torch.inference_mode()
 def seconds_per_call(device: str, call: Callable[[], object], least_seconds: float = 0.5) -> float:
     """Mean time of a call, after a warm-up, waiting for the GPU only at the end."""
 
@@ -169,40 +215,79 @@ def peak(device: str, precision: str) -> dict[str, float]:
     }
 
 
-def measure_network(
-    arguments: argparse.Namespace, member: str, batch: int, limits: dict[str, float]
-) -> dict[str, Any]:
-    """Images a second of one network in every way that there is here."""
-    device = arguments.device
-    config = config_of(arguments)
-    path = config.classify.engines / f"{member}.json"
+def measure_networks(arguments: argparse.Namespace, figures: Figures) -> None:
+    """A row for every member and batch."""
+    ensure_untrained(config_of(arguments, members=arguments.members).classify)
+    limits = figures.found["peak"] = peak(arguments.device, arguments.precision)
+    figures.say(f"measured peaks: {limits['flops'] / 1e12:.1f} TFLOP/s, {limits['bytes'] / 1e9:.0f} GB/s")
+    rows = figures.found["networks"] = []
+    for member in arguments.members:
+        for batch in arguments.batches:
+            rows.append({"member": member, "batch": batch})
+            with figures.attempt(f"{member}, batch {batch}"):
+                measure_network(arguments, figures, rows[-1])
+
+
+def measure_network(arguments: argparse.Namespace, figures: Figures, row: dict[str, Any]) -> None:
+    """Images a second of one network in every way that is asked for; what fails is left out of the row."""
+    device, precision, batch = arguments.device, arguments.precision, row["batch"]
+    name = f"{row['member']}, batch {batch}"
+    path = config_of(arguments).classify.engines / f"{row['member']}.json"
     manifest = read_manifest(path)
-    float_precision = "fp16" if arguments.precision in FORMATS else arguments.precision
-    module = images_module(manifest.path(path.parent), manifest, float_precision).to(device).eval()
+    source = manifest.path(path.parent)
+    module = images_module(source, manifest, "fp16" if precision in FORMATS else precision).to(device).eval()
     shape = (batch, manifest.input.height, manifest.input.width, 3)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
-    row: dict[str, Any] = {"member": member, "batch": batch}
-    with torch.inference_mode():
-        row["roofline"] = batch / roofline_seconds(module, images, limits)
-        row["eager"] = batch / seconds_per_call(device, lambda: module(images))
-        if not arguments.no_compile:
-            compiled = torch.compile(module)
-            row["compiled"] = batch / seconds_per_call(device, lambda: compiled(images))
-            torch._dynamo.reset()
-        if device == "cpu":
-            return row
+
+    def graphed() -> float:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.inference_mode(), torch.cuda.graph(graph):
             module(images)
-        row["graphed"] = batch / seconds_per_call(device, graph.replay)
-    network: Any = load_network(path, backend="tensorrt", precision=arguments.precision, device=device)
+        return seconds_per_call(device, graph.replay)
+
+    def compiled() -> float:
+        try:
+            call = torch.compile(module)
+            return seconds_per_call(device, lambda: call(images))
+        finally:
+            torch._dynamo.reset()
+
+    def torch_tensorrt() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "plan"
+            file.write_bytes(build_with_torch(source, manifest, precision, batch, device))
+            made = TensorRtNetwork(file, manifest, precision=precision, device=device, max_batch=batch)
+        return engine_seconds(made, images)
+
+    measures: dict[str, Callable[[], float]] = {
+        "roofline": lambda: roofline_seconds(module, images, figures.found["peak"]),
+        "eager": lambda: seconds_per_call(device, lambda: module(images)),
+        "graphed": graphed,
+        "tensorrt": lambda: engine_seconds(
+            load_network(path, backend="tensorrt", precision=precision, device=device), images
+        ),
+        "compiled": compiled,
+        "torch_tensorrt": torch_tensorrt,
+    }
+    for way, seconds in measures.items():
+        if way not in ("roofline", *arguments.ways) or (device == "cpu" and way not in ON_CPU):
+            continue
+        with figures.attempt(f"{name}, {way}"):
+            row[way] = batch / seconds()
+            figures.say(f"{name}: {way} {row[way]:.0f} images/s")
+    if "tensorrt" in row and (best := max((row[way] for way in PYTORCH if way in row), default=0.0)):
+        row["ratio_to_best_of_pytorch"] = row["tensorrt"] / best
+        figures.say(f"{name}: tensorrt is {row['tensorrt'] / best:.2f} times PyTorch's best")
+    if "tensorrt" in row and "roofline" in row:
+        figures.say(f"{name}: tensorrt is {row['tensorrt'] / row['roofline']:.0%} of the roofline")
+
+
+def engine_seconds(network: Any, images: torch.Tensor) -> float:
+    """Time of a batch in an engine; closes it."""
     try:
-        row["tensorrt"] = batch / pipelined_seconds(network, images)
+        return pipelined_seconds(network, images)
     finally:
         network.close()
-    best = max(row[way] for way in ("eager", "compiled", "graphed") if way in row)
-    row["ratio_to_best_of_pytorch"] = row["tensorrt"] / best
-    return row
 
 
 def pipelined_seconds(network: Any, images: torch.Tensor, under_way: int = 4) -> float:
@@ -219,6 +304,7 @@ def pipelined_seconds(network: Any, images: torch.Tensor, under_way: int = 4) ->
     return seconds
 
 
+@torch.inference_mode()
 def roofline_seconds(module: torch.nn.Module, images: torch.Tensor, limits: dict[str, float]) -> float:
     """Least time for a batch: of its operations, or of reading weights and images once, whichever is more.
 
@@ -233,30 +319,31 @@ def roofline_seconds(module: torch.nn.Module, images: torch.Tensor, limits: dict
 # pipeline
 
 
-async def measure_pipeline(arguments: argparse.Namespace) -> dict[str, Any]:
+async def measure_pipeline(arguments: argparse.Namespace, say: Say) -> None:
     """The highest rate, the rate without decoding, and latencies at a share of the highest."""
     data = wandering_face(CHUNK_SECONDS)
     config = config_of(arguments)
+    ensure_untrained(config.classify)
     async with Pipeline(config) as pipeline:
         workers = pipeline.decode_pool.size
+        say("path", pipeline.path)
+        say("decode_workers", workers)
         await closed_loop(pipeline, data, 2 * workers, seconds=arguments.seconds / 4)  # warm
         with busy_share(arguments.device) as busy:
             full = await closed_loop(pipeline, data, 2 * workers, seconds=arguments.seconds)
+        for key, value in full.items():
+            say(key, value)
+        say("streams_of_25_fps", full["source_frames_per_second"] / 25)
+        say("gpu_busy", statistics.mean(busy) if busy else None)
+        say("decoders", dict(pipeline.decoders))
         looked = await without_decoding(pipeline, data, config.sample, seconds=arguments.seconds)
+        say("frames_per_second_without_decoding", looked)
+        say("limit", "decoding" if looked > 1.2 * full["frames_per_second"] else "GPU and Python")
         latencies = await open_loop(
             pipeline, data, LOAD * full["chunks_per_second"], seconds=arguments.seconds
         )
-        return {
-            "path": pipeline.path,
-            "decode_workers": workers,
-            **full,
-            "gpu_busy": statistics.mean(busy) if busy else None,
-            "streams_of_25_fps": full["source_frames_per_second"] / 25,
-            "frames_per_second_without_decoding": looked,
-            "limit": "decoding" if looked > 1.2 * full["frames_per_second"] else "GPU and Python",
-            f"latency_ms_p50_at_{LOAD:.0%}": 1000 * statistics.median(latencies),
-            f"latency_ms_p99_at_{LOAD:.0%}": 1000 * float(np.quantile(latencies, 0.99)),
-        }
+        say(f"latency_ms_p50_at_{LOAD:.0%}", 1000 * statistics.median(latencies))
+        say(f"latency_ms_p99_at_{LOAD:.0%}", 1000 * float(np.quantile(latencies, 0.99)))
 
 
 async def closed_loop(pipeline: Pipeline, data: bytes, at_once: int, *, seconds: float) -> dict[str, Any]:
@@ -361,9 +448,10 @@ def busy_share(device: str) -> Iterator[list[float]]:
 # scores
 
 
-async def compare_scores(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Largest difference of a video's score, and of a face's, between this path and the CPU's."""
-    here = config_of(arguments, members=ClassifyConfig().members)
+async def compare_scores(arguments: argparse.Namespace, say: Say) -> None:
+    """Scores of the bundled clips by the members, on this path and on the CPU's, and how far they differ."""
+    here = config_of(arguments, members=arguments.members)
+    ensure_untrained(here.classify)
     on_cpu = here.model_copy(
         update={
             "classify": here.classify.model_copy(update={"backend": "openvino", "precision": "f32"}),
@@ -374,15 +462,14 @@ async def compare_scores(arguments: argparse.Namespace) -> dict[str, Any]:
     for name, config in (("here", here), ("cpu", on_cpu)):
         async with Pipeline(config) as pipeline:
             scores[name] = {clip.stem: await faces_of(pipeline, clip) for clip in demo_clips()}
-    return {
-        clip: {
-            "score": float(np.mean(faces)),
-            "score_on_cpu": float(np.mean(scores["cpu"][clip])),
-            "faces": len(faces),
-            "faces_on_cpu": len(scores["cpu"][clip]),
-        }
-        for clip, faces in scores["here"].items()
-    }
+    largest = 0.0
+    for clip, faces in scores["here"].items():
+        score, on_cpu_score = float(np.mean(faces)), float(np.mean(scores["cpu"][clip]))
+        counts = {"faces": len(faces), "faces_on_cpu": len(scores["cpu"][clip])}
+        say(clip, {"score": score, "score_on_cpu": on_cpu_score, **counts})
+        largest = float(np.maximum(largest, abs(score - on_cpu_score)))  # NaN, of no faces, stays
+    say("largest_difference", largest)
+    say(f"within_{MAX_SCORE_DIFFERENCE:g}_of_the_cpu", largest <= MAX_SCORE_DIFFERENCE)
 
 
 async def faces_of(pipeline: Pipeline, clip: Any) -> list[float]:
@@ -397,25 +484,25 @@ async def faces_of(pipeline: Pipeline, clip: Any) -> list[float]:
 # soak
 
 
-async def soak(arguments: argparse.Namespace) -> dict[str, Any]:
+async def soak(arguments: argparse.Namespace, say: Say) -> None:
     """Memory and latency over a long time at a share of the highest rate."""
     data = wandering_face(CHUNK_SECONDS)
+    ensure_untrained(config_of(arguments).classify)
     async with Pipeline(config_of(arguments)) as pipeline:
         full = await closed_loop(pipeline, data, 2 * pipeline.decode_pool.size, seconds=arguments.seconds)
-        thirds = []
-        for _ in range(3):
+        for third in range(1, 4):
             latencies = await open_loop(
                 pipeline, data, LOAD * full["chunks_per_second"], seconds=arguments.soak_minutes * 20
             )
-            thirds.append(
+            say(
+                f"third {third} of {arguments.soak_minutes:g} minutes",
                 {
                     "chunks": len(latencies),
                     "latency_ms_p50": 1000 * statistics.median(latencies),
                     "latency_ms_p99": 1000 * float(np.quantile(latencies, 0.99)),
                     "gpu_memory_mib": gpu_memory_mib(arguments.device),
-                }
+                },
             )
-        return {"minutes": arguments.soak_minutes, "thirds": thirds}
 
 
 def gpu_memory_mib(device: str) -> float | None:
@@ -426,29 +513,5 @@ def gpu_memory_mib(device: str) -> float | None:
     return (total - free) / 2**20
 
 
-def show(found: dict[str, Any]) -> None:
-    """Print for people."""
-    print(f"{found['device']}, {found['precision']}")
-    if "peak" in found:
-        limits = found["peak"]
-        print(f"measured peaks: {limits['flops'] / 1e12:.1f} TFLOP/s, {limits['bytes'] / 1e9:.0f} GB/s")
-    for row in found.get("networks", []):
-        ways = ", ".join(
-            f"{way} {row[way]:.0f}"
-            for way in ("tensorrt", "graphed", "compiled", "eager", "roofline")
-            if way in row
-        )
-        print(f"{row['member']}, batch {row['batch']}, images/s: {ways}", end="")
-        print(
-            f"; {row['ratio_to_best_of_pytorch']:.2f} times PyTorch's best, "
-            f"{row['tensorrt'] / row['roofline']:.0%} of the roofline"
-            if "tensorrt" in row
-            else ""
-        )
-    for part in ("pipeline", "scores", "soak"):
-        for key, value in found.get(part, {}).items():
-            print(f"{part}: {key}: {value:.4g}" if isinstance(value, float) else f"{part}: {key}: {value}")
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -115,6 +115,16 @@ def test_nothing_runs_as_root_or_writes() -> None:
         assert service["cap_drop"] == ["ALL"]
 
 
+def test_what_may_be_written_in_volumes_belongs_to_the_user() -> None:
+    stage = DOCKERFILE[DOCKERFILE.index(" AS runtime") : DOCKERFILE.index("\nUSER ")]
+    (folders,) = re.findall(r"^RUN install -d -o 65532 -g 65532 (.*)$", stage, re.MULTILINE)
+    assert stage.index("COPY engines") < stage.index(folders)  # a copy would be root's
+    workdir = re.findall(r"^WORKDIR (.*)$", stage, re.MULTILINE)[-1]
+    ours = {f"{workdir}/{folder}" for folder in folders.split()}
+    mounted = {m.split(":")[0] for m in re.findall(r"-v engines:(\S+)", DOCKERFILE)}
+    assert mounted | {"/srv/streamer/engines/untrained"} == ours
+
+
 def test_probes_ask_what_is_answered() -> None:
     assert {probe: CONTAINER[probe]["httpGet"]["path"] for probe in CONTAINER if probe.endswith("Probe")} == {
         "startupProbe": "/healthz",

@@ -128,11 +128,18 @@ async def test_a_port_in_use(engines: Path) -> None:
     assert found[f"127.0.0.1:{port}"].exit_code == 2
 
 
-async def test_a_detector_that_is_not_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["blazeface_short_range", "blazeface_back", "blazeface_full_range"])
+async def test_a_detector_that_is_not_there(tmp_path: Path, name: str) -> None:
     engines = make_engines(tmp_path / "engines", one=0.0)
-    (engines / "blazeface_short_range.onnx").unlink()
+    (engines / f"{name}.onnx").unlink()
     found = failures(await checks_of(config_with(engines)))
-    assert "blazeface_short_range.onnx: missing" in found["detector"].text
+    assert f"{name}.onnx: missing" in found["detector"].text
+
+
+async def test_frames_on_a_device_for_a_backend_that_does_not_take_them(engines: Path) -> None:
+    found = failures(await checks_of(config_with(engines, gpu={"frames": "on", "device": "cpu"})))
+    assert 'gpu.frames = "on", but classify.backend = "openvino"' in found["frames"].text
+    assert found["frames"].exit_code == 4
 
 
 async def test_no_engines_at_all(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ keeps and takes again.
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -182,15 +184,12 @@ class TensorRtNetwork:
     def _load(self) -> None:
         """Engine, and a graph for every batch size. Raises BackendError."""
         trt, name = self._trt, self._manifest.name
-        self._logger = make_logger(trt, name)
         try:
-            with _loading, torch.cuda.device(self._device):
-                self._runtime = trt.Runtime(self._logger)
+            with _loading, torch.cuda.device(self._device), speaking_of(name):
+                self._runtime = trt.Runtime(shared_logger(trt))
                 self._engine = self._runtime.deserialize_cuda_engine(self._file.read_bytes())
                 if self._engine is None:
-                    raise BackendError(
-                        f"{name}: TensorRT cannot load {self._file}: {self._logger.last_error}"
-                    )
+                    raise BackendError(f"{name}: TensorRT cannot load {self._file}: {last_error()}")
                 self._find_tensors()
                 # One after the other on one stream, so that all work in the same memory.
                 needed = max(1, self._engine.device_memory_size_v2)
@@ -245,26 +244,56 @@ class TensorRtNetwork:
         return _Bucket(images, outputs, graph, (context, scratch))
 
     def _refused(self, size: int) -> BackendError:
-        return BackendError(
-            f"{self._manifest.name}: does not run with a batch of {size}: {self._logger.last_error}"
-        )
+        return BackendError(f"{self._manifest.name}: does not run with a batch of {size}: {last_error()}")
 
 
-def make_logger(trt: Any, name: str) -> Any:
-    """TensorRT's messages -> our log. Its attribute `last_error` holds the last error, in words."""
+class _Spoken(threading.local):
+    """What TensorRT said in a thread."""
+
+    network = "unknown"
+    """Of which it speaks."""
+    error = ""
+    """The last one since it began to."""
+
+
+_here = _Spoken()
+_elsewhere = {"error": ""}
+"""The last error in TensorRT's own threads, which do not know the network."""
+
+
+@contextmanager
+def speaking_of(network: str) -> Iterator[None]:
+    """In which what TensorRT says in this thread is about a network."""
+    _here.network, _here.error, _elsewhere["error"] = network, "", ""
+    try:
+        yield
+    finally:
+        _here.network = _Spoken.network
+
+
+def last_error() -> str:
+    """What TensorRT said last of the network that this thread speaks of."""
+    return _here.error or _elsewhere["error"] or "no reason given"
+
+
+@cache
+def shared_logger(trt: Any) -> Any:
+    """TensorRT's messages -> our log. One for good: TensorRT takes the first of a process and no other."""
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.last_error = "no reason given"
 
         def log(self, severity: Any, message: str) -> None:
             """Called by TensorRT, from any thread."""
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.last_error = message
-                log.error("tensorrt", network=name, message=message)
+                if _here.network == _Spoken.network:
+                    _elsewhere["error"] = message
+                else:
+                    _here.error = message
+                log.error("tensorrt", network=_here.network, message=message)
             elif severity == trt.ILogger.Severity.WARNING:
-                log.warning("tensorrt", network=name, message=message)
+                log.warning("tensorrt", network=_here.network, message=message)
 
     return Logger()
 

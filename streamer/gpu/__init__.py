@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from streamer.gpu.device import Device
     from streamer.gpu.usage import GpuCollector
 
+TAKE_TENSORS = ("tensorrt", "torch")
+"""Backends whose networks look at frames on a device; the others take arrays."""
+
 DRIVER = Path("/proc/driver/nvidia/version")
 """Exists where NVIDIA's driver is loaded."""
 
@@ -28,6 +31,11 @@ def open_device(config: Config) -> Device | None:
     """The device that frames go to; None if they stay in memory. Raises BackendError."""
     if not frames_on_device(config):
         return None
+    if config.classify.backend not in TAKE_TENSORS:
+        raise BackendError(
+            f'gpu.frames = "on", but classify.backend = "{config.classify.backend}" takes images in memory '
+            'alone: set gpu.frames = "auto", or classify.backend = "tensorrt" or "torch"'
+        )
     try:
         from streamer.gpu.device import Device
     except ImportError as error:

@@ -107,34 +107,54 @@ def build_engines(
     """Build, check and install the engines of `members` under `engines/compiled`.
 
     images: crops of a size, to calibrate with and to check on. Those already there that fit this machine
-    stay. Returns the manifests of the new ones. All are installed or, on any error, none. Raises ModelError.
+    stay. Returns the manifests of the new ones. Those that pass are installed also if others do not, which a
+    ModelError then names, all of them.
     """
     trt = import_tensorrt()
     stamp = stamp_for(options)
     todo = outdated(members, options, stamp)
-    made: list[_Made] = []
+    refused: list[ModelError] = []
     compiled = engines / "compiled"
     compiled.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=compiled, prefix=".building-") as temporary:
         work = Path(temporary)
 
-        def build(member: Member) -> _Made:
+        def build(member: Member) -> _Made | None:
             say(f"{member.manifest.name}: building in {precision_of(member, options)}")
             cache = engines / tensorrt_folder(precision_of(member, options), stamp["gpu"])
-            return _build_one(trt, member, options, images, work, cache, progress or Progress())
+            try:
+                return _build_one(trt, member, options, images, work, cache, progress or Progress())
+            except ModelError as error:
+                refused.append(error)
+                return None
 
         with ThreadPoolExecutor(options.jobs) as pool:
-            made = list(pool.map(build, todo))
-        for k, each in enumerate(made):
+            built = [each for each in pool.map(build, todo) if each]
+        made: list[_Made] = []
+        for each in built:
             say(f"{each.member.manifest.name}: comparing with OpenVINO f32 on the CPU")
-            made[k] = _check(each, options, images)
-        ensemble = _ensemble_difference(made)
-        manifests = [_describe(each, options, stamp, images, ensemble) for each in made]
-        refuse_if_far(manifests)
+            try:
+                made.append(_check(each, options, images))
+            except ModelError as error:
+                refused.append(error)
+        near: list[_Made] = []
+        far: list[_Made] = []
+        for each in made:
+            is_near = difference(each.exact, each.got) <= options.max_difference
+            (near if is_near else far).append(each)
+        ensemble = _ensemble_difference(near)
+        manifests = [_describe(each, options, stamp, images, ensemble) for each in near]
         for manifest in manifests:
             target = engines / tensorrt_folder(manifest.precision, stamp["gpu"])
             target.mkdir(parents=True, exist_ok=True)
             install(manifest, work, target)
+            say(f"{manifest.name}: installed")
+        try:
+            refuse_if_far([_describe(each, options, stamp, images, 0.0) for each in far])
+        except ModelError as error:
+            refused.append(error)
+    if refused:
+        raise refused[0] if len(refused) == 1 else ModelError("\n".join(map(str, refused)))
     return manifests
 
 
@@ -217,9 +237,9 @@ def build_with_tensorrt(
 
     graph: from `engine_graph`. cache: file of timings, read and written, so that a second build is fast.
     """
-    from streamer.backends.tensorrt_backend import make_logger
+    from streamer.backends.tensorrt_backend import last_error, shared_logger, speaking_of
 
-    logger = make_logger(trt, name)
+    logger = shared_logger(trt)
     builder = trt.Builder(logger)
     # From TensorRT 11 on every network is strongly typed, and the flag is gone.
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
@@ -242,9 +262,10 @@ def build_with_tensorrt(
         timings = config.create_timing_cache(b"")
         config.set_timing_cache(timings, ignore_mismatch=False)
     config.progress_monitor = _monitor(trt, name, progress)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise BackendError(f"{name}: TensorRT cannot build it: {logger.last_error}")
+    with speaking_of(name):
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise BackendError(f"{name}: TensorRT cannot build it: {last_error()}")
     cache.parent.mkdir(parents=True, exist_ok=True)
     cache.write_bytes(bytes(config.get_timing_cache().serialize()))
     return bytes(plan)

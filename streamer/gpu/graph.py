@@ -74,6 +74,8 @@ def engine_graph(
         if precision in _OPSETS:
             model = onnx.version_converter.convert_version(model, _OPSETS[precision])
         fold_constants(model)
+        if precision != "f32":
+            model = fold_batch_normalisation(model)
         if precision in FORMATS:
             if calibration is None:
                 raise ModelError(f"{precision} needs images to calibrate with")
@@ -84,6 +86,46 @@ def engine_graph(
         onnx.checker.check_model(model, full_check=True)
     except (ModelError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(f"{manifest.name}: {error}") from error
+    return model
+
+
+def fold_batch_normalisation(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Make batch normalisation part of the convolution before it, else, as in DenseNet, a product and a sum.
+
+    In float32, before numbers are cast: with statistics in another format TensorRT computes in that, root and
+    quotient included. And in 8 bits the normalisation would need a pair of its own. Raises BackendError.
+    """
+    try:
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+    except ImportError as error:
+        raise BackendError(f"{error}; pip install 'streamer[onnxruntime]'") from error
+    with tempfile.TemporaryDirectory(prefix="streamer-fold-") as folder:
+        source, folded = Path(folder) / "source.onnx", Path(folder) / "folded.onnx"
+        onnx.save(model, source)
+        quant_pre_process(source, folded, skip_symbolic_shape=True)
+        model = onnx.load(folded)
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type != "BatchNormalization" or not tensors.keys() >= set(node.input[1:]):
+            nodes.append(node)
+            continue
+        gain, shift, mean, variance = (numpy_helper.to_array(tensors[name]) for name in node.input[1:])
+        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+        factor = gain / np.sqrt(variance + epsilon)
+        name, scaled = node.output[0], f"{node.output[0]}.scaled"
+        for what, values in (("factor", factor), ("shift", shift - mean * factor)):
+            row = values.astype(np.float32).reshape(-1, 1, 1)
+            graph.initializer.append(numpy_helper.from_array(row, f"{name}.{what}"))
+        nodes.append(helper.make_node("Mul", [node.input[0], f"{name}.factor"], [scaled]))
+        nodes.append(helper.make_node("Add", [scaled, f"{name}.shift"], [name]))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
     return model
 
 
@@ -110,7 +152,6 @@ def _quantised(
 ) -> onnx.ModelProto:
     try:
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-        from onnxruntime.quantization.shape_inference import quant_pre_process
     except ImportError as error:
         raise BackendError(
             f"{precision} needs ONNX Runtime: {error}; pip install 'streamer[onnxruntime]'"
@@ -126,20 +167,16 @@ def _quantised(
             return None if row is None else {name: normalise(images[row : row + 1], spec)}
 
     with tempfile.TemporaryDirectory(prefix="streamer-quantise-") as folder:
-        source, fused, made = (Path(folder) / f"{stage}.onnx" for stage in ("source", "fused", "made"))
-        onnx.save(model, source)
-        # Batch normalisation goes into the convolutions first: between them it would need a pair of its own.
-        quant_pre_process(source, fused, skip_symbolic_shape=True)
-        prepared = onnx.load(fused)
-        for k, node in enumerate(prepared.graph.node):
+        made = Path(folder) / "made.onnx"
+        for k, node in enumerate(model.graph.node):
             node.name = f"{node.op_type}_{k}"  # nodes are excluded by name, and need not have one
         quantize_static(
-            prepared,
+            model,
             made,
             Reader(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(QUANTISED),
-            nodes_to_exclude=_not_in_fp8(prepared) if precision == "fp8" else [],
+            nodes_to_exclude=_not_in_fp8(model) if precision == "fp8" else [],
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,

@@ -41,19 +41,22 @@ class TorchImage:
     def cut(self, windows: IntArray, size: int) -> tuple[Tensor, Float32Array]:
         """See `FrameImage.cut`; inputs are uint8 on the device. Does not wait for it."""
         placements = [place(window, (self.width, self.height), size) for window in windows.tolist()]
-        inputs = torch.zeros((len(windows), size, size, 3), dtype=torch.uint8, device=self._levels[0].device)
-        for number in sorted({placement.level for placement in placements}):
-            chosen = [k for k, placement in enumerate(placements) if placement.level == number]
-            here = [placements[k] for k in chosen]
-            image = self._level(number)
+        placed = np.array([placement.affine for placement in placements], np.float32).reshape(-1, 4)
+        levels = np.array([placement.level for placement in placements], np.int64)
+        device = self._levels[0].device
+        inputs = torch.empty((len(windows), size, size, 3), dtype=torch.uint8, device=device)
+        for number in np.unique(levels).tolist():
+            here = [placement for placement in placements if placement.level == number]
             columns = [(p.left, p.right, p.width, p.pad_x) for p in here]
             rows = [(p.top, p.bottom, p.height, p.pad_y) for p in here]
-            inputs[chosen] = _bilinear(
-                image,
+            cuts = _bilinear(
+                self._level(number),
                 np.stack([_taps(*row, size=size, is_row=True) for row in rows]),
                 np.stack([_taps(*column, size=size, is_row=False) for column in columns]),
             )
-        placed = np.array([placement.affine for placement in placements], np.float32).reshape(-1, 4)
+            if len(here) == len(placements):
+                return cuts, placed
+            inputs.index_copy_(0, _staged(np.flatnonzero(levels == number), device), cuts)
         return inputs, placed
 
     def crop(self, boxes: Float32Array, *, margin: float, size: int) -> Tensor:
@@ -118,8 +121,7 @@ def _bilinear(image: Tensor, rows: NDArray[np.int32], columns: NDArray[np.int32]
 
     image: (3, h, w) uint8. rows, columns: (n, 4, size), see `_taps`. Returns (n, size, size, 3) uint8.
     """
-    taps = torch.from_numpy(np.stack([rows, columns]).transpose(0, 2, 1, 3).copy())
-    taps = taps.to(image.device, non_blocking=True)  # (2, 4, n, size)
+    taps = _staged(np.stack([rows, columns]).transpose(0, 2, 1, 3), image.device)  # (2, 4, n, size)
     top, bottom, weight_top, weight_bottom = taps[0][:, :, :, None].unbind()  # each (n, size, 1)
     left, right, weight_left, weight_right = taps[1][:, :, None].unbind()  # each (n, 1, size)
 
@@ -181,7 +183,9 @@ def _to_uint8(images: Tensor) -> Tensor:
     return images.round().clamp(0, 255).to(torch.uint8).movedim(-3, -1)
 
 
-def to_tensor(images: Any, device: torch.device) -> Tensor:
-    """Images of either kind on a device, without a copy where they are there already."""
-    tensor = images if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
+def _staged(values: NDArray[Any], device: torch.device) -> Tensor:
+    """Array to device. Does not wait for a GPU: it is copied from page-locked memory, which PyTorch keeps."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

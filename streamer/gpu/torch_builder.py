@@ -12,7 +12,7 @@ from streamer.backends.torch_backend import TorchGraph
 from streamer.errors import BackendError
 from streamer.gpu.graph import engine_graph
 from streamer.gpu.stamp import import_tensorrt
-from streamer.manifest import Manifest
+from streamer.manifest import InputSpec, Manifest
 
 PRECISIONS = ("f32", "fp16", "bf16")
 
@@ -39,6 +39,16 @@ def images_module(file: Path, manifest: Manifest, precision: str) -> GraphModule
     return GraphModule(TorchGraph(graph, manifest.outputs, manifest.name))
 
 
+def export_module(
+    module: GraphModule, spec: InputSpec, max_batch: int, device: str
+) -> torch.export.ExportedProgram:
+    """Export a module from `images_module` for batches of 1 to `max_batch`. Raises what torch.export does."""
+    # An example of one image would make the batch size a constant, which it is only if one is the most.
+    example = torch.zeros((min(2, max_batch), spec.height, spec.width, 3), dtype=torch.uint8, device=device)
+    sizes = ({0: torch.export.Dim("n", min=1, max=max_batch)},) if max_batch > 1 else None
+    return torch.export.export(module, (example,), dynamic_shapes=sizes, strict=False)
+
+
 def build_with_torch(file: Path, manifest: Manifest, precision: str, max_batch: int, device: str) -> bytes:
     """ONNX -> engine for batches of 1 to `max_batch`. Raises BackendError."""
     if precision not in PRECISIONS:
@@ -51,12 +61,9 @@ def build_with_torch(file: Path, manifest: Manifest, precision: str, max_batch: 
     module = images_module(file, manifest, precision).to(device).eval()
     spec = manifest.input
     shapes = [(n, spec.height, spec.width, 3) for n in (1, max(1, max_batch // 2), max_batch)]
-    example = torch.zeros(shapes[1], dtype=torch.uint8, device=device)
-    batch = torch.export.Dim("n", min=1, max=max_batch)
-    exported = torch.export.export(module, (example,), dynamic_shapes=({0: batch},), strict=False)
     try:
         plan: bytes = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine(
-            exported,
+            export_module(module, spec, max_batch, device),
             arg_inputs=[
                 torch_tensorrt.Input(
                     min_shape=shapes[0],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,20 @@ from streamer.backends.load import load_network
 from streamer.config import ClassifyConfig, Config, GpuConfig
 from streamer.errors import BackendError, ManifestError, ModelError
 from streamer.gpu import DRIVER, faster_paths
-from streamer.gpu.build import Options, _scores, check_graph, outdated, precision_of, refuse_unsuited
+from streamer.gpu.build import (
+    Options,
+    _Made,
+    _scores,
+    build_engines,
+    check_graph,
+    outdated,
+    precision_of,
+    refuse_unsuited,
+)
 from streamer.gpu.graph import engine_graph
 from streamer.gpu.stamp import nvml_name
 from streamer.manifest import read_manifest, sha256_of
-from streamer.quantise import Member, find_networks
+from streamer.quantise import Images, Member, find_networks
 
 STAMP = {"gpu": "NVIDIA H200", "compute capability": "9.0", "driver": "580.1", "tensorrt": "10.15.1"}
 
@@ -109,6 +119,50 @@ def test_what_is_built_again(tmp_path: Path) -> None:
         assert outdated(members, Options(**settings), STAMP) == members
     make_network(tmp_path, seed=3)
     assert outdated([Member(path, read_manifest(path))], options, STAMP)
+
+
+def test_engines_that_pass_are_installed_though_others_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("broken", "far", "good", "nan", "other")
+    members = [Member(path, read_manifest(path)) for path in (make_network(tmp_path, n) for n in names)]
+
+    def build_one(
+        trt: object, member: Member, options: Options, shown: object, work: Path, *_: object
+    ) -> _Made:
+        if member.manifest.name == "broken":
+            raise BackendError("broken: TensorRT cannot build it: no kernel")
+        file = work / f"{member.manifest.name}.plan"
+        file.write_bytes(b"plan")
+        return _Made(member, file, np.zeros(4, np.float32), np.zeros(4, np.float32))
+
+    def check(made: _Made, *_: object) -> _Made:
+        if made.member.manifest.name == "nan":
+            raise ModelError("nan: NaN or infinity in tensorrt fp16")
+        return replace(made, got=np.full(4, 0.5 if made.member.manifest.name == "far" else 0.004, np.float32))
+
+    for name, fake in (
+        ("import_tensorrt", lambda: None),
+        ("machine_stamp", lambda device: STAMP),
+        ("_build_one", build_one),
+        ("_check", check),
+    ):
+        monkeypatch.setattr(f"streamer.gpu.build.{name}", fake)
+    options = Options(precision="fp16", max_batch=64, max_difference=0.01)
+    crops = Images(images(1), images(4), "noise")
+    with pytest.raises(ModelError) as refused:
+        build_engines(members, tmp_path, options, images=lambda size: crops)
+    assert str(refused.value).splitlines() == [
+        "broken: TensorRT cannot build it: no kernel",
+        "nan: NaN or infinity in tensorrt fp16",
+        "not installed: fp16 differs too much from f32: far by 0.5000 (allowed 0.01); use more crops like "
+        "those to be scored for --calibration, or f32",
+    ]
+    assert [member.manifest.name for member in outdated(members, options, STAMP)] == ["broken", "far", "nan"]
+    good = find_compiled(
+        members[2].path, members[2].manifest, tensorrt_folder("fp16", STAMP["gpu"]), "", STAMP
+    )
+    assert good[1].max_ensemble_difference == pytest.approx(0.004)  # of those that were installed
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -84,7 +85,19 @@ def test_frames_stay_in_memory_unless_told() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_missing_gpu_is_named() -> None:
     with pytest.raises(BackendError, match=r"device cuda:0: PyTorch .* finds no CUDA device"):
-        open_device(Config(gpu=GpuConfig(frames="on")))
+        open_device(Config(gpu=GpuConfig(frames="on"), classify=ClassifyConfig(backend="torch")))
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_frames_on_a_device_need_a_backend_that_takes_them(
+    backend: Literal["openvino", "onnxruntime"],
+) -> None:
+    config = Config(
+        classify=ClassifyConfig(engines=ENGINES, backend=backend), gpu=GpuConfig(device="cpu", frames="on")
+    )
+    message = rf'gpu.frames = "on", but classify.backend = "{backend}" .* set gpu.frames = "auto", or'
+    with pytest.raises(BackendError, match=message):
+        Pipeline(config)
 
 
 def test_nvdec_needs_a_gpu_by_name() -> None:

@@ -14,8 +14,9 @@ from onnx import TensorProto, numpy_helper
 from streamer.backends.load import load_network
 from streamer.classify import probability
 from streamer.errors import ModelError
-from streamer.gpu.graph import FORMATS, engine_graph, run_on_cpu
+from streamer.gpu.graph import FORMATS, engine_graph, fold_batch_normalisation, run_on_cpu
 from streamer.manifest import read_manifest
+from streamer.models.onnx_graph import keep_outputs, take_images
 from streamer.types import UInt8Array
 
 ENGINES = Path(__file__).parents[2] / "engines"
@@ -56,6 +57,54 @@ def test_outputs_are_those_of_the_network(name: str, precision: str, allowed: fl
     for output, wanted in zip(got, expected, strict=True):
         scale = max(1.0, float(np.abs(wanted).max()))
         assert np.abs(output - wanted).max() / scale < allowed
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_batch_normalisation_is_folded_in_f32(name: str) -> None:
+    path = ENGINES / f"{name}.json"
+    manifest = read_manifest(path)
+    source = onnx.load(manifest.path(ENGINES))
+    keep_outputs(source, manifest.outputs)
+    folded = fold_batch_normalisation(source)
+    assert "BatchNormalization" not in {node.op_type for node in folded.graph.node}
+    used = {name for node in folded.graph.node for name in node.input}
+    assert {tensor.name for tensor in folded.graph.initializer} <= used
+    images = crops(manifest.input.height)
+    network = load_network(path, backend="onnxruntime", precision="f32")
+    expected = network.run(images)
+    network.close()
+    take_images(folded, manifest.input)
+    for output, wanted in zip(run_on_cpu(folded, images), expected, strict=True):
+        np.testing.assert_allclose(output, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "densenet_efficientnet"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])
+def test_no_statistics_are_cast(name: str, precision: str) -> None:
+    path = ENGINES / f"{name}.json"
+    size = read_manifest(path).input.height
+    model = graph_of(path, precision, crops(size, 2))
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+
+
+def test_statistics_that_float16_does_not_have(tmp_path: Path) -> None:
+    path = make_network(tmp_path)
+    source = onnx.load(path.with_suffix(".onnx"))
+    for tensor in source.graph.initializer:  # below, and above, what float16 has
+        if tensor.name == "variance":
+            spread = np.where(np.arange(16) % 2, 1e-7, 1e6).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(spread, "variance"))
+        if tensor.name == "w1":
+            weights = (
+                numpy_helper.to_array(tensor) * np.where(np.arange(16) % 2, 1e-3, 1e3)[:, None, None, None]
+            )
+            tensor.CopyFrom(numpy_helper.from_array(weights.astype(np.float32), "w1"))
+    manifest = read_manifest(path)
+    onnx.save(source, path.with_suffix(".onnx"))
+    exact = engine_graph(path.with_suffix(".onnx"), manifest, "f32")
+    half = engine_graph(path.with_suffix(".onnx"), manifest, "fp16")
+    images = crops(32)
+    np.testing.assert_allclose(run(half, images)[0], run(exact, images)[0], rtol=5e-3)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])

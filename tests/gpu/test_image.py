@@ -13,6 +13,7 @@ import av  # noqa: E402
 import skimage.data  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from streamer.decode import SampledFrame  # noqa: E402
 from streamer.demo_clips import first_clip  # noqa: E402
@@ -76,6 +77,31 @@ def test_crops_are_those_of_the_cpu(x: float, y: float, w: float, h: float, size
     else:  # OpenCV sums areas in another order
         assert differences(got, expected).max() <= 1
         assert differences(got, expected).mean() < 0.05
+
+
+class Operators(TorchDispatchMode):
+    """Notes which are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_windows_are_put_where_they_belong_by_the_device() -> None:
+    """An index in memory, of `index_put_`, would let a GPU and the host wait for each other."""
+    windows = np.array([[0, 0, 640, 480], [0, 0, 100, 100], [10, 10, 630, 470]], np.int32)
+    picture = on_device(frame(640, 480))
+    with Operators() as several:
+        picture.cut(windows, 128)
+    assert "index_copy_" in several.names
+    assert not any(name.startswith("index_put") for name in several.names)
+    with Operators() as one:
+        picture.cut(windows[:1], 128)
+    assert not any(name.startswith(("index_copy", "index_put")) for name in one.names)
 
 
 def test_no_windows_and_no_boxes() -> None:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import enum
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
+import structlog
 
 torch = pytest.importorskip("torch")
 
 from networks import images, make_network  # noqa: E402
 
 from streamer.backends.load import load_network  # noqa: E402
-from streamer.backends.tensorrt_backend import TensorRtNetwork, bucket_of  # noqa: E402
+from streamer.backends.tensorrt_backend import (  # noqa: E402
+    TensorRtNetwork,
+    bucket_of,
+    last_error,
+    shared_logger,
+    speaking_of,
+)
 from streamer.config import ClassifyConfig, Config, GpuConfig  # noqa: E402
 from streamer.demo_clips import first_clip  # noqa: E402
 from streamer.errors import BackendError, InferenceError, ModelError  # noqa: E402
@@ -51,6 +60,53 @@ def on_gpu(test: Any) -> Any:
 )
 def test_batches_go_into_the_smallest_graph_that_holds_them(n: int, max_batch: int, bucket: int) -> None:
     assert bucket_of(n, max_batch) == bucket
+
+
+class FakeTrt:
+    """What `shared_logger` needs of TensorRT."""
+
+    class ILogger:
+        Severity = enum.Enum("Severity", "INTERNAL_ERROR ERROR WARNING INFO")
+
+
+@pytest.mark.needs_torch
+def test_one_logger_names_the_network_of_each_thread() -> None:
+    logger = shared_logger(FakeTrt)
+    assert shared_logger(FakeTrt) is logger
+    severity = FakeTrt.ILogger.Severity
+    barrier = threading.Barrier(2)
+
+    def work(network: str, message: str | None) -> str:
+        with speaking_of(network):
+            barrier.wait(5)
+            if message:
+                logger.log(severity.ERROR, message)
+            logger.log(severity.WARNING, "slow")
+            barrier.wait(5)
+            return last_error()
+
+    with structlog.testing.capture_logs() as logs, ThreadPoolExecutor(2) as pool:
+        of_a, of_b = pool.submit(work, "a", "no kernel"), pool.submit(work, "b", None)
+        assert (of_a.result(10), of_b.result(10)) == ("no kernel", "no reason given")
+    assert {(line["log_level"], line["network"]) for line in logs} == {
+        ("error", "a"),
+        ("warning", "a"),
+        ("warning", "b"),
+    }
+
+
+@pytest.mark.needs_torch
+def test_errors_of_other_threads_are_better_than_none() -> None:
+    logger = shared_logger(FakeTrt)
+    with speaking_of("a"):
+        thread = threading.Thread(
+            target=logger.log, args=(FakeTrt.ILogger.Severity.INTERNAL_ERROR, "no memory")
+        )
+        thread.start()
+        thread.join()
+        assert last_error() == "no memory"
+    with speaking_of("b"):
+        assert last_error() == "no reason given"
 
 
 class _Result:
