@@ -74,8 +74,10 @@ def engine_graph(
         if precision in _OPSETS:
             model = onnx.version_converter.convert_version(model, _OPSETS[precision])
         fold_constants(model)
+        if precision in FORMATS:
+            model = _fold_into_convolutions(model)
         if precision != "f32":
-            model = fold_batch_normalisation(model)
+            split_batch_normalisation(model)
         if precision in FORMATS:
             if calibration is None:
                 raise ModelError(f"{precision} needs images to calibrate with")
@@ -89,21 +91,13 @@ def engine_graph(
     return model
 
 
-def fold_batch_normalisation(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Make batch normalisation part of the convolution before it, else, as in DenseNet, a product and a sum.
+def split_batch_normalisation(model: onnx.ModelProto) -> None:
+    """Make batch normalisations a product and a sum, in place, in float32, before numbers are cast.
 
-    In float32, before numbers are cast: with statistics in another format TensorRT computes in that, root and
-    quotient included. And in 8 bits the normalisation would need a pair of its own. Raises BackendError.
+    With statistics in another format TensorRT computes in that, root and quotient included. They do not
+    become part of the convolutions before them: of the members, whose weights are stored as float16, those
+    would no longer be exact in it.
     """
-    try:
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-    except ImportError as error:
-        raise BackendError(f"{error}; pip install 'streamer[onnxruntime]'") from error
-    with tempfile.TemporaryDirectory(prefix="streamer-fold-") as folder:
-        source, folded = Path(folder) / "source.onnx", Path(folder) / "folded.onnx"
-        onnx.save(model, source)
-        quant_pre_process(source, folded, skip_symbolic_shape=True)
-        model = onnx.load(folded)
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[onnx.NodeProto] = []
@@ -126,7 +120,20 @@ def fold_batch_normalisation(model: onnx.ModelProto) -> onnx.ModelProto:
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-    return model
+
+
+def _fold_into_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Batch normalisation where it follows a convolution: in 8 bits it would need a pair of its own. Raises
+    BackendError."""
+    try:
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+    except ImportError as error:
+        raise BackendError(f"{error}; pip install 'streamer[onnxruntime]'") from error
+    with tempfile.TemporaryDirectory(prefix="streamer-fold-") as folder:
+        source, folded = Path(folder) / "source.onnx", Path(folder) / "folded.onnx"
+        onnx.save(model, source)
+        quant_pre_process(source, folded, skip_symbolic_shape=True)
+        return onnx.load(folded)
 
 
 def run_on_cpu(graph: onnx.ModelProto, images: UInt8Array, batch: int = 8) -> list[Float32Array]:

@@ -14,7 +14,7 @@ from onnx import TensorProto, numpy_helper
 from streamer.backends.load import load_network
 from streamer.classify import probability
 from streamer.errors import ModelError
-from streamer.gpu.graph import FORMATS, engine_graph, fold_batch_normalisation, run_on_cpu
+from streamer.gpu.graph import FORMATS, engine_graph, run_on_cpu, split_batch_normalisation
 from streamer.manifest import read_manifest
 from streamer.models.onnx_graph import keep_outputs, take_images
 from streamer.types import UInt8Array
@@ -60,21 +60,21 @@ def test_outputs_are_those_of_the_network(name: str, precision: str, allowed: fl
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_batch_normalisation_is_folded_in_f32(name: str) -> None:
+def test_batch_normalisation_is_split_in_f32(name: str) -> None:
     path = ENGINES / f"{name}.json"
     manifest = read_manifest(path)
-    source = onnx.load(manifest.path(ENGINES))
-    keep_outputs(source, manifest.outputs)
-    folded = fold_batch_normalisation(source)
-    assert "BatchNormalization" not in {node.op_type for node in folded.graph.node}
-    used = {name for node in folded.graph.node for name in node.input}
-    assert {tensor.name for tensor in folded.graph.initializer} <= used
+    split = onnx.load(manifest.path(ENGINES))
+    keep_outputs(split, manifest.outputs)
+    split_batch_normalisation(split)
+    assert "BatchNormalization" not in {node.op_type for node in split.graph.node}
+    used = {name for node in split.graph.node for name in node.input}
+    assert {tensor.name for tensor in split.graph.initializer} <= used
     images = crops(manifest.input.height)
     network = load_network(path, backend="onnxruntime", precision="f32")
     expected = network.run(images)
     network.close()
-    take_images(folded, manifest.input)
-    for output, wanted in zip(run_on_cpu(folded, images), expected, strict=True):
+    take_images(split, manifest.input)
+    for output, wanted in zip(run_on_cpu(split, images), expected, strict=True):
         np.testing.assert_allclose(output, wanted, rtol=1e-4, atol=1e-4)
 
 
