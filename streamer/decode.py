@@ -8,6 +8,9 @@ VP8, VP9 and AV1 are decoded with `err_detect=explode`; H.264 is not, for there 
 start of an open GOP, whose memory commands name pictures from before the cut, and the flags alone show what
 `explode` would.
 
+Frames come out as a player would show them: upright, with square pixels, and without the combs of interlaced
+video, of which one field is kept.
+
 What may be missing in an ordinary segment, and is: pictures after an open GOP's first keyframe that are shown
 before it and refer to the GOP before, and anything that is not video.
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 import copy
 import importlib
 import io
+import math
 import pkgutil
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
@@ -53,6 +57,10 @@ _FALLBACK_FPS = 25.0
 _HD_HEIGHT = 720  # untagged video is BT.709 from here on and BT.601 below, as players assume
 _AVCOL_SPC_UNSPECIFIED = 2
 _AVCOL_RANGE_JPEG = 2
+_SAME_SHAPE = Fraction(1, 50)
+"""Pixels that are less than this from square are taken as square: encoders round aspect ratios."""
+_LARGEST_ASPECT = 4
+"""Pixels further from square than this are taken as square: no camera makes them."""
 _YUV_420 = frozenset({"yuv420p", "yuvj420p", "nv12"})
 _PERHAPS_THE_GPUS = frozenset({"damaged", "no_keyframe", "no_frames", "decoder_out_of_memory"})
 
@@ -87,15 +95,22 @@ class SampledFrame:
     """av.VideoFrame as it was decoded."""
     time_seconds: float
     """Seconds since the chunk's first frame."""
+    size: tuple[int, int]
+    """Height and width that make its pixels square, before it is turned upright."""
 
     def shape(self) -> tuple[int, int, int]:
         """(height, width, 3) of the upright frame."""
-        height, width = self.picture.height, self.picture.width
+        height, width = self.size
         swaps = _orientation(self.picture)[0] % 2 == 1
         return (width, height, 3) if swaps else (height, width, 3)
 
     def yuv_layout(self) -> YuvLayout | None:
-        """What `write_yuv` gives; None if the frame is not 4:2:0 of 8 bits with a matrix of `MATRICES`."""
+        """What `write_yuv` gives; None if the frame is not 4:2:0 of 8 bits with a matrix of `MATRICES`.
+
+        Nor if it is interlaced or its pixels are not square: only `write_rgb` undoes that.
+        """
+        if self.picture.interlaced_frame or self._is_stretched():
+            return None
         matrix, full_range = _colours(self.picture)
         kind = self.picture.format.name
         if kind not in _YUV_420 or matrix not in MATRICES:
@@ -122,10 +137,13 @@ class SampledFrame:
     def write_rgb(self, out: UInt8Array) -> None:
         """Convert into `out`: `shape()` uint8, RGB, [0, 255], upright."""
         quarter_turns, mirrored = _orientation(self.picture)
-        rgb = _to_rgb(self.picture)
+        rgb = _to_rgb(self.picture, *self.size)
         if mirrored:
             rgb = rgb[:, ::-1]
         np.copyto(out, np.rot90(rgb, quarter_turns) if quarter_turns else rgb)
+
+    def _is_stretched(self) -> bool:
+        return self.size != (self.picture.height, self.picture.width)
 
 
 def sampled_frames(
@@ -247,7 +265,8 @@ def _sample(
         _check_pixels(picture.width, picture.height, limits)
         if picture.is_corrupt:
             raise packets.damaged("the decoder had to conceal errors")
-        following = SampledFrame(picture, timeline.place(picture.pts))
+        size = _square_size(picture, stream, limits)
+        following = SampledFrame(picture, timeline.place(picture.pts), size)
         if shown is None:
             packets.check_start(picture.pts)
         elif sampler.takes(shown.time_seconds, following.time_seconds):
@@ -373,11 +392,32 @@ class _Timeline:
             raise DecodeError("too_long", f"lasts {seconds:.1f} s, at most {self._max_seconds:.1f} s allowed")
 
 
-def _to_rgb(picture: Any) -> UInt8Array:
+def _square_size(picture: Any, stream: Any, limits: DecodeLimits) -> tuple[int, int]:
+    """Height and width of a decoded frame, one of them stretched so that its pixels become square.
+
+    Both are smaller where that would be more pixels than allowed.
+    """
+    height, width = picture.height, picture.width
+    aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
+    if abs(aspect - 1) < _SAME_SHAPE or not Fraction(1, _LARGEST_ASPECT) <= aspect <= _LARGEST_ASPECT:
+        return height, width
+    if aspect > 1:
+        width = round(width * aspect)
+    else:
+        height = round(height / aspect)
+    if height * width > limits.max_pixels:
+        shrink = math.sqrt(limits.max_pixels / (height * width))
+        height, width = max(1, int(height * shrink)), max(1, int(width * shrink))
+    return height, width
+
+
+def _to_rgb(picture: Any, height: int, width: int) -> UInt8Array:
     """(height, width, 3) uint8 RGB of a decoded frame by its own matrix and range, not yet upright."""
     matrix, full_range = _colours(picture)
     converted = _reformatter.reformat(
-        picture,
+        _top_field(picture) if picture.interlaced_frame else picture,
+        width=width,
+        height=height,
         format="rgb24",
         src_colorspace=matrix,
         src_color_range=ColorRange.JPEG if full_range else ColorRange.MPEG,
@@ -385,6 +425,19 @@ def _to_rgb(picture: Any) -> UInt8Array:
         threads=1,
     )
     return cast(UInt8Array, converted.to_ndarray())
+
+
+def _top_field(picture: Any) -> Any:
+    """Every second line of a frame, chroma included: what was seen at one moment."""
+    field: Any = av.VideoFrame(picture.width, (picture.height + 1) // 2, picture.format.name)
+    field.colorspace, field.color_range = picture.colorspace, picture.color_range
+    for kept, plane in zip(field.planes, picture.planes, strict=True):
+        lines = np.frombuffer(plane, np.uint8)[: plane.height * plane.line_size]
+        lines = lines.reshape(plane.height, plane.line_size)[::2]
+        out = np.frombuffer(kept, np.uint8)[: kept.height * kept.line_size]
+        columns = min(plane.line_size, kept.line_size)
+        out.reshape(kept.height, kept.line_size)[:, :columns] = lines[:, :columns]
+    return field
 
 
 def _colours(picture: Any) -> tuple[int, bool]:

@@ -63,6 +63,26 @@ def picture(index: int, width: int, height: int) -> Image:
     return image
 
 
+def sliding(index: int, width: int, height: int) -> Image:
+    """A bright, blue bar on black that moves by an eighth of the width in a frame."""
+    image = np.zeros((height, width, 3), np.uint8)
+    left = index * width // 8 % width
+    image[:, left : left + width // 8] = (40, 40, 255)
+    return image
+
+
+def woven(first: Image, second: Image, pix_fmt: str) -> av.VideoFrame:
+    """An interlaced frame: even lines of the first picture, odd lines of the second, chroma likewise."""
+    frame, other = (
+        av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pix_fmt)
+        for image in (first, second)
+    )
+    for plane, source in zip(frame.planes, other.planes, strict=True):
+        lines, odd = (np.frombuffer(p, np.uint8).reshape(-1, plane.line_size) for p in (plane, source))
+        lines[1::2] = odd[1::2]
+    return frame
+
+
 def index_of(rgb: Image) -> int:
     """The index that an upright frame shows."""
     height, width = rgb.shape[:2]
@@ -100,12 +120,19 @@ def encode(
     mirrored: bool = False,
     pix_fmt: str = "yuv420p",
     audio: bool = False,
+    aspect: Fraction | None = None,
+    interlaced: bool = False,
+    draw: Callable[[int, int, int], Image] = picture,
 ) -> bytes:
     """A whole clip: FPS frames/s, or shown at `pts`, in 1 / TICKS seconds.
 
-    rotation, mirrored: display matrix; degrees counterclockwise that a player must turn it by.
+    rotation, mirrored: display matrix; degrees counterclockwise that a player must turn it by. aspect: a
+    pixel's width by its height. draw: makes a picture of its index, width and height. interlaced: each frame
+    is woven of two pictures.
     """
     encoder, defaults = ENCODERS[codec]
+    if interlaced:
+        defaults = defaults | {"flags": "+ilme+ildct"}
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container, options=muxer_options or {}) as output:
         stream: Any = output.add_stream(
@@ -115,10 +142,15 @@ def encode(
         sound: Any = output.add_stream("aac", rate=48_000, layout="mono") if audio else None
         if rotation is not None or mirrored:
             stream.set_display_rotation(rotation or 0, hflip=mirrored)
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
         if pts is not None:
             stream.time_base = stream.codec_context.time_base = Fraction(1, TICKS)
         for index in range(frames if pts is None else len(pts)):
-            frame = av.VideoFrame.from_ndarray(picture(index, width, height), format="rgb24")
+            if interlaced:
+                frame = woven(draw(2 * index, width, height), draw(2 * index + 1, width, height), pix_fmt)
+            else:
+                frame = av.VideoFrame.from_ndarray(draw(index, width, height), format="rgb24")
             frame.pts, frame.time_base = (
                 (index, Fraction(1, FPS)) if pts is None else (pts[index], Fraction(1, TICKS))
             )

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from streamer.decode_process import DecodedBatch, Worker
 from streamer.errors import DecodeError, StreamerError
 from streamer.messages import VideoChunk
 from streamer.nvdec import NvdecSettings
+from streamer.types import Frame
 
 ROOT = Path(__file__).parents[1]
 ALL = SampleConfig(frames_per_second=1000)
@@ -100,6 +102,26 @@ async def test_large_frames_come_in_smaller_batches() -> None:
         sizes = [len(batch.frames) async for batch in pool.decode(chunk(clip), ALL)]
     assert sum(sizes) == 5
     assert max(sizes) == 2
+
+
+@pytest.mark.parametrize("yuv", [False, True])
+async def test_interlaced_and_stretched_frames_come_as_upright_rgb(yuv: bool) -> None:
+    interlaced = media.encode("mp4", frames=20, interlaced=True)
+    stretched = media.encode("mp4", frames=20, aspect=Fraction(2), rotation=90)
+    pool = DecodePool(DecodeConfig(workers=1, max_pixels=128 * 96), yuv=yuv)
+    large = DecodePool(DecodeConfig(workers=1, seccomp="required"), yuv=yuv)
+    for decoders, clip, shape in (
+        (large, interlaced, (96, 128, 3)),
+        (large, stretched, (256, 96, 3)),
+        (pool, stretched, (181, 67, 3)),
+    ):
+        await decoders.start()
+        try:
+            frames = [frame async for batch in decoders.decode(chunk(clip), ALL) for frame in batch.frames]
+        finally:
+            await decoders.close()
+        assert len(frames) == 20
+        assert all(isinstance(frame, Frame) and frame.rgb.shape == shape for frame in frames)
 
 
 async def test_workers_that_are_shut_in_decode_every_format() -> None:
