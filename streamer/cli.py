@@ -228,7 +228,10 @@ def publish(
     ] = False,
     chunk_seconds: ChunkSeconds = 2.0,
     video_id: Annotated[
-        str | None, typer.Option(help="For a single input.  [default: its name without extension]")
+        str | None,
+        typer.Option(
+            help="For a single input; chunks of one id are one video.  [default: its name without extension]"
+        ),
     ] = None,
     attempts: Annotated[
         int, typer.Option(min=0, help="Give a live source up after so many failures in a row; 0: never.")

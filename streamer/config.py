@@ -118,7 +118,8 @@ class SampleConfig(_Section):
 
     frames_per_second: PositiveFloat = 4.0
     frames_per_video: Annotated[int, Field(ge=0)] = 100
-    """Cap for videos whose chunks state `duration_seconds`; live ones have none. 0: no cap at all."""
+    """Cap for videos whose chunks state `duration_seconds`, but at least one a second is looked at; live ones
+    have none. 0: no cap at all."""
     lag_policy: Literal["none", "thin"] = "none"
     """`thin`: a partition that is behind is sampled at 1/2, 1/4, at least 1/8 of `frames_per_second` until it
     has caught up. `none`: scores depend on the chunks alone. See `streamer.thinning`."""

@@ -16,7 +16,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from streamer.config import Config
-from streamer.errors import BrokerError
 from streamer.files import SourceError
 from streamer.kafka.publish import ChunkPublisher, TooLargeError
 from streamer.kafka.topics import require_topics
@@ -113,11 +112,10 @@ async def _publish_and_say(
 
     try:
         done = await publish_source(sender, source, chunk_seconds, realtime=realtime, on_chunk=show)
-    except SourceError as error:
-        print(f"error  {name}: {printable(str(error))}", file=sys.stderr)  # noqa: T201
+    except (SourceError, TooLargeError) as error:
+        advice = "; cut shorter chunks (--chunk-seconds)" if isinstance(error, TooLargeError) else ""
+        print(f"error  {name}: {printable(str(error))}{advice}", file=sys.stderr)  # noqa: T201
         return False
-    except TooLargeError as error:
-        raise BrokerError(f"{name}: {error}; cut shorter chunks (--chunk-seconds)") from error
     finally:
         bars.remove_task(bar)
     about = f"{count(done.chunks, 'chunk')}, {duration(done.seconds)}, {filesize.decimal(done.bytes)}"

@@ -18,15 +18,22 @@ if TYPE_CHECKING:  # the decoder process imports this module, and pydantic would
     from streamer.config import SampleConfig
 
 
+LEAST_RATE = 1.0
+"""Samples per second to which the length of a video may lower the rate. With fewer, by default, tracks would
+break between two of them, and the window of the last seconds would hold too few faces for an alert."""
+
+
 def sampling_rate(config: SampleConfig, duration_seconds: float | None) -> float:
     """Samples per second of video.
 
     duration_seconds: length of the whole video if it is known (> 0); then `frames_per_video`, unless 0,
-    lowers the rate so that the whole video gets no more samples than that. None: a live video, never lowered.
+    lowers the rate so that the whole video gets no more samples than that, but not below LEAST_RATE. None: a
+    live video, never lowered.
     """
     if duration_seconds is None or config.frames_per_video == 0:
         return config.frames_per_second
-    return min(config.frames_per_second, config.frames_per_video / duration_seconds)
+    rate = max(LEAST_RATE, config.frames_per_video / duration_seconds)
+    return min(config.frames_per_second, rate)
 
 
 def thinned(config: SampleConfig, share: float) -> SampleConfig:

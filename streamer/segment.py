@@ -175,7 +175,10 @@ def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[
     time_base = stream.time_base
     video_seconds = float(stream.duration * time_base) if stream.duration else None
     if video_seconds is None and source.duration:
-        video_seconds = source.duration / av.time_base
+        # In Matroska as FFmpeg writes it, the time at which the file ends, wherever it starts.
+        start_time = max(0, source.start_time or 0) if "matroska" in source.format.name else 0
+        length = source.duration - start_time
+        video_seconds = (length if length > 0 else source.duration) / av.time_base
     origin = start = end = 0
     current: Muxer | None = None
 

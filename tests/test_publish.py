@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from pathlib import Path
 
@@ -150,12 +151,17 @@ async def test_to_a_broker(clip: Path, kafka: KafkaConfig, capsys: pytest.Captur
     assert f"error  {missing}: No such file or directory" in err
 
 
-async def test_chunks_too_large_for_the_producer(tmp_path: Path, kafka: KafkaConfig) -> None:
+async def test_chunks_too_large_for_the_producer(
+    tmp_path: Path, clip: Path, kafka: KafkaConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
     big = make_clip(tmp_path / "noise.mp4", seconds=1, size=512, noise=True)
     assert big.stat().st_size > 1_500_000
-    config = Config(kafka=kafka.model_copy(update={"max_message_bytes": 1000}))
-    with pytest.raises(BrokerError, match=r"noise\.mp4: .*cut shorter chunks \(--chunk-seconds\)"):
-        await publish_sources(config, [Clip(big, "noise")], 1.0, realtime=False)
+    config = Config(kafka=kafka.model_copy(update={"max_message_bytes": 1_000_000}))
+    sources = [Clip(big, "noise"), Clip(clip, "camera")]
+    assert await publish_sources(config, sources, 1.0, realtime=False) == 1
+    out, err = capsys.readouterr()
+    assert re.search(r"error  \S+noise\.mp4: .*; cut shorter chunks \(--chunk-seconds\)", err)
+    assert f"{clip}: video camera, 3 chunks" in out
 
 
 async def test_topics_are_asked_for_first(embedded_broker: str, clip: Path) -> None:

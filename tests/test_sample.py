@@ -100,7 +100,9 @@ def test_timestamps_are_uniform_within_their_cell() -> None:
         (10.0, 100, 4.0),
         (25.0, 100, 4.0),
         (50.0, 100, 2.0),
-        (1000.0, 100, 0.1),
+        (100.0, 100, 1.0),
+        (1000.0, 100, 1.0),
+        (8.0, 4, 1.0),
         (1000.0, 0, 4.0),
     ],
 )
@@ -111,9 +113,14 @@ def test_rate(duration: float | None, cap: int, rate: float) -> None:
 
 @given(st.floats(0.1, 10_000), st.integers(1, 200), SEEDS)
 def test_a_finite_video_in_one_chunk_stays_below_the_cap(duration: float, cap: int, seed: int) -> None:
+    """Or gets a sample a second."""
     rate = sampling_rate(SampleConfig(frames_per_second=30, frames_per_video=cap), duration)
     times = [number * duration / 1000 for number in range(1000)]
-    assert len(taken_times(rate, seed, times, duration)) <= cap + 1e-9
+    assert len(taken_times(rate, seed, times, duration)) <= max(cap, math.ceil(duration))
+
+
+def test_less_than_one_a_second_if_that_is_wanted() -> None:
+    assert sampling_rate(SampleConfig(frames_per_second=0.5, frames_per_video=100), 1000.0) == 0.5
 
 
 @given(SEEDS)

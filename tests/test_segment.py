@@ -49,6 +49,14 @@ def test_segments_hold_all_frames_once(tmp_path: Path, container: str, codec: st
         assert len(segments) == 4  # every second keyframe
 
 
+@pytest.mark.parametrize("container", ["matroska", "mp4", "mpegts"])
+def test_a_recording_that_starts_after_an_hour(tmp_path: Path, container: str) -> None:
+    """Lasts as long as any: by its stated length the sampling rate is chosen."""
+    hour = [(3600 * media.FPS + number) * media.TICKS // media.FPS for number in range(120)]
+    first = next(segments_of(written(tmp_path, media.encode(container, pts=hour)), 1))
+    assert (first.start_seconds, first.video_seconds) == (0, pytest.approx(4, abs=0.1))
+
+
 def test_pixels_are_those_of_the_file(tmp_path: Path) -> None:
     data = media.encode("mp4", frames=60, gop=30)
     whole = decode(data)[1]
