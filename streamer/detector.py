@@ -21,10 +21,9 @@ import numpy as np
 from streamer.config import Config, load_config
 from streamer.errors import StreamerError
 from streamer.members import prepare_members
-from streamer.messages import ScoreUpdate
 from streamer.pipeline import Pipeline
 from streamer.rolling import EnsembleInfo
-from streamer.score import score_file
+from streamer.score import FileScore, score_file
 from streamer.tasks import gather_or_cancel
 from streamer.types import FacePrediction, Frame, UInt8Array
 
@@ -77,7 +76,7 @@ class AsyncDetector:
         """Names of the members, in the order of `FacePrediction.probabilities`; whether they were trained."""
         return self._opened.ensemble
 
-    async def score_file(self, path: Path | str) -> ScoreUpdate:
+    async def score_file(self, path: Path | str) -> FileScore:
         """Score a video file: the update that the service would publish last, status `final`.
 
         `fake_score` is in [0, 1], and None if no face was found. Its `video_id` is the file's name, by which
@@ -157,7 +156,7 @@ class Detector:
         """Names of the members, in the order of `FacePrediction.probabilities`; whether they were trained."""
         return self._detector.ensemble
 
-    def score_file(self, path: Path | str) -> ScoreUpdate:
+    def score_file(self, path: Path | str) -> FileScore:
         """Score a video file. Raises FileError, ModelError."""
         return self._run(self._detector.score_file(path))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamer.errors import ChunkError, StreamerError
-from streamer.messages import VideoChunk
+from streamer.messages import MAX_VIDEO_ID_BYTES, VideoChunk
 from streamer.segment import Segment, segments_of
 
 
@@ -35,6 +35,11 @@ class FileError(SourceError):
 def unicode_of(name: str) -> str:
     """A file's name as text; bytes that are no UTF-8 as U+FFFD, since a video_id is text."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def video_id_of(path: Path) -> str:
+    """A file's name as far as a video_id may hold it: U+FFFD for a byte takes three."""
+    return unicode_of(path.name).encode()[:MAX_VIDEO_ID_BYTES].decode("utf-8", "ignore")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,17 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from streamer.config import Config
 from streamer.engines import write_whole
-from streamer.errors import ChunkError, ConfigError, UntrainedError
-from streamer.files import FileError, pieces_of, unicode_of
+from streamer.errors import ChunkError, ConfigError, DecodeError, UntrainedError
+from streamer.files import FileError, pieces_of, video_id_of
 from streamer.log import printable
 from streamer.manifest import read_manifest, sha256_of
 from streamer.members import prepare_members
@@ -34,6 +36,13 @@ CHUNK_SECONDS = 2.0
 
 FILES_AT_ONCE = 2
 """While the last chunks of one file are classified, the next one is decoded."""
+
+
+class FileScore(ScoreUpdate):
+    """The `final` update of a file, and what the updates before it said."""
+
+    alert_at_seconds: Annotated[float, Field(ge=0)] | None = None
+    """Start of the chunk that first raised the alert, even if it was cleared later; null: none was raised."""
 
 
 async def score_files(
@@ -59,7 +68,7 @@ async def score_files(
             print(UNTRAINED_BANNER)  # noqa: T201
         at_once = asyncio.Semaphore(FILES_AT_ONCE)
 
-        async def one(path: Path) -> ScoreUpdate | FileError:
+        async def one(path: Path) -> FileScore | FileError:
             async with at_once:
                 try:
                     return await score_file(path, config, pipeline)
@@ -102,7 +111,7 @@ async def _score_with_evidence(
     evidence = Evidence()
     async with await asyncio.to_thread(Pipeline, config) as pipeline:
         try:
-            result: ScoreUpdate | FileError = await score_file(path, config, pipeline, witness=evidence.add)
+            result: FileScore | FileError = await score_file(path, config, pipeline, witness=evidence.add)
         except FileError as error:
             result = error
         print(_json(path, result) if json else _line(path, result), flush=True)  # noqa: T201
@@ -133,63 +142,85 @@ async def _score_with_evidence(
 
 async def score_file(
     path: Path, config: Config, pipeline: Pipeline, *, witness: Witness | None = None
-) -> ScoreUpdate:
+) -> FileScore:
     """The `final` update of a file; its video_id is the file's name.
 
     witness: told of every face, with its crop.
 
     Raises FileError if it cannot be read, or if not one of its chunks can be decoded. A chunk that cannot,
-    among others that can, is counted in `undecodable_chunks`.
+    among others that can, is counted in `undecodable_chunks`; so is what is left of a file where it is cut or
+    damaged.
     """
     started = time.monotonic()
     rolling = RollingScores(config.rolling, config.alert, config.faces, pipeline.ensemble)
     waiting: deque[tuple[VideoChunk, asyncio.Task[ChunkPrediction]]] = deque()
+    video_id = video_id_of(path)
     first_error: ChunkError | None = None
+    cut: FileError | None = None
+    alert_at: float | None = None
+    seqs = 0
 
     async def count_next() -> None:
-        nonlocal first_error
+        nonlocal first_error, alert_at
         chunk, task = waiting.popleft()
         arrival = Arrival(time.monotonic(), round(1000 * time.time()))
         try:
-            rolling.apply(await task, last=False, arrival=arrival, witness=witness)
+            update = rolling.apply(await task, last=False, arrival=arrival, witness=witness)
         except ChunkError as error:
             first_error = first_error or error
-            rolling.apply_undecodable(chunk.video_id, chunk.seq, error.reason, last=False, arrival=arrival)
+            rolling.apply_undecodable(video_id, chunk.seq, error.reason, last=False, arrival=arrival)
+        else:
+            if alert_at is None and update.alert.state == "raised":
+                alert_at = update.start_seconds
 
     try:
-        async with aclosing(pieces_of(path, unicode_of(path.name), CHUNK_SECONDS)) as pieces:
-            async for piece in pieces:
-                waiting.append(
-                    (
-                        piece.chunk,
-                        asyncio.create_task(pipeline.predict(piece.chunk, keep_crops=witness is not None)),
+        try:
+            async with aclosing(pieces_of(path, video_id, CHUNK_SECONDS)) as pieces:
+                async for piece in pieces:
+                    seqs += 1
+                    waiting.append(
+                        (
+                            piece.chunk,
+                            asyncio.create_task(
+                                pipeline.predict(piece.chunk, keep_crops=witness is not None)
+                            ),
+                        )
                     )
-                )
-                if len(waiting) >= config.service.max_chunks_in_flight:
-                    await count_next()
+                    if len(waiting) >= config.service.max_chunks_in_flight:
+                        await count_next()
+        except FileError as error:
+            if error.reason not in DecodeError.REASONS:
+                raise
+            cut = error
         while waiting:
             await count_next()
     finally:
         for _, task in waiting:
             task.cancel()
         await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
+    if cut is not None:
+        arrival = Arrival(time.monotonic(), round(1000 * time.time()))
+        rolling.apply_undecodable(video_id, seqs, cut.reason, last=False, arrival=arrival)
     elapsed_ms = 1000 * (time.monotonic() - started)
     end = Arrival(math.inf, round(1000 * time.time()), latency_ms={"total": elapsed_ms})
     final = next(iter(rolling.expire(end)), None)
     if final is None:
         raise FileError(path, "no_frames", "it holds no video")
-    if first_error is not None and not final.chunks:
-        raise FileError(path, first_error.reason, str(first_error)) from first_error
-    return final
+    if not final.chunks:
+        if cut is not None:
+            raise cut
+        if first_error is not None:
+            raise FileError(path, first_error.reason, str(first_error)) from first_error
+    return FileScore(**dict(final), alert_at_seconds=alert_at)
 
 
-def _json(path: Path, result: ScoreUpdate | FileError) -> str:
+def _json(path: Path, result: FileScore | FileError) -> str:
     if isinstance(result, FileError):
         return json_.dumps({"file": str(path), "error": str(result), "reason": result.reason})
     return json_.dumps({"file": str(path), **result.model_dump(mode="json")})
 
 
-def _line(path: Path, result: ScoreUpdate | FileError) -> str:
+def _line(path: Path, result: FileScore | FileError) -> str:
     """Score first, so that the lines align and sort."""
     name = printable(str(path))
     if isinstance(result, FileError):
@@ -203,12 +234,17 @@ def _line(path: Path, result: ScoreUpdate | FileError) -> str:
     about = [count(result.frames, "frame"), count(result.faces, "face")]
     if people := people_in(result):
         about.append(count(people, "person", "people"))
+    if result.trained and people > 1:
+        about += [
+            f"most suspicious {t.fake_score:.3f}" for t in result.tracks if t.track == result.suspect_track
+        ]
     if result.trained and result.interval is not None:
         about.insert(0, f"95 % interval {result.interval[0]:.2f}–{result.interval[1]:.2f}")
     if result.undecodable_chunks:
         about.append(f"{count(result.undecodable_chunks, 'chunk')} undecodable")
-    if result.trained and result.alert.state == "raised":
-        about.append("ALERT")
+    if result.trained and result.alert_at_seconds is not None:
+        cleared = "" if result.alert.state == "raised" else ", cleared later"
+        about.append(f"ALERT at {result.alert_at_seconds:.0f} s{cleared}")
     return f"{score:>9}  {name}: {', '.join(about)}"
 
 

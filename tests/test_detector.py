@@ -64,6 +64,12 @@ def test_a_file_without_a_face(detector: Detector, tmp_path: Path) -> None:
     assert (result.fake_score, result.faces) == (None, 0)
 
 
+def test_a_file_says_where_it_first_raised_an_alert(detector: Detector, engines: Path) -> None:
+    assert detector.score_file(first_clip()).model_dump()["alert_at_seconds"] is None  # 0.69 is below 0.8
+    with Detector(config_of(engines), members=["sure"]) as sure:
+        assert sure.score_file(first_clip()).model_dump()["alert_at_seconds"] == 0
+
+
 def test_what_is_no_video_and_the_detector_goes_on(detector: Detector, tmp_path: Path) -> None:
     with pytest.raises(FileError, match="No such file"):
         detector.score_file(tmp_path / "missing.mp4")

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import av
 import pytest
 from clips import make_clip
+from fakes import FakePipeline
 from members import make_engines, make_member
 
 from streamer.config import Config, load_config
 from streamer.demo import demo_clips
-from streamer.errors import UntrainedError
-from streamer.messages import ScoreUpdate
-from streamer.score import score_files
+from streamer.errors import DecodeError, UntrainedError
+from streamer.files import FileError
+from streamer.messages import MAX_VIDEO_ID_BYTES, ScoreUpdate, VideoChunk
+from streamer.pipeline import Pipeline
+from streamer.score import FileScore, _line, score_file, score_files
+from streamer.types import ChunkPrediction, FacePrediction, FramePrediction
 
 
 def sigmoid(logit: float) -> float:
@@ -104,14 +112,16 @@ async def test_the_same_file_twice_gives_the_same(config: Config, capsys: pytest
     assert one == two
 
 
-async def test_a_file_cut_short_is_an_error(
-    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_file_cut_short(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = demo_clips()[0].read_bytes()
-    damaged = tmp_path / "damaged.mp4"
-    damaged.write_bytes(whole[: len(whole) // 2])
-    assert await score_files(config, [damaged], json=True) == 1
-    assert "error" in json.loads(capsys.readouterr().out)
+    half, start = tmp_path / "half.mp4", tmp_path / "start.mp4"
+    half.write_bytes(whole[: len(whole) // 2])
+    start.write_bytes(whole[:1000])
+    assert await score_files(config, [half, start], json=True) == 1
+    scored, failed = (json.loads(row) for row in capsys.readouterr().out.splitlines())
+    assert scored["fake_score"] == pytest.approx((sigmoid(2) + 0.5) / 2, abs=1e-4)
+    assert scored["undecodable_chunks"] == 1
+    assert set(failed) == {"file", "error", "reason"}
 
 
 async def test_untrained_members_are_refused(tmp_path: Path, faceless: Path) -> None:
@@ -140,3 +150,108 @@ async def test_allowed_untrained_members_give_no_number(
     assert line.startswith("untrained  ")
     assert "0.8" not in line
     assert "interval" not in line
+
+
+class Scripted(FakePipeline):
+    """Four frames a second of one face for each score that `people` gives for a chunk's start."""
+
+    def __init__(self, people: Callable[[float], tuple[float, ...]]) -> None:
+        super().__init__()
+        self.people = people
+
+    async def predict(self, chunk: VideoChunk, **_: Any) -> ChunkPrediction:
+        start = chunk.start_seconds or 0.0
+        faces = tuple(
+            FacePrediction((100.0 * i, 0.0, 100.0 * i + 50, 50.0), (score, score))
+            for i, score in enumerate(self.people(start))
+        )
+        frames = tuple(FramePrediction(i / 4, faces) for i in range(8))
+        return ChunkPrediction(chunk.video_id, chunk.seq, start, 2.0, frames)
+
+
+async def scored(path: Path, people: Callable[[float], tuple[float, ...]]) -> FileScore:
+    return await score_file(path, Config(), cast(Pipeline, Scripted(people)))
+
+
+@pytest.fixture(scope="module")
+def minute(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("clips") / "minute.mp4", seconds=60)
+
+
+@pytest.mark.parametrize(
+    ("end", "shown"), [(34, "ALERT at 24 s, cleared later"), (60, "ALERT at 24 s")], ids=["cleared", "raised"]
+)
+async def test_a_fake_passage_leaves_a_trace(minute: Path, end: float, shown: str) -> None:
+    result = await scored(minute, lambda at: (0.95 if 16 <= at < end else 0.01,))
+    assert result.alert_at_seconds == 24  # the window of 10 s holds 0.95 and 0.01 as 4 to 1
+    assert result.alert.state == ("none" if end == 34 else "raised")
+    assert json.loads(result.model_dump_json())["alert_at_seconds"] == 24
+    assert _line(minute, result).endswith(f", 1 person, {shown}")
+
+
+async def test_without_an_alert_there_is_none(minute: Path) -> None:
+    result = await scored(minute, lambda at: (0.01,))
+    assert result.alert_at_seconds is None
+    assert "ALERT" not in _line(minute, result)
+
+
+async def test_the_most_suspicious_of_several_people(faceless: Path) -> None:
+    several = await scored(faceless, lambda at: (0.13, 0.95))
+    line = _line(faceless, several)
+    assert line.startswith("    0.540  ")
+    assert line.endswith(", 2 people, most suspicious 0.950")
+    untrained = several.model_copy(update={"trained": False})
+    assert _line(faceless, untrained).endswith(", 2 people")
+    assert "suspicious" not in _line(faceless, await scored(faceless, lambda at: (0.95,)))
+
+
+def cut_short(clip: Path, container: str, options: dict[str, str]) -> Path:
+    """The clip in another container, without its last seventh."""
+    path = clip.with_name(f"cut {container}")
+    with av.open(str(clip)) as source, av.open(str(path), "w", format=container, options=options) as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                output.mux(packet)
+    os.truncate(path, path.stat().st_size * 6 // 7)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("container", "options"),
+    [
+        ("mp4", {"movflags": "faststart"}),
+        ("mp4", {"movflags": "frag_keyframe+empty_moov+default_base_moof"}),
+        ("avi", {}),
+        ("flv", {}),
+    ],
+    ids=["faststart", "fragmented", "avi", "flv"],
+)
+async def test_what_comes_before_a_cut_is_scored(
+    tmp_path: Path, container: str, options: dict[str, str]
+) -> None:
+    path = cut_short(make_clip(tmp_path / "clip.mp4", seconds=10, noise=True), container, options)
+    result = await scored(path, lambda at: (0.25,))
+    assert result.fake_score == pytest.approx(0.25)
+    assert result.chunks == 4
+    assert (result.undecodable_chunks, result.missing_chunks) == (1, 0)
+    assert ", 1 chunk undecodable" in _line(path, result)
+
+
+async def test_nothing_but_undecodable_chunks_before_a_cut_is_an_error(tmp_path: Path) -> None:
+    class Blind(FakePipeline):
+        async def predict(self, chunk: VideoChunk, **_: Any) -> ChunkPrediction:
+            raise DecodeError("too_large", "too many pixels")
+
+    path = cut_short(make_clip(tmp_path / "clip.mp4", seconds=10, noise=True), "flv", {})
+    with pytest.raises(FileError, match="cut or damaged"):
+        await score_file(path, Config(), cast(Pipeline, Blind()))
+
+
+async def test_a_long_name_of_other_bytes(faceless: Path, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff" * 200 + b".mp4")
+    shutil.copy(faceless, path)
+    result = await scored(path, lambda at: (0.25,))
+    assert result.video_id == "\ufffd" * (MAX_VIDEO_ID_BYTES // 3)
+    assert result.fake_score == pytest.approx(0.25)
