@@ -109,7 +109,7 @@ async def test_a_share_of_the_sampling_rate_looks_at_that_share_of_the_frames(
         capped = await pipeline.predict(
             each.model_copy(update={"duration_seconds": 1000.0}), sampling_share=0.5
         )
-    assert (whole.sampling_rate, half.sampling_rate, capped.sampling_rate) == (4.0, 2.0, 0.1)
+    assert (whole.sampling_rate, half.sampling_rate, capped.sampling_rate) == (4.0, 2.0, 1.0)
     assert len(half.frames) == pytest.approx(len(whole.frames) / 2, abs=1)
     assert again.frames == half.frames
 
