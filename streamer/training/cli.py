@@ -63,25 +63,6 @@ class GroupBy(StrEnum):
     FILE = "file"
 
 
-class Compression(StrEnum):
-    """See `sources.COMPRESSIONS`."""
-
-    C0 = "c0"
-    C23 = "c23"
-    C40 = "c40"
-
-
-class Method(StrEnum):
-    """See `sources.METHODS`."""
-
-    DEEPFAKES = "Deepfakes"
-    FACE2FACE = "Face2Face"
-    FACESWAP = "FaceSwap"
-    NEURALTEXTURES = "NeuralTextures"
-    FACESHIFTER = "FaceShifter"
-    DEEPFAKEDETECTION = "DeepFakeDetection"
-
-
 class SplitName(StrEnum):
     """Part of the data."""
 
@@ -122,16 +103,18 @@ def prepare(
         ),
     ] = GroupBy.STEM,
     compression: Annotated[
-        list[Compression] | None,
+        list[str] | None,
         typer.Option(
-            help="For --source faceforensics; c0 is its raw. Several are possible.  [default: c23 and c40]",
+            help="For --source faceforensics: c0, which is its raw, c23 or c40. Several are possible.  "
+            "[default: c23 and c40]",
             show_default=False,
         ),
     ] = None,
     method: Annotated[
-        list[Method] | None,
+        list[str] | None,
         typer.Option(
-            help="For --source faceforensics. Several are possible.  [default: those that are there]",
+            help="For --source faceforensics: Deepfakes, Face2Face, ... Several are possible.  "
+            "[default: those that are there]",
             show_default=False,
         ),
     ] = None,
