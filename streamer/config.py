@@ -224,8 +224,9 @@ class RollingConfig(_Section):
 class AlertConfig(_Section):
     """When a video is reported as fake."""
 
-    score: Literal["window", "video", "track"] = "window"
-    """Watched number: last seconds, whole video, or the worst track."""
+    score: Literal["window", "video", "track"] = "track"
+    """Watched number: `window`, the last seconds; `video`, all of it; `track`, the last seconds of the most
+    suspicious person, or of all faces where that is more, as it may be of a person whom no track follows."""
     raise_at: Probability = 0.8
     clear_at: Probability = 0.6
     min_faces: PositiveInt = 8

@@ -36,6 +36,13 @@ JPEG_QUALITY = 88
 
 TIMELINE_INCHES = (9.0, 2.8)
 
+WATCHED = {
+    "track": "the last seconds of the most suspicious person, or of all faces",
+    "window": "the last seconds",
+    "video": "the whole video",
+}
+"""What `alert.score` names."""
+
 LIMITS = (
     "A score is not proof. It says how much these pictures resemble the fakes that the models were trained "
     "on; decisions about people need a person who looks at the video.",
@@ -215,7 +222,7 @@ def reasons(update: ScoreUpdate, alert: AlertConfig, people: int) -> list[str]:
             f"The mean probability of fake over models, faces and frames is {update.fake_score:.2f}{spread}."
         )
         found.append(
-            f"An alert is raised from {alert.raise_at:g} on, of the {alert.score} score and "
+            f"An alert is raised from {alert.raise_at:g} on, of {WATCHED[alert.score]}, by at least "
             f"{alert.min_faces} faces; it was {'raised' if update.alert.state == 'raised' else 'not raised'}."
         )
     if update.undecodable_chunks:

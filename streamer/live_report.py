@@ -125,7 +125,7 @@ def _manifests(config: Config, update: ScoreUpdate) -> list[Manifest]:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What an update adds to the timelines: means, of `fake`."""
+    """What an update adds to the timelines: means, of `fake`; tracks: of the last seconds."""
 
     at_seconds: float
     window: float | None
@@ -155,7 +155,7 @@ class Course:
         self.latest = update
         if update.end_seconds is None or update.status == "duplicate":
             return
-        tracks = {track.track: track.fake_score for track in update.tracks}
+        tracks = {t.track: t.window_score for t in update.tracks if t.window_score is not None}
         self.points.append(
             Point(update.end_seconds, update.window_score, update.fake_score, tracks, update.models)
         )

@@ -74,8 +74,11 @@ class TrackScore(_Message):
     box: tuple[float, float, float, float]
     """Last seen at (x_min, y_min, x_max, y_max), pixels of the frame."""
     fake_score: Annotated[float, Field(ge=0, le=1)]
+    """Mean over all predictions of this person so far."""
+    window_score: Annotated[float, Field(ge=0, le=1)] | None = None
+    """The same over the last `rolling.window_seconds`; null: not seen in them."""
     faces: int
-    """Faces that the score rests on."""
+    """Faces that `fake_score` rests on."""
 
 
 class Alert(_Message):
@@ -88,6 +91,8 @@ class Alert(_Message):
     """seq of the chunk that raised it."""
     threshold: float
     """Where it is raised, or, once raised, cleared."""
+    score: Annotated[float, Field(ge=0, le=1)] | None = None
+    """The watched number, see `alert.score` in config.toml; null while it rests on too few faces."""
 
 
 class ShadowScore(_Message):
@@ -152,6 +157,11 @@ class ScoreUpdate(_Message):
     that is allowed, while its partition was behind; null if no chunk was counted for this update."""
     shadow: ShadowScore | None = None
     """Of the ensemble in `classify.shadow`; null if there is none, or it has scored nothing yet."""
+
+    @property
+    def now(self) -> float | None:
+        """What the alert watches, or `window_score` while that rests on too few faces; not in the message."""
+        return self.window_score if self.alert.score is None else self.alert.score
 
 
 class DeadLetter(_Message):

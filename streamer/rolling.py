@@ -18,11 +18,16 @@ from streamer.errors import StateError
 from streamer.faces.track import assign_tracks
 from streamer.messages import Alert, ScoreUpdate, ShadowScore, TrackScore
 from streamer.types import ChunkPrediction, FacePrediction, FramePrediction
-from streamer.video_state import UNIT, MeanScore, Shadow, Track, VideoState, pack_state, unpack_state
-
-BIN_SECONDS = 0.5
-"""Step by which the window score forgets."""
-
+from streamer.video_state import (
+    BIN_SECONDS,
+    UNIT,
+    MeanScore,
+    Shadow,
+    Track,
+    VideoState,
+    pack_state,
+    unpack_state,
+)
 
 Witness: TypeAlias = Callable[[int, float, FacePrediction], None]
 """Called with the number of a face's track, its time in the video in seconds, and the face."""
@@ -212,12 +217,15 @@ class RollingScores:
         for frame in prediction.frames:
             total = sum(self._count_face(state, face) for face in frame.faces)
             faces = len(frame.faces)
-            state.score.add(total, faces)
-            self._count_in_window(state, start + frame.time_seconds, total, faces)
-            self._count_shadow(state, frame, start)
+            at = start + frame.time_seconds
+            index = self._bin(state, at)
             if faces:
+                state.score.add(total, faces)
                 clusters.setdefault(int(frame.time_seconds), MeanScore()).add(total, faces)
-            self._follow(state, frame, start, witness)
+                if index is not None:
+                    state.window.add(index, total, faces)
+            self._count_shadow(state, frame, index)
+            self._follow(state, frame, at, index, witness)
         for cluster in clusters.values():
             state.spread.add(cluster.total, cluster.faces)
 
@@ -227,18 +235,16 @@ class RollingScores:
             state.by_member[member] += unit
         return sum(units)
 
-    def _count_in_window(self, state: VideoState, at_seconds: float, total: int, faces: int) -> None:
-        """Count in the bin of its time, unless that lies before the window; drop bins that leave it."""
+    def _bin(self, state: VideoState, at_seconds: float) -> int | None:
+        """The bin of a time, None if it lies before the window; forgets what leaves it."""
         index = int(at_seconds / BIN_SECONDS)
         if index > state.newest_bin:
             state.newest_bin = index
-            oldest = index - self._window_bins
-            state.bins = {i: score for i, score in state.bins.items() if i > oldest}
-            state.shadow.bins = {i: score for i, score in state.shadow.bins.items() if i > oldest}
-        if faces and index > state.newest_bin - self._window_bins:
-            state.bins.setdefault(index, MeanScore()).add(total, faces)
+            for window in (state.window, state.shadow.window, *(track.window for track in state.tracks)):
+                window.forget(index - self._window_bins + 1)
+        return index if index > state.newest_bin - self._window_bins else None
 
-    def _count_shadow(self, state: VideoState, frame: FramePrediction, start: float) -> None:
+    def _count_shadow(self, state: VideoState, frame: FramePrediction, index: int | None) -> None:
         """Count what the other ensemble says; begin anew if it is another one than before."""
         units = [round(face.shadow * UNIT) for face in frame.faces if face.shadow is not None]
         if not units or self.ensemble.shadow_set is None:
@@ -246,27 +252,33 @@ class RollingScores:
         if state.shadow.model_set != self.ensemble.shadow_set:
             state.shadow = Shadow(self.ensemble.shadow_set)
         state.shadow.score.add(sum(units), len(units))
-        index = int((start + frame.time_seconds) / BIN_SECONDS)
-        if index > state.newest_bin - self._window_bins:
-            state.shadow.bins.setdefault(index, MeanScore()).add(sum(units), len(units))
+        if index is not None:
+            state.shadow.window.add(index, sum(units), len(units))
 
     def _follow(
-        self, state: VideoState, frame: FramePrediction, start: float, witness: Witness | None
+        self,
+        state: VideoState,
+        frame: FramePrediction,
+        at: float,
+        index: int | None,
+        witness: Witness | None,
     ) -> None:
-        """Give each face of a frame to the track it continues, or to a new one."""
-        at = start + frame.time_seconds
+        """Give each face of a frame to the track it continues, or to a new one. index: see `_bin`."""
         near = [t for t in state.tracks if abs(at - t.seen_seconds) <= self._faces.track_gap_seconds]
         tails = np.array([t.box for t in near], np.float32).reshape(-1, 4)
         boxes = np.array([face.box for face in frame.faces], np.float32).reshape(-1, 4)
-        for face, index in zip(frame.faces, assign_tracks(tails, boxes, self._faces.track_iou), strict=True):
-            if index >= 0:
-                track = near[index]
+        for face, tail in zip(frame.faces, assign_tracks(tails, boxes, self._faces.track_iou), strict=True):
+            if tail >= 0:
+                track = near[tail]
             else:
                 track = Track(state.next_track, face.box, at)
                 state.next_track += 1
                 state.tracks.append(track)
             track.box, track.seen_seconds = face.box, at
-            track.score.add(sum(_units(face)), 1)
+            total = sum(_units(face))
+            track.score.add(total, 1)
+            if index is not None:
+                track.window.add(index, total, 1)
             if witness is not None:
                 witness(track.track, at, face)
         while len(state.tracks) > self._config.max_tracks:
@@ -284,9 +296,9 @@ class RollingScores:
         error: str | None = None,
         sampling_rate: float | None = None,
     ) -> ScoreUpdate:
-        window = _sum(state.bins)
+        window = state.window.mean()
         suspect = self._suspect(state)
-        alert = self._judge(state, seq, window, suspect) if status != "duplicate" else self._alert_of(state)
+        alert = self._judge(state, seq, window, duplicate=status == "duplicate")
         return ScoreUpdate(
             video_id=video_id,
             seq=seq,
@@ -302,7 +314,13 @@ class RollingScores:
                 if state.score.faces
             },
             tracks=[
-                TrackScore(track=t.track, box=t.box, fake_score=score, faces=t.score.faces)
+                TrackScore(
+                    track=t.track,
+                    box=t.box,
+                    fake_score=score,
+                    window_score=t.window.mean().value(self._members),
+                    faces=t.score.faces,
+                )
                 for t in state.tracks
                 if (score := t.score.value(self._members)) is not None
             ],
@@ -331,7 +349,7 @@ class RollingScores:
             model_set=shadow.model_set,
             trained=self.ensemble.shadow_trained,
             fake_score=score,
-            window_score=_sum(shadow.bins).value(1),
+            window_score=shadow.window.mean().value(1),
             faces=shadow.score.faces,
         )
 
@@ -340,37 +358,33 @@ class RollingScores:
         enough = [t for t in state.tracks if t.score.faces >= self._alert.min_faces]
         return max(enough, key=lambda t: t.score.total / t.score.faces, default=None)
 
-    def _judge(self, state: VideoState, seq: int, window: MeanScore, suspect: Track | None) -> Alert:
-        """Raise or clear the alert; without enough evidence it stays as it is."""
-        watched = {
-            "window": window,
-            "video": state.score,
-            "track": suspect.score if suspect else MeanScore(),
+    def _watched(self, state: VideoState, window: MeanScore) -> float | None:
+        """The score that decides on the alert; None while it rests on too few faces."""
+        candidates = {
+            "track": [window, *(track.window.mean() for track in state.tracks)],
+            "window": [window],
+            "video": [state.score],
         }[self._alert.score]
-        score = watched.value(self._members)
+        enough = (score for score in candidates if score.faces >= self._alert.min_faces)
+        return max((s for score in enough if (s := score.value(self._members)) is not None), default=None)
+
+    def _judge(self, state: VideoState, seq: int, window: MeanScore, *, duplicate: bool) -> Alert:
+        """Raise or clear the alert; without enough evidence, or news, it stays as it is."""
+        score = self._watched(state, window)
         was = state.alert_since_seq
-        if score is not None and watched.faces >= self._alert.min_faces and self.ensemble.trained:
+        if score is not None and self.ensemble.trained and not duplicate:
             if was is None and score >= self._alert.raise_at:
                 state.alert_since_seq = seq
             elif was is not None and score < self._alert.clear_at:
                 state.alert_since_seq = None
-        return self._alert_of(state, changed=(was is None) != (state.alert_since_seq is None))
-
-    def _alert_of(self, state: VideoState, *, changed: bool = False) -> Alert:
         raised = state.alert_since_seq is not None
         return Alert(
             state="raised" if raised else "none",
-            changed=changed,
+            changed=(was is None) != (state.alert_since_seq is None),
             since_seq=state.alert_since_seq,
             threshold=self._alert.clear_at if raised else self._alert.raise_at,
+            score=score,
         )
-
-
-def _sum(bins: Mapping[int, MeanScore]) -> MeanScore:
-    window = MeanScore()
-    for score in bins.values():
-        window.add(score.total, score.faces)
-    return window
 
 
 def _units(face: FacePrediction) -> list[int]:

@@ -15,7 +15,10 @@ import msgpack
 from streamer.errors import StateError
 from streamer.sequence import SequenceSet
 
-VERSION = 1
+VERSION = 2
+
+BIN_SECONDS = 0.5
+"""Step by which the scores of the last seconds forget."""
 
 UNIT = 1 << 30
 """A probability of 1 as an integer; the step of 1e-9 is far below any network's accuracy."""
@@ -78,6 +81,26 @@ class SpreadOverTime:
 
 
 @dataclass(slots=True)
+class WindowScore:
+    """Scores of the last seconds only, in bins of BIN_SECONDS by time in the video."""
+
+    bins: dict[int, MeanScore] = field(default_factory=dict)
+
+    def add(self, index: int, total: int, faces: int) -> None:
+        self.bins.setdefault(index, MeanScore()).add(total, faces)
+
+    def forget(self, oldest: int) -> None:
+        """Drop the bins before `oldest`."""
+        self.bins = {index: score for index, score in self.bins.items() if index >= oldest}
+
+    def mean(self) -> MeanScore:
+        mean = MeanScore()
+        for score in self.bins.values():
+            mean.add(score.total, score.faces)
+        return mean
+
+
+@dataclass(slots=True)
 class Track:
     """One face followed through the video."""
 
@@ -85,6 +108,7 @@ class Track:
     box: tuple[float, float, float, float]
     seen_seconds: float
     score: MeanScore = field(default_factory=MeanScore)
+    window: WindowScore = field(default_factory=WindowScore)
 
 
 @dataclass(slots=True)
@@ -93,8 +117,7 @@ class Shadow:
 
     model_set: str = ""
     score: MeanScore = field(default_factory=MeanScore)
-    bins: dict[int, MeanScore] = field(default_factory=dict)
-    """As `VideoState.bins`."""
+    window: WindowScore = field(default_factory=WindowScore)
 
 
 @dataclass(slots=True)
@@ -113,9 +136,9 @@ class VideoState:
     score: MeanScore = field(default_factory=MeanScore)
     by_member: list[int] = field(default_factory=list)
     spread: SpreadOverTime = field(default_factory=SpreadOverTime)
-    bins: dict[int, MeanScore] = field(default_factory=dict)
-    """Of the last seconds, by time // BIN_SECONDS."""
+    window: WindowScore = field(default_factory=WindowScore)
     newest_bin: int = 0
+    """Of all windows of the video: no frame so far was later."""
     end_seconds: float = 0.0
     tracks: list[Track] = field(default_factory=list)
     next_track: int = 0
@@ -139,18 +162,19 @@ def pack_state(state: VideoState, model_set: str) -> bytes:
         "score": _pack_score(state.score),
         "by_member": [_integer(total) for total in state.by_member],
         "spread": [spread.clusters, *map(_integer, (spread.ss, spread.sn, spread.nn))],
-        "bins": _pack_bins(state.bins),
+        "window": _pack_window(state.window),
         "newest_bin": state.newest_bin,
         "end_seconds": state.end_seconds,
         "tracks": [
-            [t.track, *t.box, t.seen_seconds, _integer(t.score.total), t.score.faces] for t in state.tracks
+            [t.track, *t.box, t.seen_seconds, _pack_score(t.score), _pack_window(t.window)]
+            for t in state.tracks
         ],
         "next_track": state.next_track,
         "alert_since_seq": state.alert_since_seq,
         "ended": state.ended,
     }
     if (shadow := state.shadow).score.faces:
-        fields["shadow"] = [shadow.model_set, _pack_score(shadow.score), _pack_bins(shadow.bins)]
+        fields["shadow"] = [shadow.model_set, _pack_score(shadow.score), _pack_window(shadow.window)]
     packed: bytes = msgpack.packb(fields)
     return packed
 
@@ -172,20 +196,20 @@ def unpack_state(value: bytes, *, touched_seconds: float) -> tuple[VideoState, s
             score=_mean_score(*fields["score"]),
             by_member=[int(total) for total in fields["by_member"]],
             spread=SpreadOverTime(*map(int, fields["spread"])),
-            bins=_unpack_bins(fields["bins"]),
+            window=_unpack_window(fields["window"]),
             newest_bin=fields["newest_bin"],
             end_seconds=fields["end_seconds"],
             tracks=[
-                Track(track, (x0, y0, x1, y1), seen, _mean_score(total, faces))
-                for track, x0, y0, x1, y1, seen, total, faces in fields["tracks"]
+                Track(track, (x0, y0, x1, y1), seen, _mean_score(*score), _unpack_window(window))
+                for track, x0, y0, x1, y1, seen, score, window in fields["tracks"]
             ],
             next_track=fields["next_track"],
             alert_since_seq=fields["alert_since_seq"],
             ended=fields["ended"],
         )
         if "shadow" in fields:
-            model_set, score, bins = fields["shadow"]
-            state.shadow = Shadow(str(model_set), _mean_score(*score), _unpack_bins(bins))
+            model_set, score, window = fields["shadow"]
+            state.shadow = Shadow(str(model_set), _mean_score(*score), _unpack_window(window))
         return state, str(fields["model_set"])
     except StateError:
         raise
@@ -197,12 +221,12 @@ def _pack_score(score: MeanScore) -> list[int | str]:
     return [_integer(score.total), score.faces]
 
 
-def _pack_bins(bins: dict[int, MeanScore]) -> list[list[int | str]]:
-    return [[index, *_pack_score(score)] for index, score in bins.items()]
+def _pack_window(window: WindowScore) -> list[list[int | str]]:
+    return [[index, *_pack_score(score)] for index, score in window.bins.items()]
 
 
-def _unpack_bins(rows: list[Any]) -> dict[int, MeanScore]:
-    return {index: _mean_score(total, faces) for index, total, faces in rows}
+def _unpack_window(rows: list[Any]) -> WindowScore:
+    return WindowScore({index: _mean_score(total, faces) for index, total, faces in rows})
 
 
 def _integer(number: int) -> int | str:

@@ -69,11 +69,11 @@ class Row:
         return self.update.trained and self.update.alert.state == "raised"
 
     def suspicion(self) -> tuple[bool, float]:
-        """Sorts rows: alerts first, then by the score of the last seconds, else of the whole video."""
+        """Sorts rows: alerts first, then by the score now, else that of the whole video."""
         update = self.update
         if not update.trained:
             return False, -1.0
-        score = update.window_score if update.window_score is not None else update.fake_score
+        score = update.now if update.now is not None else update.fake_score
         return self.raised, -1.0 if score is None else score
 
 
@@ -100,7 +100,7 @@ class Board:
         row.update, row.seen_seconds = update, now_seconds
         by_chunk = update.status != "final" or update.end_seconds is not None  # else it ended by idleness
         if by_chunk and update.status != "duplicate":
-            row.trend.append(update.window_score if update.status != "undecodable" else None)
+            row.trend.append(update.now if update.status != "undecodable" else None)
         if update.end_seconds is not None:
             row.at_seconds = max(update.end_seconds, row.at_seconds or 0.0)
         if update.alert.changed and update.trained:
@@ -182,7 +182,7 @@ class Board:
 
     def _score_cells(self, row: Row, *, wide: bool, trend: int) -> Iterable[Text]:
         update = row.update
-        yield _score(update, update.window_score)
+        yield _score(update, update.now)
         yield _score(update, update.fake_score)
         if wide:
             low_high = update.interval if update.trained else None
@@ -252,7 +252,7 @@ def _trend(row: Row, length: int) -> Text:
 
 def _alert_text(update: ScoreUpdate) -> Text:
     raised = update.alert.state == "raised"
-    watched = "" if update.window_score is None else f", last seconds {update.window_score:.2f}"
+    watched = "" if update.now is None else f", now {update.now:.2f}"
     return Text.assemble(
         ("▲ alert raised " if raised else "△ alert cleared", "bold red" if raised else "green"),
         f"  {_name(update.video_id)} at {clock(update.end_seconds)}{watched}",
@@ -268,7 +268,7 @@ def line(update: ScoreUpdate) -> str:
     elif update.fake_score is None:
         score = "no score yet"
     else:
-        now = "" if update.window_score is None else f", now {update.window_score:.2f}"
+        now = "" if update.now is None else f", now {update.now:.2f}"
         score = f"fake score {update.fake_score:.2f}{now}"
     parts = [clock(update.end_seconds), f"chunk {update.seq}", score, count(update.faces, "face")]
     parts.append(describe_status(update))

@@ -68,7 +68,10 @@ class Camera:
                 TrackScore(
                     track=track,
                     box=(200 + 300 * place, 120, 380 + 300 * place, 330),
-                    fake_score=self._near(self._score if place == 0 else 0.15, self._bias[place + 2]),
+                    fake_score=(
+                        score := self._near(self._score if place == 0 else 0.15, self._bias[place + 2])
+                    ),
+                    window_score=score,
                     faces=7 * (self.seq + 1),
                 )
                 for place, track in enumerate(self._tracks)

@@ -17,8 +17,8 @@ import pytest
 from clips import make_clip
 from conftest import fresh_names
 from members import make_engines, make_member
-from test_watch import update
 from typer.testing import CliRunner, Result
+from updates import update
 
 from streamer.cli import USAGE, app, exit_code_of, parse_override, put
 from streamer.config import KafkaConfig

@@ -6,10 +6,12 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from members import make_engines, make_member
+from updates import update
 
 from streamer.classify import Ensemble
 from streamer.config import AlertConfig, ClassifyConfig, Config, load_config
@@ -17,7 +19,7 @@ from streamer.demo import demo_clips
 from streamer.errors import ConfigError, UntrainedError
 from streamer.evidence import CROPS_PER_TRACK, Evidence, faces_csv, report_html, tracks_to_show, verdict
 from streamer.manifest import read_manifest, sha256_of
-from streamer.messages import Alert, ScoreUpdate, TrackScore
+from streamer.messages import ScoreUpdate, TrackScore
 from streamer.score import score_files
 from streamer.types import FacePrediction, UInt8Array
 
@@ -30,34 +32,10 @@ def grey(level: int) -> UInt8Array:
     return np.full((8, 8, 3), level, np.uint8)
 
 
-def update(score: float | None, **fields: object) -> ScoreUpdate:
-    return ScoreUpdate.model_validate(
-        {
-            "video_id": "some",
-            "seq": 1,
-            "status": "final",
-            "fake_score": score,
-            "window_score": score,
-            "interval": None,
-            "frames": 9,
-            "faces": 0 if score is None else 9,
-            "models": {},
-            "tracks": [],
-            "suspect_track": None,
-            "alert": Alert(state="none", changed=False, since_seq=None, threshold=0.8),
-            "chunks": 2,
-            "missing_chunks": 0,
-            "undecodable_chunks": 0,
-            "start_seconds": 0,
-            "end_seconds": 1,
-            "latency_ms": {},
-            "model_set": "0" * 12,
-            "trained": True,
-            "processed_at_ms": 0,
-            "last": True,
-            **fields,
-        }
-    )
+def final(score: float | None, video_id: str = "some", **fields: Any) -> ScoreUpdate:
+    faces = 0 if score is None else 9
+    ended: dict[str, Any] = {"interval": None, "faces": faces, "tracks": [], "last": True}
+    return update(video_id, 1, score, status="final", **ended | fields)
 
 
 def test_the_most_suspicious_crops_of_each_track_are_kept() -> None:
@@ -102,17 +80,17 @@ def test_csv() -> None:
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        (update(None), "No verdict"),
-        (update(0.9), "Likely altered"),
+        (final(None), "No verdict"),
+        (final(0.9), "Likely altered"),
         (
-            update(0.3, alert=Alert(state="raised", changed=False, since_seq=1, threshold=0.6)),
+            final(0.3, alert="raised"),
             "Likely altered",
         ),
-        (update(0.2, interval=(0.1, 0.3)), "No sign"),
-        (update(0.2, interval=(0.0, 0.9)), "Undecided"),
-        (update(0.6), "Undecided"),
+        (final(0.2, interval=(0.1, 0.3)), "No sign"),
+        (final(0.2, interval=(0.0, 0.9)), "Undecided"),
+        (final(0.6), "Undecided"),
         (
-            update(0.2, tracks=[TrackScore(track=1, box=(0, 0, 1, 1), fake_score=0.7, faces=9)]),
+            final(0.2, tracks=[TrackScore(track=1, box=(0, 0, 1, 1), fake_score=0.7, faces=9)]),
             "Undecided",
         ),
     ],
@@ -183,7 +161,7 @@ def test_names_are_text(engines: Path) -> None:
     evil = '<script>alert(1)</script>" onload="x'
     manifest = read_manifest(engines / "plain.json").model_copy(update={"origin": evil})
     html = report_html(
-        update(None, video_id=evil),
+        final(None, video_id=evil),
         Evidence(),
         file_sha256="0",
         manifests=[manifest],

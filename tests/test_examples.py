@@ -14,7 +14,7 @@ from conftest import fresh_names
 from fakes import chunks_in
 from media import cut_at_keyframes, encode
 from members import make_engines
-from test_watch import update
+from updates import update
 
 from streamer.config import KafkaConfig
 from streamer.demo_clips import first_clip

@@ -12,7 +12,7 @@ from fakes import evidence_of, publish, running, service_config, until, watching
 from members import make_engines, make_member
 from scenes import Camera, evidence
 from test_end_to_end import clip_chunks
-from test_watch import update
+from updates import update
 
 from streamer.config import AlertConfig, ClassifyConfig, Config, EvidenceConfig, KafkaConfig
 from streamer.errors import ConfigError, StreamerError, UntrainedError

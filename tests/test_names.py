@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from rich.console import Console
-from test_watch import update
+from updates import update
 
 from streamer.config import AlertConfig, FacesConfig, KafkaConfig, LogConfig, RollingConfig
 from streamer.errors import DecodeError, MessageError

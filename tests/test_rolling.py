@@ -137,8 +137,38 @@ def test_two_people_get_two_scores():
     assert [(t.track, t.faces) for t in first.tracks] == [(0, 10), (1, 10)]
     assert [(t.track, t.faces) for t in both.tracks] == [(0, 20), (1, 20)]
     assert [t.fake_score for t in both.tracks] == pytest.approx([0.1, 0.9])
+    assert [t.window_score for t in both.tracks] == pytest.approx([0.1, 0.9])
     assert both.suspect_track == 1
     assert both.fake_score == pytest.approx(0.5)
+
+
+def meeting(seq, *people):
+    """Two seconds of as many people as scores, four frames a second."""
+    boxes = [(100.0 * i, 0.0, 100.0 * i + 40, 40.0) for i in range(len(people))]
+    frames = tuple(
+        FramePrediction(i / 4, tuple(map(FacePrediction, boxes, [(score, score) for score in people])))
+        for i in range(8)
+    )
+    return ChunkPrediction("v", seq, 2.0 * seq, 2.0, frames)
+
+
+def test_one_person_among_many_raises_an_alert_soon_after_the_swap_begins():
+    chunks = [meeting(seq, 0.1, 0.1, 0.1, 0.1) for seq in range(100)]
+    chunks += [meeting(seq, 0.1, 0.1, 0.95, 0.1) for seq in range(100, 106)]
+    chunks += [meeting(seq, 0.1, 0.1, 0.1, 0.1) for seq in range(106, 112)]
+    raised = {}
+    for score in ("window", "video", "track"):
+        state = RollingScores(RollingConfig(), AlertConfig(score=score), FacesConfig(), ENSEMBLE)
+        raised[score] = [u.seq for u in feed(state, chunks) if u.alert.state == "raised"]
+    assert raised == {"window": [], "video": [], "track": [104, 105, 106, 107]}
+
+
+def test_who_is_not_in_the_last_seconds_has_no_window_score():
+    state = rolling()
+    feed(state, [meeting(0, 0.1, 0.9)])
+    update = feed(state, [meeting(6, 0.1)])[-1]
+    assert [t.window_score for t in update.tracks[:2]] == [None, None]  # tracks break after so long
+    assert update.tracks[-1].window_score == pytest.approx(0.1)
 
 
 def test_a_face_that_was_away_long_is_a_new_track():
@@ -199,7 +229,8 @@ def test_state_of_an_endless_video_is_bounded():
         box = (seq * 100.0, 0.0, seq * 100.0 + 40, 40.0)  # never the same face twice
         update = feed(state, [chunk(seq, [0.5], box=box)])[-1]
     video = state._videos["v"]
-    assert len(video.bins) <= 20
+    assert len(video.window.bins) <= 20
+    assert all(len(track.window.bins) <= 20 for track in video.tracks)
     assert len(update.tracks) == RollingConfig().max_tracks
     assert len(video.seqs._starts) == 1
     assert math.isclose(update.fake_score, 0.5)

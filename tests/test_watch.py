@@ -4,52 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from updates import update
 
 from streamer import watch
-from streamer.messages import Alert, ScoreUpdate, TrackScore, decode_score
+from streamer.messages import ScoreUpdate, TrackScore, decode_score
 from streamer.terminal import clock, count, duration, sparkline
 from streamer.watch import MAX_ROWS, TREND_CHUNKS, Board, LinesView, TableView, line, make_view
-
-
-def update(video_id: str = "cam", seq: int = 0, score: float | None = 0.5, **changes: Any) -> ScoreUpdate:
-    """A score update after chunk `seq` of two seconds."""
-    alert = changes.pop("alert", "none")
-    fields: dict[str, Any] = {
-        "video_id": video_id,
-        "seq": seq,
-        "status": "scored",
-        "fake_score": score,
-        "window_score": score,
-        "interval": None if score is None else (max(0.0, score - 0.05), min(1.0, score + 0.05)),
-        "frames": 8,
-        "faces": 7,
-        "models": {},
-        "tracks": [TrackScore(track=0, box=(0, 0, 1, 1), fake_score=score, faces=7)] if score else [],
-        "suspect_track": None,
-        "alert": Alert(
-            state=alert,
-            changed=changes.pop("changed", False),
-            since_seq=None,
-            threshold=0.6 if alert == "raised" else 0.8,
-        ),
-        "chunks": seq + 1,
-        "missing_chunks": 0,
-        "undecodable_chunks": 0,
-        "start_seconds": 2.0 * seq,
-        "end_seconds": 2.0 * seq + 2,
-        "latency_ms": {"total": 340.0},
-        "model_set": "test",
-        "trained": True,
-        "processed_at_ms": 0,
-        "last": False,
-    }
-    return ScoreUpdate(**fields | changes)
 
 
 def shown(board: Board, *, width: int = 130, height: int = 24, colour: bool = False) -> str:

@@ -44,7 +44,7 @@ def pack(update: ScoreUpdate, numbers: dict[str, int], now_ms: int) -> bytes:
         models += (numbers.setdefault(name, len(numbers)), score)
     tracks: list[Any] = []
     for track in update.tracks[:HISTORY_TRACKS] if trained else ():
-        tracks += (track.track, track.fake_score)
+        tracks += (track.track, track.window_score)
     interval = update.interval if trained else None
     packed: bytes = msgpack.packb(
         (
@@ -53,7 +53,7 @@ def pack(update: ScoreUpdate, numbers: dict[str, int], now_ms: int) -> bytes:
             now_ms,
             _ms(update.start_seconds),
             _ms(update.end_seconds),
-            withheld(update, update.window_score),
+            withheld(update, update.now),
             withheld(update, update.fake_score),
             shadow_window_score(update),
             interval,

@@ -144,7 +144,7 @@ class Store:
             row.at_seconds = max(update.end_seconds, row.at_seconds or 0.0)
         by_chunk = update.status != "final" or update.end_seconds is not None  # else it ended by idleness
         if by_chunk and update.status != "duplicate":
-            shown = withheld(update, update.window_score) if update.status != "undecodable" else None
+            shown = withheld(update, update.now) if update.status != "undecodable" else None
             row.trend.append((self.version, rounded(shown)))
         row.history.append((self.version, packed))
         if len(self._rows) > self._max_videos:
@@ -273,6 +273,7 @@ class Store:
             "tracks": [
                 {
                     "track": track.track,
+                    "now": withheld(update, track.window_score),
                     "score": withheld(update, track.fake_score),
                     "faces": track.faces,
                     "box": track.box,
@@ -316,8 +317,8 @@ def _check(update: ScoreUpdate) -> None:
 
 
 def _score_of(update: ScoreUpdate) -> float | None:
-    """What a video is ranked by: its last seconds, else all of it."""
-    return withheld(update, update.window_score if update.window_score is not None else update.fake_score)
+    """What a video is ranked by: its score now, else that of all of it."""
+    return withheld(update, update.now if update.now is not None else update.fake_score)
 
 
 def _step(score: float | None, was: int) -> int:
@@ -357,7 +358,7 @@ def _summary(row: Row, since: int) -> dict[str, Any]:
         "trained": update.trained,
         "last": update.last,
         "seq": update.seq,
-        "score": rounded(withheld(update, update.window_score)),
+        "score": rounded(withheld(update, update.now)),
         "overall": rounded(withheld(update, update.fake_score)),
         "interval": [rounded(bound) for bound in interval] if interval else None,
         "threshold": update.alert.threshold,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from scenes import evidence
-from test_watch import update
+from updates import update
 
 from streamer.dashboard import feed as module
 from streamer.dashboard.feed import Feed

@@ -18,7 +18,7 @@ from members import make_engines, make_member
 from PIL import Image
 from scenes import evidence, letters
 from test_end_to_end import clip_chunks
-from test_watch import update
+from updates import update
 
 from streamer.config import ClassifyConfig, DashboardConfig, EvidenceConfig, KafkaConfig
 from streamer.dashboard.feed import Feed, now_ms

@@ -15,7 +15,7 @@ from conftest import fresh_names
 from fakes import until as until_within
 from scenes import evidence
 from test_cli import options_of, process, streamer
-from test_watch import update
+from updates import update
 
 from streamer.config import Config, DashboardConfig, KafkaConfig
 from streamer.dashboard.serve import MAX_SCORE_BYTES, read_topics

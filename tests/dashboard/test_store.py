@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import to_json
-from test_watch import update
+from updates import update
 
 from streamer.dashboard import store as module
 from streamer.dashboard.serve import take_batch

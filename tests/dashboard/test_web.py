@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 from scenes import evidence
 from starlette.testclient import TestClient
-from test_watch import update
+from updates import update
 
 from streamer.config import DashboardConfig
 from streamer.dashboard import feed as feed_module

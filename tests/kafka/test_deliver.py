@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import NewTopic
 from conftest import fresh_names
 from fakes import committed, dead_letters, evidence_of, until, watching
+from updates import update
 
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError, FencedError
@@ -18,34 +19,7 @@ from streamer.kafka.changelog import NO_TERM, Restored, Term, restore
 from streamer.kafka.client import admin_client
 from streamer.kafka.deliver import AtLeastOnce, Batch, Delivery, ExactlyOnce, make_delivery
 from streamer.kafka.topics import create_topics
-from streamer.messages import Alert, DeadLetter, EvidenceCrop, ScoreUpdate, VideoEvidence
-
-
-def update(seq: int) -> ScoreUpdate:
-    return ScoreUpdate(
-        video_id="v",
-        seq=seq,
-        status="scored",
-        fake_score=0.5,
-        window_score=0.5,
-        interval=None,
-        frames=1,
-        faces=1,
-        models={"m": 0.5},
-        tracks=[],
-        suspect_track=None,
-        alert=Alert(state="none", changed=False, since_seq=None, threshold=0.8),
-        chunks=1,
-        missing_chunks=0,
-        undecodable_chunks=0,
-        start_seconds=0.0,
-        end_seconds=1.0,
-        latency_ms={},
-        model_set="x",
-        trained=True,
-        processed_at_ms=1,
-        last=False,
-    )
+from streamer.messages import DeadLetter, EvidenceCrop, VideoEvidence
 
 
 def letter(kafka: KafkaConfig, value: bytes) -> DeadLetter:
@@ -88,11 +62,11 @@ async def delivery(kafka: KafkaConfig) -> AsyncIterator[Delivery]:
 async def test_batch_arrives_whole(kafka: KafkaConfig, delivery: Delivery) -> None:
     async with watching(kafka) as scores:
         await delivery.deliver(
-            Batch(1, [letter(kafka, b"x")], [update(0), update(1)], {"v": b"one", "w": b"two"}, 7)
+            Batch(1, [letter(kafka, b"x")], [update("v", 0), update("v", 1)], {"v": b"one", "w": b"two"}, 7)
         )
-        await delivery.deliver(Batch(1, [], [update(2)], {"w": None}, None, evidence=[evidence(2)]))
+        await delivery.deliver(Batch(1, [], [update("v", 2)], {"w": None}, None, evidence=[evidence(2)]))
         await until(lambda: len(scores.updates) == 3)
-    assert scores.updates == [update(0), update(1), update(2)]
+    assert scores.updates == [update("v", 0), update("v", 1), update("v", 2)]
     assert await dead_letters(kafka, 1) == [letter(kafka, b"x")]
     assert await evidence_of(kafka, "v", 1) == [evidence(2)]
     assert await committed(kafka) == ({1: 7} if delivery.commits_offsets else {})
@@ -124,7 +98,7 @@ async def test_dead_letter_too_large_for_its_topic_says_where_the_bytes_are(
         )
     async with make_delivery(kafka) as delivery, watching(kafka) as scores:
         await delivery.open([0])
-        await delivery.deliver(Batch(0, [letter(kafka, bytes(50_000))], [update(3)], {}, 18))
+        await delivery.deliver(Batch(0, [letter(kafka, bytes(50_000))], [update("v", 3)], {}, 18))
         (received,) = await dead_letters(kafka, 1)
         await until(lambda: scores.updates)
     assert received.value == b""
@@ -146,9 +120,9 @@ async def test_evidence_too_large_for_its_topic_is_left_out_and_nothing_else(
         await admin.create_topics([made])
     async with make_delivery(small) as delivery, watching(small) as scores:
         await delivery.open([0])
-        batch = Batch(0, updates=[update(0)], next_offset=1, evidence=[evidence(0, size=50_000)])
+        batch = Batch(0, updates=[update("v", 0)], next_offset=1, evidence=[evidence(0, size=50_000)])
         await delivery.deliver(batch)
-        await delivery.deliver(Batch(0, updates=[update(1)], next_offset=2, evidence=[evidence(1)]))
+        await delivery.deliver(Batch(0, updates=[update("v", 1)], next_offset=2, evidence=[evidence(1)]))
         await until(lambda: len({each.seq for each in scores.updates}) == 2)
     assert batch.evidence == []  # so that nobody counts it
     assert await evidence_of(small, "v", 1) == [evidence(1)]
@@ -170,14 +144,16 @@ async def test_second_owner_keeps_the_first_one_out(
     monkeypatch.setattr(AIOKafkaProducer, "send", send_and_pause)
     async with ExactlyOnce(real_kafka) as zombie, ExactlyOnce(real_kafka) as owner:
         await zombie.open([0, 1])
-        await zombie.deliver(Batch(0, updates=[update(0)], next_offset=1))
+        await zombie.deliver(Batch(0, updates=[update("v", 0)], next_offset=1))
         await owner.open([0])
         with pytest.raises(FencedError, match="another process has taken over"):
             await zombie.deliver(
-                Batch(0, [], [update(1)], {"v": b"zombie"}, next_offset=2, evidence=[evidence(8)])
+                Batch(0, [], [update("v", 1)], {"v": b"zombie"}, next_offset=2, evidence=[evidence(8)])
             )
-        await owner.deliver(Batch(0, [], [update(1)], {"v": b"owner"}, next_offset=2, evidence=[evidence(9)]))
-        await zombie.deliver(Batch(1, updates=[update(2)]))  # of a partition that it still has
+        await owner.deliver(
+            Batch(0, [], [update("v", 1)], {"v": b"owner"}, next_offset=2, evidence=[evidence(9)])
+        )
+        await zombie.deliver(Batch(1, updates=[update("v", 2)]))  # of a partition that it still has
         async with watching(real_kafka) as scores:
             await until(lambda: len(scores.updates) >= 3)
     async with ExactlyOnce(real_kafka) as successor:
@@ -220,7 +196,7 @@ async def test_results_are_safe_before_the_changelog_says_so(apache_kafka: str) 
         )
     async with AtLeastOnce(kafka) as delivery:
         with pytest.raises(BrokerError, match=kafka.scores_topic):
-            await delivery.deliver(Batch(0, updates=[update(0)], states={"v": b"state"}, next_offset=1))
+            await delivery.deliver(Batch(0, updates=[update("v", 0)], states={"v": b"state"}, next_offset=1))
     assert await restore(kafka, [0]) == {0: Restored()}
 
 

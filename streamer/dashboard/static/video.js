@@ -234,7 +234,8 @@ const showCharts = () => {
         const faces = item.faces === undefined ? "" : `, ${countText(item.faces, "face")}`;
         const box = item.box ? ` at ${item.box.map((edge) => Math.round(edge)).join(", ")} px` : "";
         const score = trained ? scoreText(item.score) : WITHHELD;
-        return element("li", {}, swatch, `${say(item)}: `, element("b", {}, score), faces, box);
+        const now = trained && item.now !== undefined ? `${scoreText(item.now)} now, ` : "";
+        return element("li", {}, swatch, `${say(item)}: ${now}`, element("b", {}, score), faces, box);
       }),
     );
   }
