@@ -57,6 +57,7 @@ check: $(VENV)/.dev-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
 
 # Strict, for without it pip-audit ends well when it could ask about nothing at all.
 AUDIT := $(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off

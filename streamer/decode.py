@@ -8,9 +8,6 @@ VP8, VP9 and AV1 are decoded with `err_detect=explode`; H.264 is not, for there 
 start of an open GOP, whose memory commands name pictures from before the cut, and the flags alone show what
 `explode` would.
 
-Frames come out as a player would show them: upright, with square pixels, and without the combs of interlaced
-video, of which one field is kept.
-
 What may be missing in an ordinary segment, and is: pictures after an open GOP's first keyframe that are shown
 before it and refer to the GOP before, and anything that is not video.
 """
@@ -20,7 +17,6 @@ from __future__ import annotations
 import copy
 import importlib
 import io
-import math
 import pkgutil
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
@@ -29,15 +25,12 @@ from fractions import Fraction
 from typing import Any, cast
 
 import av
-import numpy as np
-from av.sidedata.sidedata import Type as SideDataType
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from streamer.errors import DecodeError
 from streamer.media_structure import check_structure
 from streamer.nvdec import Nvdec, choose
+from streamer.picture import SampledFrame, square_size
 from streamer.sample import GivenTimes, Sampler
-from streamer.types import MATRICES, UInt8Array, YuvLayout
 
 CODECS = {
     "h264": "H.264",
@@ -54,17 +47,7 @@ _DEMUXERS = {"mpegts": "mpegts", "mp4": "mov", "matroska": "matroska"}
 _EXPLODING = frozenset({"hevc", "vp8", "vp9", "libdav1d"})
 _COUNTED = frozenset({"h264", "hevc"})  # each packet is a picture; the others may hold hidden ones
 _FALLBACK_FPS = 25.0
-_HD_HEIGHT = 720  # untagged video is BT.709 from here on and BT.601 below, as players assume
-_AVCOL_SPC_UNSPECIFIED = 2
-_AVCOL_RANGE_JPEG = 2
-_SAME_SHAPE = Fraction(1, 50)
-"""Pixels that are less than this from square are taken as square: encoders round aspect ratios."""
-_LARGEST_ASPECT = 4
-"""Pixels further from square than this are taken as square: no camera makes them."""
-_YUV_420 = frozenset({"yuv420p", "yuvj420p", "nv12"})
 _PERHAPS_THE_GPUS = frozenset({"damaged", "no_keyframe", "no_frames", "decoder_out_of_memory"})
-
-_reformatter = VideoReformatter()  # keeps the conversion's tables from frame to frame
 
 
 def import_all() -> None:
@@ -85,65 +68,6 @@ class DecodeLimits:
     max_seconds: float
     max_frames: int
     skip_nonreference: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SampledFrame:
-    """A frame that sampling kept, not yet converted."""
-
-    picture: Any
-    """av.VideoFrame as it was decoded."""
-    time_seconds: float
-    """Seconds since the chunk's first frame."""
-    size: tuple[int, int]
-    """Height and width that make its pixels square, before it is turned upright."""
-
-    def shape(self) -> tuple[int, int, int]:
-        """(height, width, 3) of the upright frame."""
-        height, width = self.size
-        swaps = _orientation(self.picture)[0] % 2 == 1
-        return (width, height, 3) if swaps else (height, width, 3)
-
-    def yuv_layout(self) -> YuvLayout | None:
-        """What `write_yuv` gives; None if the frame is not 4:2:0 of 8 bits with a matrix of `MATRICES`.
-
-        Nor if it is interlaced or its pixels are not square: only `write_rgb` undoes that.
-        """
-        if self.picture.interlaced_frame or self._is_stretched():
-            return None
-        matrix, full_range = _colours(self.picture)
-        kind = self.picture.format.name
-        if kind not in _YUV_420 or matrix not in MATRICES:
-            return None
-        return YuvLayout(
-            self.picture.height,
-            self.picture.width,
-            kind == "nv12",
-            matrix,
-            full_range,
-            *_orientation(self.picture),
-        )
-
-    def write_yuv(self, out: UInt8Array) -> None:
-        """Copy luma and chroma as they are into `out`, (yuv_layout().bytes,) uint8."""
-        start = 0
-        for plane in self.picture.planes:
-            samples = 2 if self.picture.format.name == "nv12" and start else 1
-            rows, columns = plane.height, samples * plane.width
-            stored = np.frombuffer(plane, np.uint8)[: rows * plane.line_size].reshape(rows, plane.line_size)
-            out[start : start + rows * columns].reshape(rows, columns)[...] = stored[:, :columns]
-            start += rows * columns
-
-    def write_rgb(self, out: UInt8Array) -> None:
-        """Convert into `out`: `shape()` uint8, RGB, [0, 255], upright."""
-        quarter_turns, mirrored = _orientation(self.picture)
-        rgb = _to_rgb(self.picture, *self.size)
-        if mirrored:
-            rgb = rgb[:, ::-1]
-        np.copyto(out, np.rot90(rgb, quarter_turns) if quarter_turns else rgb)
-
-    def _is_stretched(self) -> bool:
-        return self.size != (self.picture.height, self.picture.width)
 
 
 def sampled_frames(
@@ -265,7 +189,7 @@ def _sample(
         _check_pixels(picture.width, picture.height, limits)
         if picture.is_corrupt:
             raise packets.damaged("the decoder had to conceal errors")
-        size = _square_size(picture, stream, limits)
+        size = square_size(picture, stream, limits.max_pixels)
         following = SampledFrame(picture, timeline.place(picture.pts), size)
         if shown is None:
             packets.check_start(picture.pts)
@@ -390,80 +314,3 @@ class _Timeline:
     def _check(self, seconds: float) -> None:
         if seconds > self._max_seconds:
             raise DecodeError("too_long", f"lasts {seconds:.1f} s, at most {self._max_seconds:.1f} s allowed")
-
-
-def _square_size(picture: Any, stream: Any, limits: DecodeLimits) -> tuple[int, int]:
-    """Height and width of a decoded frame, one of them stretched so that its pixels become square.
-
-    Both are smaller where that would be more pixels than allowed.
-    """
-    height, width = picture.height, picture.width
-    aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
-    if abs(aspect - 1) < _SAME_SHAPE or not Fraction(1, _LARGEST_ASPECT) <= aspect <= _LARGEST_ASPECT:
-        return height, width
-    if aspect > 1:
-        width = round(width * aspect)
-    else:
-        height = round(height / aspect)
-    if height * width > limits.max_pixels:
-        shrink = math.sqrt(limits.max_pixels / (height * width))
-        height, width = max(1, int(height * shrink)), max(1, int(width * shrink))
-    return height, width
-
-
-def _to_rgb(picture: Any, height: int, width: int) -> UInt8Array:
-    """(height, width, 3) uint8 RGB of a decoded frame by its own matrix and range, not yet upright."""
-    matrix, full_range = _colours(picture)
-    converted = _reformatter.reformat(
-        _top_field(picture) if picture.interlaced_frame else picture,
-        width=width,
-        height=height,
-        format="rgb24",
-        src_colorspace=matrix,
-        src_color_range=ColorRange.JPEG if full_range else ColorRange.MPEG,
-        dst_color_range=ColorRange.JPEG,
-        threads=1,
-    )
-    return cast(UInt8Array, converted.to_ndarray())
-
-
-def _top_field(picture: Any) -> Any:
-    """Every second line of a frame, chroma included: what was seen at one moment."""
-    field: Any = av.VideoFrame(picture.width, (picture.height + 1) // 2, picture.format.name)
-    field.colorspace, field.color_range = picture.colorspace, picture.color_range
-    for kept, plane in zip(field.planes, picture.planes, strict=True):
-        lines = np.frombuffer(plane, np.uint8)[: plane.height * plane.line_size]
-        lines = lines.reshape(plane.height, plane.line_size)[::2]
-        out = np.frombuffer(kept, np.uint8)[: kept.height * kept.line_size]
-        columns = min(plane.line_size, kept.line_size)
-        out.reshape(kept.height, kept.line_size)[:, :columns] = lines[:, :columns]
-    return field
-
-
-def _colours(picture: Any) -> tuple[int, bool]:
-    """Matrix (ITU-T H.273) of a decoded frame, and whether its values span the full range."""
-    matrix = int(picture.colorspace)
-    if matrix == _AVCOL_SPC_UNSPECIFIED:
-        matrix = int(Colorspace.ITU709 if picture.height >= _HD_HEIGHT else Colorspace.ITU601)
-    kind = picture.format
-    full_range = picture.color_range == _AVCOL_RANGE_JPEG or kind.is_rgb or kind.name.startswith("yuvj")
-    return matrix, full_range
-
-
-def _orientation(picture: Any) -> tuple[int, bool]:
-    """How to turn a frame upright: counterclockwise quarter turns (0 to 3), after mirroring left and right.
-
-    Angles in between, which no camera writes, are rounded.
-    """
-    try:
-        matrix = np.frombuffer(bytes(picture.side_data[SideDataType.DISPLAYMATRIX]), np.int32)
-    except KeyError:
-        return 0, False
-    except ValueError:  # side data of a kind that PyAV does not know; `rotation` never looks at those
-        return round(picture.rotation / 90) % 4, False
-    # Row vectors: (x, y) becomes (a x + c y, b x + d y), 16.16 fixed point; y points down.
-    a, b, c, d = (float(matrix[i]) for i in (0, 1, 3, 4))
-    mirrored = a * d - b * c < 0
-    if mirrored:  # undo it: what remains is a rotation of the mirrored frame
-        a, b = -a, -b
-    return round(np.arctan2(-b, a) / (np.pi / 2)) % 4, mirrored

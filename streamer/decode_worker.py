@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 from streamer import syscalls
 
 if TYPE_CHECKING:
-    from streamer.decode import SampledFrame
+    from streamer.picture import SampledFrame
 
 LENGTH = struct.Struct("!I")
 

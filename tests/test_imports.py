@@ -51,6 +51,7 @@ ONLY_IN = {
     "av": (
         "streamer.decode",
         "streamer.nvdec",
+        "streamer.picture",
         "streamer.record",
         "streamer.segment",
         "streamer.training.compress",

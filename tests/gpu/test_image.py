@@ -15,12 +15,12 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from streamer.decode import SampledFrame  # noqa: E402
 from streamer.demo_clips import first_clip  # noqa: E402
 from streamer.faces.crop import crop_faces  # noqa: E402
 from streamer.faces.resize import Pyramid  # noqa: E402
 from streamer.faces.windows import coarse_windows, squares  # noqa: E402
 from streamer.gpu.image import TorchImage, area_weights, shrink, yuv_to_rgb  # noqa: E402
+from streamer.picture import SampledFrame  # noqa: E402
 from streamer.types import YuvLayout  # noqa: E402
 
 pytestmark = pytest.mark.needs_torch
@@ -137,10 +137,14 @@ def pictures(path: Path) -> list[av.VideoFrame]:
         return list(container.decode(video=0))[::40]
 
 
+def as_sampled(picture: av.VideoFrame) -> SampledFrame:
+    return SampledFrame(picture, 0.0, (picture.height, picture.width))
+
+
 @pytest.mark.parametrize("clip", sorted(first_clip().parent.glob("*.mp4")), ids=lambda path: path.stem)
 def test_colours_are_those_of_swscale(clip: Path) -> None:
     for picture in pictures(clip):
-        sampled = SampledFrame(picture, 0.0)
+        sampled = as_sampled(picture)
         layout = sampled.yuv_layout()
         assert layout is not None
         planes, rgb = np.empty(layout.bytes, np.uint8), np.empty(sampled.shape(), np.uint8)
@@ -158,7 +162,7 @@ def test_every_matrix_and_range(kind: str, matrix: int, width: int, height: int)
     smooth = np.kron(rng.integers(20, 236, (height // 2, width // 2, 3)), np.ones((2, 2, 1))).astype(np.uint8)
     picture = av.VideoFrame.from_ndarray(smooth, format="rgb24").reformat(format=kind, dst_colorspace=matrix)
     picture.colorspace = matrix
-    sampled = SampledFrame(picture, 0.0)
+    sampled = as_sampled(picture)
     layout = sampled.yuv_layout()
     assert layout is not None
     assert (layout.interleaved, layout.matrix) == (kind == "nv12", matrix)
@@ -166,7 +170,7 @@ def test_every_matrix_and_range(kind: str, matrix: int, width: int, height: int)
     sampled.write_yuv(planes)
     # What software decoders give: of NV12, as NVDEC gives it, swscale would blur the chroma.
     planar = picture.reformat(format="yuv420p") if kind == "nv12" else picture
-    SampledFrame(planar, 0.0).write_rgb(rgb)
+    as_sampled(planar).write_rgb(rgb)
     got = yuv_to_rgb(torch.from_numpy(planes), layout).permute(1, 2, 0).numpy()
     assert differences(got, rgb).max() <= 1
     assert differences(got, rgb).mean() < 0.1
