@@ -16,7 +16,7 @@ from streamer.backends.load import load_network
 from streamer.config import ClassifyConfig
 from streamer.errors import InferenceError, ManifestError, UntrainedError
 from streamer.manifest import Calibration, Manifest, read_manifest
-from streamer.types import Float32Array, Images, UInt8Array
+from streamer.types import Crops, Float32Array, UInt8Array
 
 MASK = "mask"
 """Name of a member's second output; see `Manifest.outputs`."""
@@ -40,8 +40,8 @@ class Ensemble:
         """12 hex digits that stand for the members' weights and calibration."""
         self.trained: bool = all(manifest.trained for manifest in manifests)
         """False: at least one member has random weights, and the probabilities mean nothing."""
-        self.crop_size: int = max(manifest.input.height for manifest in manifests)
-        """Height and width of the crops to give, pixels: the largest that a member takes."""
+        self.crop_sizes: tuple[int, ...] = tuple(sorted({m.input.height for m in manifests}, reverse=True))
+        """Heights and widths of the crops to give, pixels: one for each that a member takes."""
         self._networks: list[Network] = []
         try:
             for path in paths:
@@ -63,37 +63,35 @@ class Ensemble:
         """Where and how it runs, for people."""
         return ", ".join(dict.fromkeys(network.device for network in self._networks))
 
-    def classify(self, crops: Images) -> Float32Array:
-        """Score crops.
+    def classify(self, crops: Crops) -> Float32Array:
+        """Score faces.
 
-        crops: (n, crop_size, crop_size, 3) uint8 RGB, n may be 0. Returns (n, members) float32, probability
-        of `fake` in [0, 1]. Members with a smaller input get the crops shrunk by area averaging. On CPUs
-        members run one after the other, each spreading its batch over all cores; on a GPU all at once.
-        Blocks, releases the GIL. Raises InferenceError, also when a network gives NaN or infinity.
+        crops: the same n faces at each of `crop_sizes`, n may be 0. Returns (n, members) float32, probability
+        of `fake` in [0, 1]. On CPUs members run one after the other, each spreading its batch over all cores;
+        on a GPU all at once. Blocks, releases the GIL. Raises InferenceError, also when a network gives NaN
+        or infinity.
         """
-        expected = (self.crop_size, self.crop_size, 3)
-        if crops.ndim != 4 or tuple(crops.shape[1:]) != expected or not is_uint8(crops):
-            raise InferenceError(
-                f"crops must be (n, {', '.join(map(str, expected))}) uint8, "
-                f"got {tuple(crops.shape)} {crops.dtype}"
-            )
-        probabilities = np.empty((len(crops), len(self._networks)), np.float32)
-        if not len(crops):
+        n = len(crops[0]) if crops else 0
+        expected = [(n, size, size, 3) for size in self.crop_sizes]
+        if [tuple(sized.shape) for sized in crops] != expected or not all(map(is_uint8, crops)):
+            got = ", ".join(f"{tuple(sized.shape)} {sized.dtype}" for sized in crops) or "none"
+            raise InferenceError(f"crops must be {', '.join(map(str, expected))} uint8, got {got}")
+        probabilities = np.empty((n, len(self._networks)), np.float32)
+        if not n:
             return probabilities
-        started = [
-            start(network, _shrink(crops, network.manifest.input.height)) for network in self._networks
-        ]
+        by_size = dict(zip(self.crop_sizes, crops, strict=True))
+        started = [start(network, by_size[network.manifest.input.height]) for network in self._networks]
         for column, (network, outputs) in enumerate(zip(self._networks, started, strict=True)):
             logits, *_ = outputs()
-            probabilities[:, column] = _probabilities(logits, len(crops), network.manifest)
+            probabilities[:, column] = _probabilities(logits, n, network.manifest)
         return probabilities
 
-    def classify_many(self, batch: Sequence[Images]) -> list[Float32Array]:
-        """Score the crops of many callers at once: each (n_i, size, size, 3) -> (n_i, members)."""
+    def classify_many(self, batch: Sequence[Crops]) -> list[Float32Array]:
+        """Score the faces of many callers at once: each n_i faces -> (n_i, members)."""
         if not batch:
             return []
-        scored = self.classify(stack(batch))
-        return np.split(scored, np.cumsum([len(crops) for crops in batch])[:-1])
+        scored = self.classify(tuple(stack(sized) for sized in zip(*batch, strict=True)))
+        return np.split(scored, np.cumsum([len(crops[0]) for crops in batch])[:-1])
 
     def check(self) -> None:
         """Run every member on an image that it is known to take. Blocks. Raises InferenceError."""
@@ -104,14 +102,16 @@ class Ensemble:
     def heat_maps(self, crops: UInt8Array) -> Float32Array | None:
         """Where members see alteration: mean over those that can tell, None if no member can.
 
-        crops: (n, crop_size, crop_size, 3) uint8 RGB, n >= 1. Returns (n, crop_size, crop_size) float32 in
-        [0, 1], enlarged from a sixteenth of that. Blocks, releases the GIL. Raises InferenceError.
+        crops: (n, size, size, 3) uint8 RGB of the largest of `crop_sizes`, n >= 1; members with a smaller
+        input get them shrunk. Returns (n, size, size) float32 in [0, 1], enlarged from a sixteenth of that.
+        Blocks, releases the GIL. Raises InferenceError.
         """
         maps = []
+        side = (crops.shape[2], crops.shape[1])
         for network in self._networks:
             if MASK in network.manifest.outputs:
                 _, masks = network.run(_shrink(crops, network.manifest.input.height))
-                maps.append([cv2.resize(mask[0], (self.crop_size, self.crop_size)) for mask in masks])
+                maps.append([cv2.resize(mask[0], side) for mask in masks])
         return np.mean(maps, axis=0, dtype=np.float32) if maps else None
 
     def close(self) -> None:
@@ -147,13 +147,9 @@ def _probabilities(logits: Float32Array, n: int, manifest: Manifest) -> Float32A
     return probability(logits[:, 0], manifest.calibration)
 
 
-def _shrink(crops: Images, size: int) -> Images:
+def _shrink(crops: UInt8Array, size: int) -> UInt8Array:
     if crops.shape[1] == size:
         return crops
-    if not isinstance(crops, np.ndarray):
-        from streamer.gpu.image import shrink
-
-        return shrink(crops, size)
     small = np.empty((len(crops), size, size, 3), np.uint8)
     for crop, out in zip(crops, small, strict=True):
         cv2.resize(crop, (size, size), dst=out, interpolation=cv2.INTER_AREA)

@@ -226,7 +226,7 @@ def _ensemble(config: ClassifyConfig, device: str, name: str) -> Check:
         prepare_members(config)
         ensemble = Ensemble(config, device=device)
         try:
-            ensemble.classify(np.zeros((1, ensemble.crop_size, ensemble.crop_size, 3), np.uint8))
+            ensemble.classify(tuple(np.zeros((1, size, size, 3), np.uint8) for size in ensemble.crop_sizes))
         finally:
             ensemble.close()
     except ModelError as error:

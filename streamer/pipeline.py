@@ -37,12 +37,12 @@ from streamer.sample import sampling_rate, thinned
 from streamer.suspects import Suspects
 from streamer.types import (
     ChunkPrediction,
+    Crops,
     FacePrediction,
     Faces,
     Float32Array,
     Frame,
     FramePrediction,
-    Images,
     UInt8Array,
     YuvFrame,
     as_rgb,
@@ -62,12 +62,12 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FoundFaces:
-    """Faces of one frame and their crops, (n, size, size, 3) uint8 RGB."""
+    """Faces of one frame and their crops."""
 
     faces: Faces
-    crops: Images
-    shadow_crops: Images | None
-    """The same faces at the size of the ensemble in shadow; None: there is none."""
+    crops: Crops
+    shadow_crops: Crops | None
+    """The same faces at the sizes of the ensemble in shadow; None: there is none."""
 
 
 @dataclass(slots=True)
@@ -122,15 +122,15 @@ class Pipeline:
             workers=workers,
             size=len,
         )
-        self.classify_batcher: Batcher[Images, Float32Array] = Batcher(
+        self.classify_batcher: Batcher[Crops, Float32Array] = Batcher(
             "classify",
             self._on_device(self._ensemble.classify_many),
             max_items=config.classify.batch_crops,
             timeout_ms=config.classify.batch_timeout_ms,
             workers=workers,
-            size=len,
+            size=_faces_in,
         )
-        self.shadow_batcher: Batcher[Images, Float32Array] | None = None
+        self.shadow_batcher: Batcher[Crops, Float32Array] | None = None
         if self._shadow:
             self.shadow_batcher = Batcher(
                 "shadow",
@@ -138,7 +138,7 @@ class Pipeline:
                 max_items=config.classify.batch_crops,
                 timeout_ms=config.classify.batch_timeout_ms,
                 workers=workers,
-                size=len,
+                size=_faces_in,
             )
         self._illustrator = ThreadPoolExecutor(1, "evidence")
         """Beside the batchers, and waited for before the networks are closed."""
@@ -286,19 +286,22 @@ class Pipeline:
 
     def _find_and_crop(self, sequences: list[list[Frame | YuvFrame]]) -> list[list[FoundFaces]]:
         """Consecutive frames of several videos at once."""
-        margin, size = self._config.faces.margin, self._ensemble.crop_size
         images = [[self._image(frame) for frame in sequence] for sequence in sequences]
         return [
             [
                 FoundFaces(
                     faces,
-                    image.crop(faces.boxes, margin=margin, size=size),
-                    self._shadow and image.crop(faces.boxes, margin=margin, size=self._shadow.crop_size),
+                    self._crop(image, faces, self._ensemble),
+                    self._crop(image, faces, self._shadow) if self._shadow else None,
                 )
                 for image, faces in zip(sequence, found, strict=True)
             ]
             for sequence, found in zip(images, self._detector.detect_sequences(images), strict=True)
         ]
+
+    def _crop(self, image: FrameImage, faces: Faces, ensemble: Ensemble) -> Crops:
+        margin = self._config.faces.margin
+        return tuple(image.crop(faces.boxes, margin=margin, size=size) for size in ensemble.crop_sizes)
 
     def _on_device(self, run: Callable[[T], R]) -> Callable[[T], R]:
         """`run`, with what it does on the device in a stream of the calling thread; see `Device.work`."""
@@ -339,7 +342,7 @@ class Pipeline:
             shadow = await in_shadow
         finally:
             in_shadow.cancel()
-        crops = to_array(found.crops) if keep_crops else [None] * len(found.faces)
+        crops = to_array(found.crops[0]) if keep_crops else [None] * len(found.faces)
         return FramePrediction(
             time_seconds,
             tuple(
@@ -353,6 +356,10 @@ class Pipeline:
                 )
             ),
         )
+
+
+def _faces_in(crops: Crops) -> int:
+    return len(crops[0])
 
 
 async def _run(

@@ -16,6 +16,9 @@ Float32Array: TypeAlias = NDArray[np.float32]
 Images: TypeAlias = "UInt8Array | Tensor"
 """(n, height, width, 3) uint8 RGB, in memory or on a device."""
 
+Crops: TypeAlias = "tuple[Images, ...]"
+"""The same faces at each input size of an ensemble, largest first: each (n, size, size, 3) uint8 RGB."""
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:

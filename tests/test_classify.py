@@ -54,10 +54,10 @@ def reference(path: Path, crops: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("n", [1, 5])
 def test_one_column_per_member_calibrated(engines: Path, n: int) -> None:
     ensemble = Ensemble(config(engines, "b", "a"))
-    got = ensemble.classify(images(n))
+    got = ensemble.classify((images(n),))
     assert ensemble.names == ("b", "a")
     assert ensemble.trained
-    assert ensemble.crop_size == SIZE
+    assert ensemble.crop_sizes == (SIZE,)
     assert (got.shape, got.dtype) == ((n, 2), np.float32)
     for column, name in enumerate("ba"):
         np.testing.assert_allclose(got[:, column], reference(engines / f"{name}.json", images(n)), atol=1e-5)
@@ -66,26 +66,32 @@ def test_one_column_per_member_calibrated(engines: Path, n: int) -> None:
 
 
 def test_no_crops_no_rows(engines: Path) -> None:
-    assert Ensemble(config(engines, "a", "b")).classify(images(0)).shape == (0, 2)
+    assert Ensemble(config(engines, "a", "b")).classify((images(0),)).shape == (0, 2)
 
 
 def test_crops_of_many_callers(engines: Path) -> None:
     ensemble = Ensemble(config(engines, "a", "b"))
     crops = images(6)
-    parts = ensemble.classify_many([crops[:2], crops[2:2], crops[2:3], crops[3:]])
+    parts = ensemble.classify_many([(crops[:2],), (crops[2:2],), (crops[2:3],), (crops[3:],)])
     assert [len(part) for part in parts] == [2, 0, 1, 3]
-    np.testing.assert_array_equal(np.concatenate(parts), ensemble.classify(crops))
+    np.testing.assert_array_equal(np.concatenate(parts), ensemble.classify((crops,)))
     assert ensemble.classify_many([]) == []
 
 
-def test_a_member_with_a_smaller_input_gets_shrunk_crops(engines: Path) -> None:
+def test_each_member_gets_crops_of_its_size(engines: Path) -> None:
     make_network(engines, "wide", size=2 * SIZE, trained=True)
-    ensemble = Ensemble(config(engines, "wide", "a"))
-    assert ensemble.crop_size == 2 * SIZE
-    small = images(3)
-    large = small.repeat(2, axis=1).repeat(2, axis=2)  # every pixel four times: area averaging undoes it
-    got = ensemble.classify(large)
-    np.testing.assert_allclose(got[:, 1], reference(engines / "a.json", small), atol=1e-5)
+    ensemble = Ensemble(config(engines, "a", "wide", "b"))
+    assert ensemble.crop_sizes == (2 * SIZE, SIZE)
+    small, large = images(3), images(3, size=2 * SIZE)
+    got = ensemble.classify((large, small))
+    for column, (name, crops) in enumerate((("a", small), ("wide", large), ("b", small))):
+        np.testing.assert_allclose(got[:, column], reference(engines / f"{name}.json", crops), atol=1e-5)
+    (many,) = ensemble.classify_many([(large, small)])
+    np.testing.assert_array_equal(many, got)
+    with pytest.raises(InferenceError, match="crops must be"):
+        ensemble.classify((small, large))
+    with pytest.raises(InferenceError, match="crops must be"):
+        ensemble.classify((large, small[:2]))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +99,7 @@ def test_a_member_with_a_smaller_input_gets_shrunk_crops(engines: Path) -> None:
 )
 def test_other_crops_are_refused(engines: Path, wrong: np.ndarray) -> None:
     with pytest.raises(InferenceError, match="crops must be"):
-        Ensemble(config(engines, "a")).classify(wrong)
+        Ensemble(config(engines, "a")).classify((wrong,))
 
 
 def test_untrained_members_are_refused_before_anything_is_loaded(engines: Path) -> None:
@@ -117,7 +123,7 @@ def test_a_logit_that_is_no_number_never_becomes_one(engines: Path, bad: float) 
     (engines / "a.json").write_text(described)
     ensemble = Ensemble(config(engines, "b", "a"))
     with pytest.raises(InferenceError, match="a: 3 of 3 logits are NaN or infinite"):
-        ensemble.classify(images(3))
+        ensemble.classify((images(3),))
 
 
 def read_text_with(path: Path, **fields: Any) -> str:
@@ -144,7 +150,7 @@ def test_members_that_do_not_fit(engines: Path) -> None:
     with pytest.raises(ManifestError, match="cannot read the manifest"):
         Ensemble(config(engines, "absent"))
     with pytest.raises(InferenceError, match=r"logits must be \(1, 1\), got \(1, 8\)"):
-        Ensemble(config(engines, "vector")).classify(images(1))
+        Ensemble(config(engines, "vector")).classify((images(1),))
 
 
 def test_int8_needs_quantised_members(engines: Path) -> None:

@@ -142,13 +142,6 @@ def area_weights(length: int, size: int, device: torch.device) -> Tensor:
     return overlap.clamp(min=0) / scale
 
 
-def shrink(images: Tensor, size: int) -> Tensor:
-    """Square images to a smaller side by area, (n, s, s, 3) uint8 -> (n, size, size, 3) uint8."""
-    weights = area_weights(images.shape[1], size, images.device)
-    channels_first = images.permute(0, 3, 1, 2).float()
-    return _to_uint8(weights @ channels_first @ weights.T)
-
-
 def yuv_to_rgb(planes: Tensor, layout: YuvLayout) -> Tensor:
     """(layout.bytes,) uint8 -> (3, height, width) uint8, upright.
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 from zlib import crc32
 
-import cv2
 import numpy as np
 
 from streamer.backends.base import Network
@@ -44,6 +43,10 @@ NEUTRAL = Calibration()
 
 Degrade = Callable[[UInt8Array, np.random.Generator], UInt8Array]
 """(height, width, 3) uint8 RGB -> the same picture degraded, of any size with the same aspect ratio."""
+
+
+Views: TypeAlias = Mapping[int, UInt8Array]
+"""Size in pixels -> crop of a face, (size, size, 3) uint8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,15 +215,15 @@ def score_faces(
 ) -> list[FrameScores]:
     """Logits of every face by each network, in the order of the scorers.
 
-    margin: see `crop_faces`. Crops are cut at the largest input size and shrunk for smaller ones, as in
-    serving. degrade: done to the whole picture first, with a generator seeded by (seed, index), so that the
-    faces of one index suffer the same. workers: threads that prepare crops. Raises TrainingError.
+    margin: see `crop_faces`. degrade: done to the whole picture first, with a generator seeded by (seed,
+    index), so that the faces of one index suffer the same. workers: threads that prepare crops. Raises
+    TrainingError.
     """
-    size = max(scorer.size for scorer in scorers)
+    sizes = {scorer.size for scorer in scorers}
 
-    def prepare(index: int) -> list[tuple[Face, UInt8Array]]:
+    def prepare(index: int) -> list[tuple[Face, Views]]:
         return [
-            (face, _view(face, margin, size, degrade, np.random.default_rng((seed, index))))
+            (face, _views(face, margin, sizes, degrade, np.random.default_rng((seed, index))))
             for face in faces.faces(index)
         ]
 
@@ -228,9 +231,8 @@ def score_faces(
     logits: list[list[Float32Array]] = [[] for _ in scorers]
     for part in _in_batches(prepare, len(faces), batch, workers):
         seen += [(face.video, face.label, face.generator) for face, _ in part]
-        views = np.stack([view for _, view in part])
         for scorer, column in zip(scorers, logits, strict=True):
-            column.append(_predict(scorer, views))
+            column.append(_predict(scorer, np.stack([views[scorer.size] for _, views in part])))
     if not seen:
         raise TrainingError("no faces to score")
     videos, labels, generators = zip(*seen, strict=True)
@@ -257,20 +259,19 @@ def score_records(
     return scores
 
 
-def _view(
-    face: Face, margin: float, size: int, degrade: Degrade | None, rng: np.random.Generator
-) -> UInt8Array:
-    """(size, size, 3) uint8: the crop that serving would cut out of the degraded picture."""
-    if degrade is None:
-        return plain_view(face.rgb, face.box, margin=margin, size=size)
-    rgb = degrade(face.rgb, rng)
+def _views(
+    face: Face, margin: float, sizes: Collection[int], degrade: Degrade | None, rng: np.random.Generator
+) -> Views:
+    """The crops that serving would cut out of the degraded picture."""
+    rgb = face.rgb if degrade is None else degrade(face.rgb, rng)
     scale = rgb.shape[1] / face.rgb.shape[1]
-    return plain_view(rgb, [scale * side for side in face.box], margin=margin, size=size)
+    box = [scale * side for side in face.box]
+    return {size: plain_view(rgb, box, margin=margin, size=size) for size in sizes}
 
 
 def _in_batches(
-    prepare: Callable[[int], list[tuple[Face, UInt8Array]]], count: int, batch: int, workers: int
-) -> Iterator[list[tuple[Face, UInt8Array]]]:
+    prepare: Callable[[int], list[tuple[Face, Views]]], count: int, batch: int, workers: int
+) -> Iterator[list[tuple[Face, Views]]]:
     """What `prepare` gives, in order, in lists of about `batch`; one list is prepared ahead."""
     parts = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
     with ThreadPoolExecutor(workers) as pool:
@@ -289,9 +290,6 @@ def _in_batches(
 
 def _predict(scorer: Scorer, views: UInt8Array) -> Float32Array:
     """(n,) float32 logits, or TrainingError."""
-    if views.shape[1] != scorer.size:
-        side = (scorer.size, scorer.size)
-        views = np.stack([cv2.resize(view, side, interpolation=cv2.INTER_AREA) for view in views])
     logits = scorer.predict(views)
     if logits.shape != (len(views),) or not np.isfinite(logits).all():
         raise TrainingError(

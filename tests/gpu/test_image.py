@@ -19,7 +19,7 @@ from streamer.demo_clips import first_clip  # noqa: E402
 from streamer.faces.crop import crop_faces  # noqa: E402
 from streamer.faces.resize import Pyramid  # noqa: E402
 from streamer.faces.windows import coarse_windows, squares  # noqa: E402
-from streamer.gpu.image import TorchImage, area_weights, shrink, yuv_to_rgb  # noqa: E402
+from streamer.gpu.image import TorchImage, area_weights, yuv_to_rgb  # noqa: E402
 from streamer.picture import SampledFrame  # noqa: E402
 from streamer.types import YuvLayout  # noqa: E402
 
@@ -122,14 +122,6 @@ def test_the_frame_comes_back() -> None:
 @pytest.mark.parametrize(("length", "size"), [(7, 3), (64, 64), (100, 37), (3, 1)])
 def test_weights_of_every_pixel_sum_to_one(length: int, size: int) -> None:
     np.testing.assert_allclose(area_weights(length, size, CPU).sum(1), 1, atol=1e-5)
-
-
-def test_shrinking_is_that_of_the_ensemble() -> None:
-    import cv2
-
-    crops = np.stack([frame(224, 224), 255 - frame(224, 224)])
-    expected = np.stack([cv2.resize(crop, (160, 160), interpolation=cv2.INTER_AREA) for crop in crops])
-    assert differences(shrink(torch.from_numpy(crops), 160).numpy(), expected).max() <= 1
 
 
 def pictures(path: Path) -> list[av.VideoFrame]:

@@ -130,8 +130,8 @@ def test_two_members_are_served_as_an_ensemble(tmp_path: Path) -> None:
         exported(tmp_path, model, name, storage="f32")
     ensemble = Ensemble(ClassifyConfig(engines=tmp_path, members=tuple(models)))
     try:
-        assert (ensemble.trained, ensemble.crop_size, ensemble.names) == (True, SIZE, tuple(models))
-        got = ensemble.classify(crops())
+        assert (ensemble.trained, ensemble.crop_sizes, ensemble.names) == (True, (SIZE,), tuple(models))
+        got = ensemble.classify((crops(),))
     finally:
         ensemble.close()
     x = torch.from_numpy(normalise(crops(), IMAGENET))

@@ -64,15 +64,15 @@ def test_what_a_network_sees_is_what_serving_cuts(tmp_path: Path) -> None:
         np.testing.assert_array_equal(shown, served)
 
 
-def test_smaller_members_get_shrunk_crops_as_in_the_ensemble(tmp_path: Path) -> None:
+def test_each_network_sees_crops_of_its_size(tmp_path: Path) -> None:
     records = make_cache(tmp_path, people=1)
     large, small = Watching(64), Watching(32, "small")
     score_faces([small.scorer, large.scorer], RecordFaces(records, tmp_path))
-    for record, seen, whole in zip(records, small.shown, large.shown, strict=True):
-        boxes = np.array([record.box], np.float32)
-        served = crop_faces(read_crop(tmp_path, record), boxes, margin=0.3, size=64)[0]
-        np.testing.assert_array_equal(whole, served)
-        np.testing.assert_array_equal(seen, cv2.resize(whole, (32, 32), interpolation=cv2.INTER_AREA))
+    for watching in (small, large):
+        for record, seen in zip(records, watching.shown, strict=True):
+            boxes, size = np.array([record.box], np.float32), watching.scorer.size
+            served = crop_faces(read_crop(tmp_path, record), boxes, margin=0.3, size=size)[0]
+            np.testing.assert_array_equal(seen, served)
 
 
 def test_threads_and_batches_change_nothing(tmp_path: Path) -> None:

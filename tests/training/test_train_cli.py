@@ -247,7 +247,7 @@ def test_from_videos_to_a_member(prepared: Prepared, tmp_path: Path, monkeypatch
     ensemble = Ensemble(ClassifyConfig(engines=engines, members=("toy",), threads=1))
     records = [record for record in read_index(cache) if record.split == "validation"]
     views = [plain_view(read_crop(cache, r), r.box, margin=0.3, size=SIZE) for r in records]
-    scores = ensemble.classify(np.stack(views))[:, 0]
+    scores = ensemble.classify((np.stack(views),))[:, 0]
     ensemble.close()
     fake = np.array([record.label == FAKE for record in records])
     assert scores[fake].mean() > scores[~fake].mean() + 0.1
