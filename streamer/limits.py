@@ -25,8 +25,9 @@ class VideoLimits:
     """What one partition has taken of each of its videos in the minute that they are in.
 
     A minute is one of the records' own timestamps, so that a backlog that is read quickly is not refused. A
-    timestamp that goes back counts in the video's latest minute, and one in the future, or none, as now: a
-    producer cannot help itself to more by making timestamps up, unless we are behind. Videos are told apart
+    timestamp that goes back counts in the video's latest minute, and one in the future, or none, as now. A
+    producer could help itself to more by making up old ones, were they not the broker's: the topic must have
+    `message.timestamp.type=LogAppendTime`, as `streamer topics create` gives it. Videos are told apart
     by the record's key; all records without one count as one video. The counts are not kept: where a
     partition is taken over, every video's minute begins anew.
     """

@@ -50,11 +50,12 @@ def topic_specs(kafka: KafkaConfig) -> list[TopicSpec]:
     # Video does not compress. And a compressed batch may unpack to a thousand times its size inside the
     # consumer; stored uncompressed, the broker unpacks it and refuses what is too large.
     uncompressed = {"compression.type": "uncompressed"}
-    # Records of ours carry the broker's time: it refuses those stamped an hour ahead, and would delete those
-    # stamped long ago, where our clock is wrong. Chunks keep their producer's, from which latency is counted.
+    # Records carry the broker's time: where their writer's clock is wrong, it refuses those stamped an hour
+    # ahead, and would delete those stamped long ago. And limits per minute must not rest on what a producer
+    # makes up.
     stamped = {"message.timestamp.type": "LogAppendTime"}
     return [
-        TopicSpec(kafka.chunks_topic, largest | uncompressed),
+        TopicSpec(kafka.chunks_topic, largest | uncompressed | stamped),
         TopicSpec(kafka.scores_topic, stamped),
         TopicSpec(kafka.dead_letters_topic, with_envelope | uncompressed | stamped),
         TopicSpec(kafka.state_topic, {"cleanup.policy": "compact"} | stamped),
