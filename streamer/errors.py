@@ -98,6 +98,7 @@ class MessageError(ChunkError):
         "too_many_bytes",
         "no_key",
         "invalid_message",
+        "wrong_key",
         "wrong_version",
         "not_msgpack",
         "unreadable_record",

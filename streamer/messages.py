@@ -223,13 +223,19 @@ class VideoEvidence(_Message):
     """Hash over the ensemble's members and calibration, as in `ScoreUpdate`."""
 
 
+def is_numbered(headers: Headers) -> bool:
+    """Whether a chunk brings its seq; else that is its record's offset."""
+    by_name = _by_name(headers)
+    return not _is_raw_media(by_name) or "seq" in by_name
+
+
 def decode_chunk(
     value: bytes | None, key: bytes | None, headers: Headers, *, offset: int, max_bytes: int
 ) -> VideoChunk:
     """Read a record of the chunks topic.
 
     offset: the record's, used as seq of a raw media value that brings none (it grows within a video, since
-    a video stays in its partition). Raises MessageError.
+    a video stays in its partition). Raises MessageError, also where the key is not the video_id.
     """
     if not value:
         raise MessageError("empty", "the record has no value")
@@ -237,24 +243,42 @@ def decode_chunk(
         raise MessageError(
             "too_many_bytes", f"the record has {len(value)} bytes, at most {max_bytes} allowed"
         )
-    by_name = {name.lower(): content for name, content in headers if content is not None}
-    content_type = by_name.get("content-type", b"").decode("latin-1").lower()
-    if content_type.startswith("video/"):
-        fields = _raw_media_fields(value, key, by_name, content_type, offset)
+    by_name = _by_name(headers)
+    if _is_raw_media(by_name):
+        fields = _raw_media_fields(value, key, by_name, offset)
     else:
         fields = _unpack_map(value, max_bytes)
     try:
-        return VideoChunk.model_validate(fields, strict=True)
+        chunk = VideoChunk.model_validate(fields, strict=True)
     except ValidationError as error:
         wrong = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in error.errors()[:5]
         )
         reason = "wrong_version" if any(e["loc"] == ("v",) for e in error.errors()) else "invalid_message"
         raise MessageError(reason, f"not a video chunk: {wrong}") from error
+    if key != chunk.video_id.encode("utf-8", "surrogatepass"):
+        raise MessageError(
+            "wrong_key",
+            f"the record's key must be its video_id, {chunk.video_id!r:.100}, and is {key!r:.100}: under "
+            f"several keys the chunks of a video would go to several partitions and be scored apart",
+        )
+    return chunk
+
+
+def _by_name(headers: Headers) -> dict[str, bytes]:
+    return {name.lower(): content for name, content in headers if content is not None}
+
+
+def _content_type(by_name: Mapping[str, bytes]) -> str:
+    return by_name.get("content-type", b"").decode("latin-1").lower()
+
+
+def _is_raw_media(by_name: Mapping[str, bytes]) -> bool:
+    return _content_type(by_name).startswith("video/")
 
 
 def _raw_media_fields(
-    value: bytes, key: bytes | None, by_name: Mapping[str, bytes], content_type: str, offset: int
+    value: bytes, key: bytes | None, by_name: Mapping[str, bytes], offset: int
 ) -> dict[str, Any]:
     if not key:
         raise MessageError("no_key", "a raw media record needs the video_id as its key")
@@ -263,7 +287,7 @@ def _raw_media_fields(
             "video_id": key.decode("utf-8"),
             "seq": int(by_name["seq"]) if "seq" in by_name else offset,
             "data": value,
-            "format": content_type,
+            "format": _content_type(by_name),
             "start_seconds": float(by_name["start-seconds"]) if "start-seconds" in by_name else None,
             "last": by_name.get("last", b"").lower() in (b"1", b"true"),
         }

@@ -29,7 +29,7 @@ from streamer.kafka.consume import Record
 from streamer.kafka.deliver import Batch, Delivery
 from streamer.kafka.offsets import OffsetTracker
 from streamer.limits import VideoLimits
-from streamer.messages import MAX_VIDEO_ID_BYTES, DeadLetter, VideoChunk, decode_chunk
+from streamer.messages import MAX_VIDEO_ID_BYTES, DeadLetter, VideoChunk, decode_chunk, is_numbered
 from streamer.metrics import Metrics
 from streamer.rolling import Arrival, RollingScores
 from streamer.suspects import Exhibits
@@ -43,6 +43,10 @@ DELIVERY_SECONDS = 5.0
 
 EXPIRY_SECONDS = 1.0
 """How often idle videos are looked for."""
+
+MAX_EXPIRED = 200
+"""Idle videos forgotten in one delivery. After a restart thousands may be due at once; all together they
+would keep the process from its heartbeats."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -119,11 +123,9 @@ class Slot:
         return self.work.done() and not self.work.cancelled()
 
     @property
-    def is_keyed_by_video(self) -> bool:
-        """Whether a finished record's key is its video's id: only then its key tells which come before it."""
-        if self.work.exception() is not None or (chunk := self.work.result().chunk) is None:
-            return False
-        return self.record.key == chunk.video_id.encode("utf-8", "surrogatepass")
+    def is_of_a_video(self) -> bool:
+        """Whether a finished record could be read; then its key is its video's id."""
+        return self.work.exception() is None and self.work.result().chunk is not None
 
 
 class PartitionWorker:
@@ -278,15 +280,15 @@ class PartitionWorker:
     def _countable(self) -> Iterator[Slot]:
         """Finished records, in order, before which nothing else of their video is left uncounted.
 
-        By the key, which is the video's id unless a producer does as it likes; then a record waits for all
-        before it, as does one that is of no video (its dead letter would not be known again in a replay).
+        A record that is of no video waits for all before it: its dead letter would not be known again in a
+        replay.
         """
         held: set[bytes | None] = set()
         for slot in self._slots:
             if slot.counted:
                 continue
             key = slot.record.key
-            may_overtake = key not in held and None not in held and slot.finished and slot.is_keyed_by_video
+            may_overtake = key not in held and slot.finished and slot.is_of_a_video
             if may_overtake or (slot.finished and not held):
                 yield slot
             else:
@@ -308,10 +310,14 @@ class PartitionWorker:
                 break
             batch.next_offset = slot.record.offset + 1
         if time.monotonic() >= self._next_expiry:
-            self._next_expiry = time.monotonic() + EXPIRY_SECONDS
+            videos = len(self.rolling)
             batch.updates += self.rolling.expire(
-                Arrival(time.monotonic(), round(1000 * time.time())), keep=self._videos_ahead()
+                Arrival(time.monotonic(), round(1000 * time.time())),
+                at_most=MAX_EXPIRED,
+                keep=self._videos_ahead(),
             )
+            if videos - len(self.rolling) < MAX_EXPIRED:  # else more are due, in the next delivery
+                self._next_expiry = time.monotonic() + EXPIRY_SECONDS
         batch.states = self.rolling.take_changed()
         return batch if batch != nothing else None
 
@@ -332,7 +338,11 @@ class PartitionWorker:
             arrival = _arrival(record, prediction.latency_ms)
             exhibits = Exhibits(self.rolling.ensemble)
             update = self.rolling.apply(
-                prediction, last=outcome.chunk.last, arrival=arrival, witness=exhibits.add
+                prediction,
+                last=outcome.chunk.last,
+                arrival=arrival,
+                numbered=is_numbered(record.headers),
+                witness=exhibits.add,
             )
             if (evidence := exhibits.message(prediction.video_id, prediction.seq)) is not None:
                 batch.evidence.append(evidence)
@@ -358,7 +368,11 @@ class PartitionWorker:
         if chunk is not None:
             batch.updates.append(
                 self.rolling.apply_undecodable(
-                    chunk.video_id, chunk.seq, error.reason, last=chunk.last, arrival=_arrival(record, {})
+                    chunk.video_id,
+                    chunk.seq,
+                    error.reason,
+                    arrival=_arrival(record, {}),
+                    numbered=is_numbered(record.headers),
                 )
             )
 

@@ -6,6 +6,7 @@ chunks arrive cannot change a video's score by even one bit; a seq that was coun
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -85,11 +86,6 @@ class RollingScores:
     def __len__(self) -> int:
         return len(self._videos) + len(self._dormant)
 
-    def seen(self, video_id: str, seq: int) -> bool:
-        """Whether a chunk has been counted."""
-        state = self._find(video_id)
-        return state is not None and seq in state.seqs
-
     def is_replay(self, video_id: str, seq: int, offset: int) -> bool:
         """Whether the very record was counted, not just its seq: it is read again after a crash."""
         state = self._find(video_id)
@@ -119,14 +115,22 @@ class RollingScores:
         *,
         last: bool,
         arrival: Arrival,
+        numbered: bool = True,
         witness: Witness | None = None,
     ) -> ScoreUpdate:
-        """Count a chunk, once, and say what is known of its video now. witness: told of each face counted."""
+        """Count a chunk, once, and say what is known of its video now.
+
+        numbered: its seq is the producer's, so that gaps say that chunks are missing. witness: told of each
+        face counted.
+        """
         state = self._touch(prediction.video_id, arrival)
         if not state.seqs.add(prediction.seq):
             return self._update(prediction.video_id, state, prediction.seq, "duplicate", arrival)
+        state.numbered &= numbered
         start = state.end_seconds if prediction.start_seconds is None else prediction.start_seconds
         end = start + prediction.duration_seconds
+        if prediction.seq > state.latest_seq and self._is_before_window(state, end):
+            _begin_timeline_anew(state)
         self._count(state, prediction, start, witness, last=last)
         state.end_seconds = max(state.end_seconds, end)
         found = any(frame.faces for frame in prediction.frames)
@@ -138,21 +142,25 @@ class RollingScores:
         )
 
     def apply_undecodable(
-        self, video_id: str, seq: int, reason: str, *, last: bool, arrival: Arrival
+        self, video_id: str, seq: int, reason: str, *, arrival: Arrival, numbered: bool = True
     ) -> ScoreUpdate:
-        """Count a chunk that became a dead letter; the scores stay as they are."""
+        """Count a chunk that became a dead letter; the scores stay as they are.
+
+        Even if it was the video's last: then the video ends by idleness, and the `final` update comes then.
+        """
         state = self._touch(video_id, arrival)
         if not state.seqs.add(seq):
             return self._update(video_id, state, seq, "duplicate", arrival)
+        state.numbered &= numbered
         state.latest_seq = max(state.latest_seq, seq)
         state.undecodable_chunks += 1
-        state.ended |= last
         return self._update(video_id, state, seq, "undecodable", arrival, error=reason)
 
-    def expire(self, arrival: Arrival, *, keep: Collection[str] = ()) -> Iterator[ScoreUpdate]:
+    def expire(self, arrival: Arrival, *, at_most: int, keep: Collection[str] = ()) -> Iterator[ScoreUpdate]:
         """Forget videos that are idle too long or too many; yields the `final` update of each.
 
-        A video that had its `final` update already is forgotten without another. keep: videos that count as
+        A video that had its `final` update already is forgotten without another. at_most: videos to forget,
+        those idle longest first; thousands may be due at once, as after a restart. keep: videos that count as
         touched just now, and are forgotten in no case.
         """
         for video_id in keep:
@@ -160,16 +168,15 @@ class RollingScores:
                 state.touched_seconds = arrival.monotonic_seconds
                 self._videos.move_to_end(video_id)
         deadline = arrival.monotonic_seconds - self._config.idle_seconds
-        while self._dormant and (self._restored_seconds <= deadline or len(self) > self._config.max_videos):
-            self._find(next(iter(self._dormant)))
-        while self._videos:
-            video_id, state = next(iter(self._videos.items()))
-            in_time = state.touched_seconds > deadline and len(self) <= self._config.max_videos
-            if in_time or video_id in keep:
+        for _ in range(min(at_most, len(self))):
+            video_id = next(iter(self._dormant or self._videos))
+            touched = self._restored_seconds if self._dormant else self._videos[video_id].touched_seconds
+            if (touched > deadline and len(self) <= self._config.max_videos) or video_id in keep:
                 return
-            del self._videos[video_id]
+            state = self._find(video_id)
+            self._videos.pop(video_id, None)
             self._changed.add(video_id)
-            if not state.ended:
+            if state is not None and not state.ended:
                 state.ended = True
                 yield self._update(video_id, state, state.latest_seq, "final", arrival)
 
@@ -243,6 +250,9 @@ class RollingScores:
             for window in (state.window, state.shadow.window, *(track.window for track in state.tracks)):
                 window.forget(index - self._window_bins + 1)
         return index if index > state.newest_bin - self._window_bins else None
+
+    def _is_before_window(self, state: VideoState, at_seconds: float) -> bool:
+        return int(at_seconds / BIN_SECONDS) <= state.newest_bin - self._window_bins
 
     def _count_shadow(self, state: VideoState, frame: FramePrediction, index: int | None) -> None:
         """Count what the other ensemble says; begin anew if it is another one than before."""
@@ -327,7 +337,7 @@ class RollingScores:
             suspect_track=suspect.track if suspect else None,
             alert=alert,
             chunks=state.chunks,
-            missing_chunks=state.seqs.missing,
+            missing_chunks=state.seqs.missing if state.numbered else 0,
             undecodable_chunks=state.undecodable_chunks,
             start_seconds=span[0] if span else None,
             end_seconds=span[1] if span else None,
@@ -385,6 +395,16 @@ class RollingScores:
             threshold=self._alert.clear_at if raised else self._alert.raise_at,
             score=score,
         )
+
+
+def _begin_timeline_anew(state: VideoState) -> None:
+    """For a video whose clock was set back, as when its encoder restarts: its last seconds are now others."""
+    state.newest_bin = 0
+    state.end_seconds = 0.0
+    for window in (state.window, state.shadow.window, *(track.window for track in state.tracks)):
+        window.bins.clear()
+    for track in state.tracks:
+        track.seen_seconds = -math.inf
 
 
 def _units(face: FacePrediction) -> list[int]:

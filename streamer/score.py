@@ -168,7 +168,7 @@ async def score_file(
             update = rolling.apply(await task, last=False, arrival=arrival, witness=witness)
         except ChunkError as error:
             first_error = first_error or error
-            rolling.apply_undecodable(video_id, chunk.seq, error.reason, last=False, arrival=arrival)
+            rolling.apply_undecodable(video_id, chunk.seq, error.reason, arrival=arrival)
         else:
             if alert_at is None and update.alert.state == "raised":
                 alert_at = update.start_seconds
@@ -200,10 +200,10 @@ async def score_file(
         await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
     if cut is not None:
         arrival = Arrival(time.monotonic(), round(1000 * time.time()))
-        rolling.apply_undecodable(video_id, seqs, cut.reason, last=False, arrival=arrival)
+        rolling.apply_undecodable(video_id, seqs, cut.reason, arrival=arrival)
     elapsed_ms = 1000 * (time.monotonic() - started)
     end = Arrival(math.inf, round(1000 * time.time()), latency_ms={"total": elapsed_ms})
-    final = next(iter(rolling.expire(end)), None)
+    final = next(rolling.expire(end, at_most=1), None)
     if final is None:
         raise FileError(path, "no_frames", "it holds no video")
     if not final.chunks:

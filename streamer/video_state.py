@@ -130,6 +130,8 @@ class VideoState:
     """After the newest record of the input partition that is counted here."""
     seqs: SequenceSet = field(default_factory=SequenceSet)
     latest_seq: int = 0
+    numbered: bool = True
+    """Whether every seq was the producer's own: else gaps in them mean nothing."""
     chunks: int = 0
     undecodable_chunks: int = 0
     frames: int = 0
@@ -156,6 +158,7 @@ def pack_state(state: VideoState, model_set: str) -> bytes:
         "next_offset": state.next_offset,
         "seqs": state.seqs.pack(),
         "latest_seq": state.latest_seq,
+        "numbered": state.numbered,
         "chunks": state.chunks,
         "undecodable_chunks": state.undecodable_chunks,
         "frames": state.frames,
@@ -190,6 +193,7 @@ def unpack_state(value: bytes, *, touched_seconds: float) -> tuple[VideoState, s
             next_offset=fields["next_offset"],
             seqs=SequenceSet.unpack(fields["seqs"]),
             latest_seq=fields["latest_seq"],
+            numbered=fields["numbered"],
             chunks=fields["chunks"],
             undecodable_chunks=fields["undecodable_chunks"],
             frames=fields["frames"],

@@ -154,7 +154,7 @@ def packed(**fields: Any) -> bytes:
 
 @given(chunks)
 def test_chunks_come_back(chunk: VideoChunk) -> None:
-    assert read(encode_chunk(chunk)) == chunk
+    assert read(encode_chunk(chunk), key=chunk.video_id.encode()) == chunk
 
 
 @given(updates, st.sampled_from(["msgpack", "json"]))
@@ -206,10 +206,18 @@ def test_json_scores_are_one_line_of_plain_json() -> None:
 
 @given(chunks, st.dictionaries(text.map("x-".__add__), st.integers(0, 9) | text, max_size=3))
 def test_unknown_keys_are_ignored(chunk: VideoChunk, more: dict[str, Any]) -> None:
-    assert read(msgpack.packb(chunk.model_dump(exclude_none=True) | more)) == chunk
+    value = msgpack.packb(chunk.model_dump(exclude_none=True) | more)
+    assert read(value, key=chunk.video_id.encode()) == chunk
 
 
 # ------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize("key", [None, b"", b"w", b"v "])
+def test_a_chunk_under_another_key_is_refused(key: bytes | None) -> None:
+    with pytest.raises(MessageError, match="the record's key must be its video_id, 'v'") as caught:
+        read(packed(), key=key)
+    assert caught.value.reason == "wrong_key"
 
 
 @given(st.binary(max_size=400))

@@ -303,9 +303,7 @@ def test_scores_and_states(drawn: Name) -> None:
     chunk = decode_chunk(
         b"media", name.encode(), [("content-type", b"video/mp4")], offset=0, max_bytes=1 << 24
     )
-    scored = rolling.apply_undecodable(
-        chunk.video_id, chunk.seq, "damaged", last=False, arrival=Arrival(0, 0, 0)
-    )
+    scored = rolling.apply_undecodable(chunk.video_id, chunk.seq, "damaged", arrival=Arrival(0, 0, 0))
     (record,) = result_records(KafkaConfig(), Batch(0, updates=[scored]))
     assert record.key == name.encode()
     assert decode_score(record.value or b"").video_id == name

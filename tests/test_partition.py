@@ -24,8 +24,8 @@ from streamer.kafka.deliver import Batch
 from streamer.limits import VideoLimits
 from streamer.messages import VideoChunk, encode_chunk
 from streamer.metrics import Metrics
-from streamer.partition import Outcome, PartitionWorker, Slot, process, refuse
-from streamer.rolling import RollingScores
+from streamer.partition import MAX_EXPIRED, Outcome, PartitionWorker, Slot, process, refuse
+from streamer.rolling import Arrival, RollingScores
 from streamer.thinning import Thinning
 from streamer.turns import Turns
 from streamer.types import ChunkPrediction
@@ -229,6 +229,21 @@ async def test_videos_ahead_are_not_forgotten_before_their_offset_is_committed(
         assert len(one.rolling) == 2
         one.end("hot", 0)
         await until(lambda: len(one.rolling) == 1)
+
+
+async def test_videos_that_are_idle_all_at_once_end_in_several_deliveries() -> None:
+    states = RollingScores(RollingConfig(), AlertConfig(), FacesConfig(), FakePipeline.ensemble)
+    count = 2 * MAX_EXPIRED + 50
+    for n in range(count):
+        states.apply_undecodable(f"v{n}", 0, "damaged", arrival=Arrival(0, 0))
+    packed = {video_id: state for video_id, state in states.take_changed().items() if state is not None}
+    async with bench(states=packed, max_videos=1) as one:
+        one.worker._next_expiry = 0.0
+        one.put(0, chunk("v", 0), ends=True)
+        await until(lambda: len(one.rolling) == 1)
+        ended = [[u for u in batch.updates if u.status == "final"] for batch in one.delivered.batches]
+        assert sum(map(len, ended)) == count
+        assert max(map(len, ended)) == MAX_EXPIRED
 
 
 @pytest.mark.parametrize("key", [None, b"another"])

@@ -85,11 +85,11 @@ def test_without_a_face_there_is_no_score():
 def test_undecodable_chunks_change_no_score():
     state = rolling()
     before = feed(state, [chunk(0, [0.25, 0.75])])[-1]
-    update = state.apply_undecodable("v", 1, "damaged", last=False, arrival=Arrival(0, 0))
+    update = state.apply_undecodable("v", 1, "damaged", arrival=Arrival(0, 0))
     assert (update.status, update.error, update.undecodable_chunks) == ("undecodable", "damaged", 1)
     assert update.fake_score == before.fake_score
     assert update.missing_chunks == 0
-    again = state.apply_undecodable("v", 1, "damaged", last=False, arrival=Arrival(0, 0))
+    again = state.apply_undecodable("v", 1, "damaged", arrival=Arrival(0, 0))
     assert (again.status, again.undecodable_chunks) == ("duplicate", 1)
 
 
@@ -211,16 +211,67 @@ def test_idle_videos_end_with_a_final_update_once():
     feed(state, [chunk(0, [0.2], video_id="idle")], at=0)
     feed(state, [chunk(0, [0.2], video_id="ended")], at=0, last=True)
     feed(state, [chunk(0, [0.2], video_id="busy")], at=299)
-    finals = list(state.expire(Arrival(301, 301_000)))
+    finals = list(state.expire(Arrival(301, 301_000), at_most=100))
     assert [(u.video_id, u.status, u.last) for u in finals] == [("idle", "final", True)]
     assert len(state) == 1
+
+
+def test_idle_videos_end_some_at_a_time_the_oldest_first():
+    state = rolling()
+    for i in range(10):
+        feed(state, [chunk(0, [0.2], video_id=f"v{i}")], at=i)
+    ended = [[u.video_id for u in state.expire(Arrival(1000, 0), at_most=4)] for _ in range(4)]
+    assert ended == [["v0", "v1", "v2", "v3"], ["v4", "v5", "v6", "v7"], ["v8", "v9"], []]
+
+
+def test_a_video_whose_last_chunk_is_undecodable_ends_by_idleness():
+    state = rolling()
+    feed(state, [chunk(0, [0.2])])
+    update = state.apply_undecodable("v", 1, "damaged", arrival=Arrival(0, 0))
+    assert (update.status, update.last) == ("undecodable", False)
+    assert [(u.status, u.last) for u in state.expire(Arrival(1e6, 0), at_most=1)] == [("final", True)]
+
+
+def test_seqs_that_are_offsets_have_no_gaps():
+    state = rolling()
+    for seq in (3, 40, 90):
+        update = state.apply(chunk(seq, [0.2]), last=False, arrival=Arrival(0, 0), numbered=False)
+    assert (update.chunks, update.missing_chunks) == (3, 0)
+
+
+@pytest.mark.parametrize("score", ["window", "track"])
+def test_a_clock_that_is_set_back_does_not_freeze_the_window(score):
+    """An encoder that restarts, or one chunk from the far future: the seconds after it are the last ones."""
+    state = RollingScores(RollingConfig(), AlertConfig(score=score), FacesConfig(), ENSEMBLE)
+
+    def at(seq, start, level):
+        each = meeting(seq, level)
+        return ChunkPrediction("v", seq, start, 2.0, each.frames)
+
+    feed(state, [at(seq, 1e10 if seq == 29 else 1000.0 + 2 * seq, 0.1) for seq in range(30)])
+    fake = feed(state, [at(30 + n, 2.0 * n, 0.95) for n in range(6)])
+    assert [u.window_score for u in fake] == pytest.approx([0.95] * 6)
+    assert fake[0].alert.state == "raised"
+    late = feed(state, [at(3, 3.0, 0.5)])  # came late, belongs to the time before
+    assert late[-1].window_score == pytest.approx(0.95, abs=0.1)
+
+
+def test_new_faces_are_followed_after_a_clock_was_set_back():
+    state = rolling()
+    for seq in range(40):  # as many tracks as are kept
+        box = (seq * 100.0, 0.0, seq * 100.0 + 40, 40.0)
+        feed(state, [ChunkPrediction("v", seq, 1e6 + 9 * seq, 2.0, chunk(0, [0.1] * 8, box=box).frames)])
+    for seq in range(40, 44):
+        frames = meeting(seq, 0.5).frames
+        update = feed(state, [ChunkPrediction("v", seq, 2.0 * (seq - 40), 2.0, frames)])[-1]
+    assert max(t.faces for t in update.tracks) == 32
 
 
 def test_too_many_videos_end_the_one_idle_longest():
     state = RollingScores(RollingConfig(max_videos=2), AlertConfig(), FacesConfig(), ENSEMBLE)
     for i in range(3):
         feed(state, [chunk(0, [0.2], video_id=f"v{i}")], at=i)
-    assert [u.video_id for u in state.expire(Arrival(3, 3000))] == ["v0"]
+    assert [u.video_id for u in state.expire(Arrival(3, 3000), at_most=100)] == ["v0"]
 
 
 def test_state_of_an_endless_video_is_bounded():

@@ -35,7 +35,7 @@ def test_changes_are_told_once_and_forgotten_videos_as_such():
     state.apply(chunk(0, [0.5]), last=False, arrival=Arrival(0.0, 0))
     assert list(state.take_changed()) == ["v"]
     assert state.take_changed() == {}
-    assert [update.status for update in state.expire(Arrival(1e6, 0))] == ["final"]
+    assert [update.status for update in state.expire(Arrival(1e6, 0), at_most=100)] == ["final"]
     assert state.take_changed() == {"v": None}
 
 
@@ -65,14 +65,14 @@ def test_restored_videos_expire_before_those_that_came_again():
     new.restore(old.take_changed(), now_seconds=100.0)
     new.apply(chunk(1, [0.5], video_id="b"), last=False, arrival=Arrival(200.0, 0))
     assert len(new) == 3
-    assert not list(new.expire(Arrival(399.0, 0)))
-    finals = list(new.expire(Arrival(400.0, 0)))
+    assert not list(new.expire(Arrival(399.0, 0), at_most=100))
+    finals = list(new.expire(Arrival(400.0, 0), at_most=100))
     assert sorted((each.video_id, each.status, each.chunks) for each in finals) == [
         ("a", "final", 1),
         ("c", "final", 1),
     ]
     assert new.take_changed().keys() == {"a", "b", "c"}
-    assert [each.video_id for each in new.expire(Arrival(500.0, 0))] == ["b"]
+    assert [each.video_id for each in new.expire(Arrival(500.0, 0), at_most=100)] == ["b"]
 
 
 def test_numbers_beyond_64_bits():

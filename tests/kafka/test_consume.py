@@ -213,7 +213,7 @@ async def test_compressed_records(apache_kafka: str, compression: str) -> None:
     client = AIOKafkaProducer(bootstrap_servers=apache_kafka, compression_type=compression)
     await client.start()
     try:
-        await client.send_and_wait(kafka.chunks_topic, encode_chunk(chunk("v", 0, bytes(100_000))))
+        await client.send_and_wait(kafka.chunks_topic, encode_chunk(chunk("v", 0, bytes(100_000))), key=b"v")
     finally:
         await client.stop()
     async with watching(kafka) as scores, running(service_config(kafka), FakePipeline()):
