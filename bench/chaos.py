@@ -30,20 +30,20 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
+from footage import wandering_face
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from conftest import fresh_names
+from fakes import publish, watching
+from kafka_broker import RunningKafka, restartable_kafka
+from members import make_engines, make_member
+
+from streamer.config import KafkaConfig
+from streamer.kafka.topics import create_topics
+from streamer.messages import ScoreUpdate, VideoChunk
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tests"))
-
-from conftest import fresh_names  # noqa: E402
-from fakes import publish, watching  # noqa: E402
-from kafka_broker import RunningKafka, restartable_kafka  # noqa: E402
-from media import wandering_face  # noqa: E402
-from members import make_engines, make_member  # noqa: E402
-
-from streamer.config import KafkaConfig  # noqa: E402
-from streamer.kafka.topics import create_topics  # noqa: E402
-from streamer.messages import ScoreUpdate, VideoChunk  # noqa: E402
-
 PARTITIONS = 8
 PROCESSES = 3
 FROZEN_SECONDS = 9.0

@@ -38,8 +38,8 @@ from typing import Any
 import numpy as np
 import torch
 import uvloop
+from footage import wandering_face
 from harness import FULL_SIZE
-from media import wandering_face
 from torch.utils.flop_counter import FlopCounterMode
 
 from streamer.backends.load import load_network

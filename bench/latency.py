@@ -18,8 +18,8 @@ import time
 from typing import Any
 
 import uvloop
+from footage import wandering_face
 from harness import FULL_SIZE, Bench, running_service
-from media import wandering_face
 
 from streamer.config import load_config
 from streamer.engines import ensure_untrained

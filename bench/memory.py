@@ -15,8 +15,8 @@ import sys
 from typing import Any
 
 import uvloop
+from footage import wandering_face
 from harness import FULL_SIZE, running_service
-from media import wandering_face
 
 from streamer.config import load_config
 from streamer.engines import ensure_untrained

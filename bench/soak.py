@@ -28,19 +28,18 @@ from typing import Any
 import aiohttp
 import psutil
 import uvloop
+from footage import wandering_face
 from harness import FULL_SIZE, VIDEOS, Bench, running_service
-from media import wandering_face
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-from conftest import fresh_names  # noqa: E402
-from fakes import dead_letters  # noqa: E402
-from kafka_broker import free_ports, restartable_kafka  # noqa: E402
+from conftest import fresh_names
+from fakes import dead_letters
+from kafka_broker import free_ports, restartable_kafka
 
-from streamer.config import load_config  # noqa: E402
-from streamer.engines import ensure_untrained  # noqa: E402
-from streamer.messages import VideoChunk  # noqa: E402
+from streamer.config import load_config
+from streamer.engines import ensure_untrained
+from streamer.messages import VideoChunk
 
 LOAD = 0.8
 """Of the measured full load."""

@@ -18,8 +18,8 @@ from itertools import count
 from typing import Any
 
 import uvloop
+from footage import wandering_face
 from harness import FULL_SIZE, VIDEOS
-from media import wandering_face
 from throughput import CHUNK_SECONDS, cpu_seconds
 
 from streamer.config import Config, load_config

@@ -24,8 +24,8 @@ from typing import Any
 
 import psutil
 import uvloop
+from footage import wandering_face
 from harness import FULL_SIZE, VIDEOS, running_service
-from media import wandering_face
 
 from streamer.config import Config, load_config
 from streamer.engines import ensure_untrained

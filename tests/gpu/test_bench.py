@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -23,14 +23,7 @@ BENCH = Path(__file__).parents[2] / "bench"
 def bench() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCH))
-        for name in ("harness", "media"):  # tests have a media.py, too
-            patch.delitem(sys.modules, name, raising=False)
-        spec = importlib.util.spec_from_file_location("bench_gpu", BENCH / "gpu.py")
-        assert spec
-        assert spec.loader
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        yield module
+        yield importlib.import_module("gpu")
 
 
 def run(
