@@ -2,7 +2,7 @@
 
     python build_engines.py untrained
     python build_engines.py --target tensorrt --precision fp16 MEMBER ...    # those of --members
-    python bench/gpu.py [--json [FILE]] [--parts networks pipeline scores soak] [--soak-minutes 60]
+    python bench/gpu.py [--json FILE] [--parts networks pipeline scores]
     python bench/gpu.py --parts networks --ways tensorrt torch_tensorrt     # the other builder; takes minutes
 
 Figures are printed, and written to FILE, as they are made. What fails is named among them, does not stop the
@@ -15,7 +15,6 @@ rest, and makes the exit status 1.
 - pipeline: 1080p30, one face per frame, all windows on, full-size members: frames/s with decoding and
   without, streams of 25 frames/s, latency at 80 % of that load, busy share of the GPU, time by stage.
 - scores: of the bundled clips, by the members, on the GPU and on the CPU with OpenVINO f32: within 0.01?
-- soak: memory and latency at 80 % load, by thirds.
 
 `--device cpu` runs what needs no GPU, to try the script: PyTorch's networks, and the pipeline in them.
 """
@@ -58,7 +57,7 @@ from streamer.types import Frame, YuvFrame
 CHUNK_SECONDS = 2.0
 LOAD = 0.8
 """Share of the highest rate at which latencies are taken."""
-PARTS = ("networks", "pipeline", "scores", "soak")
+PARTS = ("networks", "pipeline", "scores")
 WAYS = ("eager", "graphed", "tensorrt", "compiled", "torch_tensorrt")
 """To compute a network; those that take minutes come last."""
 PYTORCH = ("eager", "graphed", "compiled")
@@ -72,10 +71,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--json", nargs="?", const="-", metavar="FILE", help="figures as JSON; to a file: beside"
-    )
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:3])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="figures as JSON, beside those printed")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--precision", choices=("f32", "fp16", "bf16", "int8", "fp8"), default="fp16")
     parser.add_argument("--members", nargs="+", default=[*FULL_SIZE, *ClassifyConfig().members])
@@ -85,21 +82,16 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20, help="of each measurement of the pipeline")
     parser.add_argument("--rate", type=float, default=4, help="sampled frames a second of video")
     parser.add_argument("--nvdec", action="store_true", help="decode on the GPU")
-    parser.add_argument("--soak-minutes", type=float, default=60)
     arguments = parser.parse_args()
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # f32 is to mean f32
     figures = Figures(arguments.json, describe(arguments.device), arguments.precision)
-    try:
-        for part in arguments.parts:
-            with figures.attempt(part):
-                if part == "networks":
-                    measure_networks(arguments, figures)
-                else:
-                    measure = {"pipeline": measure_pipeline, "scores": compare_scores, "soak": soak}[part]
-                    uvloop.run(measure(arguments, figures.part(part)))
-    finally:
-        if arguments.json == "-":
-            json.dump(figures.found, sys.stdout)
+    for part in arguments.parts:
+        with figures.attempt(part):
+            if part == "networks":
+                measure_networks(arguments, figures)
+            else:
+                measure = {"pipeline": measure_pipeline, "scores": compare_scores}[part]
+                uvloop.run(measure(arguments, figures.part(part)))
     return 1 if figures.found["failed"] else 0
 
 
@@ -110,17 +102,17 @@ Say = Callable[[str, Any], None]
 class Figures:
     """What was found so far: said at once, and kept in a file, so that no failure or time limit loses it."""
 
-    def __init__(self, target: str | None, device: str, precision: str) -> None:
-        """target: a file; `-`: whoever calls writes them to stdout; None: neither."""
+    def __init__(self, file: Path | None, device: str, precision: str) -> None:
+        """file: None: they are only printed."""
         self.found: dict[str, Any] = {"device": device, "precision": precision, "failed": {}}
-        self._target = target
+        self._file = file
         self.say(f"{device}, {precision}")
 
     def say(self, line: str) -> None:
-        """Print for people."""
-        print(line, file=sys.stderr if self._target == "-" else sys.stdout, flush=True)
-        if self._target not in (None, "-"):
-            write_whole(Path(self._target), json.dumps(self.found).encode())
+        """Print for people, and keep what was found so far."""
+        print(line, flush=True)
+        if self._file is not None:
+            write_whole(self._file, json.dumps(self.found).encode())
 
     def part(self, name: str) -> Say:
         """For the figures of a part."""
@@ -479,38 +471,6 @@ async def faces_of(pipeline: Pipeline, clip: Any) -> list[float]:
         prediction = await pipeline.predict(piece.chunk)
         found += [float(np.mean(face.probabilities)) for frame in prediction.frames for face in frame.faces]
     return found
-
-
-# soak
-
-
-async def soak(arguments: argparse.Namespace, say: Say) -> None:
-    """Memory and latency over a long time at a share of the highest rate."""
-    data = wandering_face(CHUNK_SECONDS)
-    ensure_untrained(config_of(arguments).classify)
-    async with Pipeline(config_of(arguments)) as pipeline:
-        full = await closed_loop(pipeline, data, 2 * pipeline.decode_pool.size, seconds=arguments.seconds)
-        for third in range(1, 4):
-            latencies = await open_loop(
-                pipeline, data, LOAD * full["chunks_per_second"], seconds=arguments.soak_minutes * 20
-            )
-            say(
-                f"third {third} of {arguments.soak_minutes:g} minutes",
-                {
-                    "chunks": len(latencies),
-                    "latency_ms_p50": 1000 * statistics.median(latencies),
-                    "latency_ms_p99": 1000 * float(np.quantile(latencies, 0.99)),
-                    "gpu_memory_mib": gpu_memory_mib(arguments.device),
-                },
-            )
-
-
-def gpu_memory_mib(device: str) -> float | None:
-    """In use on the GPU, by all processes."""
-    if device == "cpu":
-        return None
-    free, total = torch.cuda.mem_get_info(device)
-    return (total - free) / 2**20
 
 
 if __name__ == "__main__":

@@ -103,26 +103,28 @@ def test_scores_of_the_members_that_were_asked_for(
     assert found["scores"]["largest_difference"] == pytest.approx(here - 0.7)
 
 
-def test_a_part_that_is_interrupted_keeps_what_it_found(
-    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "figures.json"
+def test_a_part_that_is_interrupted_keeps_what_it_found(bench: ModuleType, tmp_path: Path) -> None:
+    figures = bench.Figures(tmp_path / "figures.json", "a device", "f32")
 
-    async def soak(arguments: object, say: Any) -> None:
-        say("minutes", 1.5)
-        raise KeyboardInterrupt  # what `timeout --signal=INT` makes of it
+    def measure() -> None:
+        with figures.attempt("pipeline"):
+            figures.part("pipeline")("frames_per_second", 1.5)
+            raise KeyboardInterrupt  # what `timeout --signal=INT` makes of it
 
-    monkeypatch.setattr(bench, "soak", soak)
     with pytest.raises(KeyboardInterrupt):
-        run(bench, monkeypatch, file, "--parts", "soak")
-    assert json.loads(file.read_text())["soak"] == {"minutes": 1.5}
+        measure()
+    found = json.loads((tmp_path / "figures.json").read_text())
+    assert found == {
+        "device": "a device",
+        "precision": "f32",
+        "failed": {},
+        "pipeline": {"frames_per_second": 1.5},
+    }
 
 
 def test_f32_means_f32(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def soak(arguments: object, say: Any) -> None:
-        say("tf32", torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
-
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    monkeypatch.setattr(bench, "soak", soak)
-    _, found = run(bench, monkeypatch, tmp_path / "figures.json", "--parts", "soak")
-    assert found["soak"] == {"tf32": False}
+    torch.backends.cuda.matmul.allow_tf32 = True  # False, the default, is what must come of it
+    run(bench, monkeypatch, tmp_path / "figures.json", *("--parts", "networks", "--members", "absent"))
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
