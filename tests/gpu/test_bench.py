@@ -30,8 +30,7 @@ def run(
     bench: ModuleType, patch: pytest.MonkeyPatch, file: Path, *arguments: str
 ) -> tuple[int, dict[str, Any]]:
     patch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--json", str(file), *arguments])
-    patch.setattr(bench, "ensure_untrained", lambda config: None)
-    patch.setattr(bench, "peak", lambda *_: {"flops": 1e12, "bytes": 1e9})
+    patch.setattr("gpu_networks.peak", lambda *_: {"flops": 1e12, "bytes": 1e9})
     status: int = bench.main()
     return status, json.loads(file.read_text())
 
@@ -47,7 +46,7 @@ def test_rows_are_kept_though_one_fails(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return 0.5
 
-    monkeypatch.setattr(bench, "seconds_per_call", seconds)
+    monkeypatch.setattr("gpu_networks.seconds_per_call", seconds)
     status, found = run(
         bench,
         monkeypatch,
@@ -92,34 +91,15 @@ def test_scores_of_the_members_that_were_asked_for(
         assert pipeline.config.classify.members == ("other",)
         return [0.7, 0.7] if pipeline.config.classify.backend == "openvino" else [here, here]
 
-    monkeypatch.setattr(bench, "Pipeline", FakePipeline)
-    monkeypatch.setattr(bench, "faces_of", faces_of)
-    monkeypatch.setattr(bench, "demo_clips", lambda: [SimpleNamespace(stem="clip")])
+    monkeypatch.setattr("gpu_scores.Pipeline", FakePipeline)
+    monkeypatch.setattr("gpu_scores.faces_of", faces_of)
+    monkeypatch.setattr("gpu_scores.demo_clips", lambda: [SimpleNamespace(stem="clip")])
     status, found = run(
         bench, monkeypatch, tmp_path / "figures.json", *("--parts", "scores", "--members", "other")
     )
     assert status == 0
     assert found["scores"]["within_0.01_of_the_cpu"] is within
     assert found["scores"]["largest_difference"] == pytest.approx(here - 0.7)
-
-
-def test_a_part_that_is_interrupted_keeps_what_it_found(bench: ModuleType, tmp_path: Path) -> None:
-    figures = bench.Figures(tmp_path / "figures.json", "a device", "f32")
-
-    def measure() -> None:
-        with figures.attempt("pipeline"):
-            figures.part("pipeline")("frames_per_second", 1.5)
-            raise KeyboardInterrupt  # what `timeout --signal=INT` makes of it
-
-    with pytest.raises(KeyboardInterrupt):
-        measure()
-    found = json.loads((tmp_path / "figures.json").read_text())
-    assert found == {
-        "device": "a device",
-        "precision": "f32",
-        "failed": {},
-        "pipeline": {"frames_per_second": 1.5},
-    }
 
 
 def test_f32_means_f32(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
