@@ -72,7 +72,6 @@ class Fleet:
     def __init__(self, settings: dict[str, str], log: Path) -> None:
         self._settings, self._log = settings, log
         self._processes: dict[int, asyncio.subprocess.Process] = {}
-        self._wanted: set[int] = set()
         self.exits: Counter[int] = Counter()
         """Exit status of processes that ended, negative for signals."""
 

@@ -25,6 +25,10 @@ WAYS = ("eager", "graphed", "tensorrt", "compiled", "torch_tensorrt")
 """To compute a network; those that take minutes come last."""
 PYTORCH = ("eager", "graphed", "compiled")
 ON_CPU = ("roofline", "eager", "compiled")
+LEAST_SECONDS = 0.5
+"""Calls are repeated for this long at least."""
+UNDER_WAY = 4
+"""Batches at a time in an engine."""
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -33,7 +37,7 @@ def dtype_of(precision: str) -> torch.dtype:
 
 
 @torch.inference_mode()
-def seconds_per_call(device: str, call: Callable[[], object], least_seconds: float = 0.5) -> float:
+def seconds_per_call(device: str, call: Callable[[], object]) -> float:
     """Mean time of a call, after a warm-up, waiting for the GPU only at the end."""
 
     def wait() -> None:
@@ -44,7 +48,7 @@ def seconds_per_call(device: str, call: Callable[[], object], least_seconds: flo
         call()
     wait()
     calls, started = 0, time.perf_counter()
-    while calls < 10 or time.perf_counter() - started < least_seconds:
+    while calls < 10 or time.perf_counter() - started < LEAST_SECONDS:
         for _ in range(10):
             call()
         wait()
@@ -144,9 +148,9 @@ def engine_seconds(network: Any, images: torch.Tensor) -> float:
         network.close()
 
 
-def pipelined_seconds(network: Any, images: torch.Tensor, under_way: int = 4) -> float:
+def pipelined_seconds(network: Any, images: torch.Tensor) -> float:
     """Time of a batch with several under way, as the service has them; outputs arrive in memory."""
-    waiting = [network.start(images) for _ in range(under_way)]
+    waiting = [network.start(images) for _ in range(UNDER_WAY)]
     calls, started = 0, time.perf_counter()
     while calls < 50 or time.perf_counter() - started < 1:
         waiting.pop(0)()

@@ -21,6 +21,8 @@ from streamer.kafka.topics import create_topics
 from streamer.messages import ScoreUpdate, VideoChunk
 
 VIDEOS = 8
+TIMEOUT_SECONDS = 600.0
+"""For updates that are waited for."""
 
 FULL_SIZE = ["untrained/resnext50_32x4d", "untrained/densenet121"]
 """What benches measure: members of the size that the method asks for. Random weights cost the same time."""
@@ -73,9 +75,9 @@ class Bench:
         """Frames counted by the newest update of each video."""
         return sum({update.video_id: update.frames for _, update in self.updates}.values())
 
-    async def wait_for(self, count: int, timeout_seconds: float = 600) -> None:
+    async def wait_for(self, count: int) -> None:
         """Wait until so many updates have come since the start. Raises TimeoutError."""
-        async with asyncio.timeout(timeout_seconds):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             while len(self.updates) < count:
                 if not self.service.is_running() or self.service.status() == psutil.STATUS_ZOMBIE:
                     raise RuntimeError("the service has ended; see its messages above")
