@@ -117,15 +117,6 @@ def random_weights(seed: int, fan: Literal["in", "out"]) -> Weights:
     return draw
 
 
-def parameter_count(model: onnx.ModelProto) -> int:
-    """Trainable parameters: all tensors but the running statistics of batch normalisation."""
-    return sum(
-        int(np.prod(tensor.dims))
-        for tensor in model.graph.initializer
-        if not tensor.name.endswith(("running_mean", "running_var"))
-    )
-
-
 class _Graph:
     """Collects nodes and tensors; every method adds a node and returns the name of its output."""
 

@@ -26,7 +26,7 @@ from streamer.backends.load import load_network
 from streamer.classify import probability
 from streamer.engines import IMAGENET, write_whole
 from streamer.errors import ModelError, TrainingError
-from streamer.manifest import Calibration, Manifest, read_manifest, sha256_of
+from streamer.manifest import Calibration, Manifest, sha256_of
 from streamer.models.classifiers import ARCHITECTURES
 from streamer.models.onnx_graph import fold_constants, store_as_f16
 from streamer.training.checkpoint import load_checkpoint, load_model
@@ -169,20 +169,6 @@ def write_manifest(path: Path, manifest: Manifest) -> Path:
     """Write a manifest whole or not at all; returns its path."""
     write_whole(path, (manifest.model_dump_json(indent=2) + "\n").encode())
     return path
-
-
-def update_manifest(
-    path: Path, *, measured: str | None = None, calibration: Calibration | None = None
-) -> Manifest:
-    """Say anew what a member was measured on, or calibrate it anew; the network's file stays.
-
-    Raises ManifestError.
-    """
-    manifest = read_manifest(path)
-    changes: dict[str, Any] = {"measured": measured, "calibration": calibration}
-    manifest = manifest.model_copy(update={k: v for k, v in changes.items() if v is not None})
-    write_manifest(path, manifest)
-    return manifest
 
 
 class _Outputs(nn.Module):

@@ -178,8 +178,8 @@ def network_scorer(network: Network) -> Scorer:
     return Scorer(manifest.name, manifest.input.height, predict, manifest.calibration)
 
 
-def torch_scorer(name: str, model: nn.Module, *, size: int, calibration: Calibration = NEUTRAL) -> Scorer:
-    """A classifier in torch, f32, on the device where its weights are; it is put into evaluation mode."""
+def torch_scorer(name: str, model: nn.Module, *, size: int) -> Scorer:
+    """A classifier in torch, f32, where its weights are, not calibrated; it is put into evaluation mode."""
     import torch
 
     model.eval()
@@ -190,7 +190,7 @@ def torch_scorer(name: str, model: nn.Module, *, size: int, calibration: Calibra
             logit, _ = model(torch.from_numpy(normalise(images, IMAGENET)).to(device))
         return np.asarray(logit[:, 0].float().cpu().numpy(), np.float32)
 
-    return Scorer(name, size, predict, calibration)
+    return Scorer(name, size, predict)
 
 
 def checkpoint_scorer(name: str, checkpoint: Path, *, size: int) -> Scorer:
@@ -240,23 +240,6 @@ def score_faces(
         FrameScores(videos, np.array(labels, np.int64), generators, np.concatenate(column))
         for column in logits
     ]
-
-
-def score_records(
-    scorer: Scorer,
-    records: Sequence[CropRecord],
-    *,
-    cache: Path,
-    margin: float = MARGIN,
-    batch: int = BATCH,
-    degrade: Degrade | None = None,
-    workers: int = 1,
-) -> FrameScores:
-    """Logits of one network on the faces of a crop cache; see `score_faces`."""
-    (scores,) = score_faces(
-        [scorer], RecordFaces(records, cache), margin=margin, batch=batch, degrade=degrade, workers=workers
-    )
-    return scores
 
 
 def _views(

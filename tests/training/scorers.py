@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from streamer.manifest import Calibration
-from streamer.training.scoring import Scorer
+from streamer.training.scoring import RecordFaces, Scorer, score_faces
+from streamer.training.types import CropRecord, FrameScores
 from streamer.types import Float32Array, UInt8Array
 
 
@@ -26,3 +31,11 @@ def green_scorer(name: str = "green", *, size: int = 48, noise: float = 0.0, see
         return ((greenness(images) - 100) / 20 + np.array(shift)).astype(np.float32)
 
     return Scorer(name, size, predict, Calibration(temperature=2.0, bias=0.1))
+
+
+def score_records(
+    scorer: Scorer, records: Sequence[CropRecord], *, cache: Path, **options: Any
+) -> FrameScores:
+    """Logits of one network on the faces of a crop cache; options: of `score_faces`."""
+    (scores,) = score_faces([scorer], RecordFaces(records, cache), **options)
+    return scores

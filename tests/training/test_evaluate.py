@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scorers import green_scorer
+from scorers import green_scorer, score_records
 from toy import make_cache
 
 from streamer.errors import TrainingError
@@ -24,7 +24,7 @@ from streamer.training.evaluate import (
 )
 from streamer.training.figures import Evaluation, MemberFacts, SetFigures, read_evaluation
 from streamer.training.robustness import DEGRADATIONS, Degradation
-from streamer.training.scoring import Blends, RecordFaces, Scorer, score_records
+from streamer.training.scoring import Blends, RecordFaces, Scorer
 from streamer.training.types import FAKE, REAL, CropRecord
 
 DARKER = Degradation("darker", "share", (0.5, 0.05), lambda rgb, level, rng: (rgb * level).astype(np.uint8))

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.needs_torch
 
 from streamer.models.classifiers import ARCHITECTURES, build_classifier  # noqa: E402
 from streamer.training import export  # noqa: E402
-from streamer.training.export import Exported, export_checkpoint, export_member, update_manifest  # noqa: E402
+from streamer.training.export import Exported, export_checkpoint, export_member  # noqa: E402
 
 SIZE = 64
 CALIBRATION = Calibration(temperature=1.5, bias=-0.25)
@@ -231,15 +231,6 @@ def test_int8_can_be_built_from_float16_storage(tmp_path: Path) -> None:
     assert made.max_difference < 0.2
     weights = tmp_path / "engines" / "compiled" / "openvino-int8" / "member.bin"
     assert weights.stat().st_size < 0.65 * (tmp_path / "engines" / "member.onnx").stat().st_size
-
-
-def test_manifest_told_anew(tmp_path: Path) -> None:
-    found = exported(tmp_path, network("mobilenet_v2"))
-    update_manifest(found.path, measured="AUC 0.9 on something")
-    update_manifest(found.path, calibration=Calibration(temperature=2.0))
-    manifest = read_manifest(found.path)
-    assert (manifest.measured, manifest.calibration.temperature) == ("AUC 0.9 on something", 2.0)
-    assert manifest.sha256 == found.manifest.sha256
 
 
 def test_a_checkpoint_of_a_training_run(tmp_path: Path) -> None:

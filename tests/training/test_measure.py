@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from scorers import green_scorer
+from scorers import green_scorer, score_records
 from toy import make_cache
 
 from streamer.config import Config
@@ -18,7 +18,6 @@ from streamer.training.crops import INDEX, to_lines
 from streamer.training.evaluate import Options
 from streamer.training.figures import Evaluation, MemberFacts
 from streamer.training.measure import measure
-from streamer.training.scoring import score_records
 from streamer.training.types import FAKE, REAL, CropRecord, Split
 
 SCORER = green_scorer(noise=3.0)

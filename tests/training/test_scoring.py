@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from networks import make_network
-from scorers import green_scorer
+from scorers import green_scorer, score_records
 from toy import make_cache
 
 from streamer.backends.load import load_network
@@ -26,7 +26,6 @@ from streamer.training.scoring import (
     Scorer,
     network_scorer,
     score_faces,
-    score_records,
 )
 from streamer.training.types import FAKE, REAL
 from streamer.types import Float32Array, UInt8Array
