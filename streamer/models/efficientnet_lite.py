@@ -24,7 +24,7 @@ BLOCKS = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
+STEM_CHANNELS, HEAD_CHANNELS, CLASSES = 32, 1280, 1000
 _EPSILON = 1e-3
 """Of batch normalisation, as the published weights were trained."""
 
@@ -69,9 +69,9 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """(n, 3, s, s) -> (n, classes) logits; s divisible by 32."""
+    """(n, 3, s, s) -> (n, 1000) logits of ImageNet's classes; s divisible by 32."""
 
-    def __init__(self, classes: int = 1000) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self._conv_stem = SamePadConv2d(3, STEM_CHANNELS, 3, stride=2, bias=False)
         self._bn0 = nn.BatchNorm2d(STEM_CHANNELS, eps=_EPSILON)
@@ -85,10 +85,10 @@ class EfficientNetLite0(nn.Module):
                 channels = out
         self._conv_head = nn.Conv2d(channels, HEAD_CHANNELS, 1, bias=False)
         self._bn1 = nn.BatchNorm2d(HEAD_CHANNELS, eps=_EPSILON)
-        self._fc = nn.Linear(HEAD_CHANNELS, classes)
+        self._fc = nn.Linear(HEAD_CHANNELS, CLASSES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, 3, s, s) float32 -> (n, classes)."""
+        """(n, 3, s, s) float32 -> (n, 1000)."""
         x = self._relu(self._bn0(self._conv_stem(x)))
         x = self._relu(self._bn1(self._conv_head(self._blocks(x))))
         logits: torch.Tensor = self._fc(x.mean((2, 3)))

@@ -85,9 +85,9 @@ def reduce_resolution(
     return resize(small, width, height, enlarging)
 
 
-def sharpen(rgb: UInt8Array, amount: float, sigma_px: float = 1.0) -> UInt8Array:
-    """Unsharp masking: adds `amount` of what a Gaussian blur takes away."""
-    soft = cv2.GaussianBlur(rgb, (0, 0), sigma_px)
+def sharpen(rgb: UInt8Array, amount: float) -> UInt8Array:
+    """Unsharp masking: adds `amount` of what a Gaussian blur (sigma: 1 px) takes away."""
+    soft = blur(rgb, 1.0)
     return np.asarray(cv2.addWeighted(rgb, 1 + amount, soft, -amount, 0), np.uint8)
 
 

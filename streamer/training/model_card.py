@@ -83,8 +83,6 @@ def model_card(
     fine_tune: Sequence[FineTuning],
     *,
     warning: str = WARNING,
-    good_for: Sequence[str] = GOOD_FOR,
-    not_for: Sequence[str] = NOT_FOR,
 ) -> str:
     """The card, Markdown. The evaluation must have measured the member under its name: else TrainingError."""
     others = (ENSEMBLE,) if len(evaluation.members) > 1 else ()
@@ -97,8 +95,8 @@ def model_card(
             facts=facts,
             fine_tune=fine_tune,
             warning=warning,
-            good_for=good_for,
-            not_for=not_for,
+            good_for=GOOD_FOR,
+            not_for=NOT_FOR,
             others=others,
             curves_by_set=[(on, list(c)) for on, c in groupby(evaluation.curves, key=lambda curve: curve.on)],
             curve_in_words=curve_in_words,
