@@ -19,10 +19,10 @@ import torchvision
 
 from streamer.backends.load import load_network
 from streamer.config import Config
+from streamer.engines import IMAGENET
 from streamer.faces.crop import crop_faces
 from streamer.faces.detect import FaceDetector
 from streamer.manifest import read_manifest
-from streamer.models.classifiers import IMAGENET_MEAN, IMAGENET_STD
 from streamer.training.member_start import member_network
 from streamer.types import Float32Array, UInt8Array
 
@@ -120,7 +120,7 @@ def _member(engines: Path, name: str) -> Member:
 
 @torch.inference_mode()
 def _score_one(members: list[Member], frame: UInt8Array, box: Float32Array) -> float:
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    mean, std = torch.tensor(IMAGENET.mean), torch.tensor(IMAGENET.std)
     answers = []
     for member in members:
         crop = crop_faces(frame, box[None], margin=0.3, size=member.size)

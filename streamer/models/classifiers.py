@@ -19,22 +19,16 @@ from torch.nn import functional
 from torchvision.models import densenet121, mobilenet_v2, resnext50_32x4d
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from streamer.engines import IMAGENET
 from streamer.errors import TrainingError
 from streamer.manifest import sha256_of
 from streamer.models.efficientnet_lite import EfficientNetLite0
 from streamer.models.narrow_groups import replace_narrow
 
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-"""Of RGB in [0, 255], as torchvision's weights expect it; goes into the manifest."""
-IMAGENET_STD = (58.395, 57.12, 57.375)
-
 STAGES = 5
 MAP_STAGE = 3
 """Index of the stage from whose output (stride 16) the mask head works."""
-MAP_STRIDE = 16
 MASK_CHANNELS = 64
-STRIDE = 32
-"""Input sides must be multiples of this."""
 
 
 @dataclass(frozen=True)
@@ -309,8 +303,8 @@ def build_classifier(architecture: str, *, pretrained: bool, dropout: float, mas
 
 def normalised(images: torch.Tensor) -> torch.Tensor:
     """(n, s, s, 3) uint8 RGB -> (n, 3, s, s) float32 as the classifiers want it, channels last in memory."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device)
-    std = torch.tensor(IMAGENET_STD, device=images.device)
+    mean = torch.tensor(IMAGENET.mean, device=images.device)
+    std = torch.tensor(IMAGENET.std, device=images.device)
     return ((images - mean) / std).permute(0, 3, 1, 2)
 
 

@@ -35,7 +35,7 @@ Kind = Literal["self_blended", "cross_blended", "dataset_fake", "decoded"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 MASK_STRIDE = 16
-"""Pixels of the input to one cell of the mask head."""
+"""Pixels of the input to one cell of the mask head, which works from stage `classifiers.MAP_STAGE`."""
 
 ATTEMPTS = 10
 """Draws of another face when one cannot be blended, before something must be wrong with all of them."""
