@@ -140,66 +140,28 @@ def prepare(
 ) -> None:
     """Find the faces: videos and pictures -> a cache of face crops, split by people. Goes on where it was."""
     config = _start(ctx)
-    from streamer.terminal import count
-    from streamer.training.duplicates import remove_duplicates
-    from streamer.training.prepare import prepare as fill_cache
-    from streamer.training.sources import check_official_split, read_data
-    from streamer.training.split import (
-        ALL_TRAIN,
-        FRACTIONS,
-        assign_splits,
-        check_no_leak,
-        check_shares,
-        hold_out,
-    )
+    from streamer.training.prepare_data import Selection, prepare_data
 
-    if len(source) not in (1, len(data)):
-        raise ConfigError(f"--source is given once for all folders or once for each, not {len(source)} times")
-    layouts = [each.value for each in (source * len(data) if len(source) == 1 else source)]
-    if "faceforensics" not in layouts and (compression or method or not official_split):
-        raise ConfigError("--compression, --method and --no-official-split are for --source faceforensics")
-    items, roots = read_data(
-        data,
-        layouts,
-        group_by=group_by.value,
-        compressions=compression,
-        methods=method,
-        official_split=official_split,
-    )
-    if "faceforensics" in layouts and official_split and not validation:
-        check_official_split(items, roots["faceforensics"])
-    held_out = hold_out(items, validation or (), roots)
-    fractions = ALL_TRAIN if validation else FRACTIONS
-    items = assign_splits(held_out, seed=seed, fractions=fractions)
-    check_shares(held_out, items, fractions)
-    with _bar("looking for duplicates") as progress:
-        store = cache / "fingerprints.jsonl"
-        items, duplicates = remove_duplicates(
-            items, roots=roots, store=store, config=config.decode, workers=workers, progress=progress
-        )
-    (cache / "duplicates.json").write_text(duplicates.to_json())
-    check_no_leak(items)
-    with _bar("finding faces") as progress:
-        report = fill_cache(
-            items,
-            roots=roots,
-            cache=cache,
-            config=config,
+    prepared = prepare_data(
+        Selection(
+            folders=data,
+            layouts=[each.value for each in source],
+            group_by=group_by.value,
+            compressions=compression,
+            methods=method,
+            official_split=official_split,
+            validation=validation or (),
             seed=seed,
-            frames_per_real=frames_per_real,
-            frames_per_fake=frames_per_fake,
-            workers=workers,
-            progress=progress,
-        )
-    (cache / "prepared.json").write_text(report.to_json())
-    for split, generators in report.by_split.items():
-        typer.echo(
-            f"{split}: " + ", ".join(f"{count(n, 'crop')} {name}" for name, n in sorted(generators.items()))
-        )
-    typer.echo(
-        f"{len(duplicates.removed)} duplicates and {len(duplicates.undecodable)} undecodable files left out, "
-        f"{len(report.problems)} gave no face: see {cache / 'duplicates.json'}, {cache / 'prepared.json'}"
+        ),
+        cache=cache,
+        config=config,
+        frames_per_real=frames_per_real,
+        frames_per_fake=frames_per_fake,
+        workers=workers,
+        bar=_bar,
     )
+    for line in prepared.in_lines():
+        typer.echo(line)
 
 
 @train_app.command()
