@@ -17,7 +17,6 @@ from streamer.training.evaluate import (
     EvaluationSet,
     Options,
     originals_of,
-    thinned,
 )
 from streamer.training.evaluate import evaluate as evaluate_members
 from streamer.training.figures import ENSEMBLE, RANDOM, Evaluation, MemberFacts
@@ -29,13 +28,14 @@ from streamer.training.scoring import (
     checkpoint_scorer,
     network_scorer,
 )
+from streamer.training.subset import subset
 from streamer.training.types import FAKE, REAL, CropRecord, Split
 
 CHECKPOINT_SUFFIX = ".pt"
 """Tells a checkpoint from the name of a member."""
 
 QUICK = {"crops_per_video": 8, "videos": 300, "pictures": 300}
-"""What is left of a cache for a look on a slow machine; see `thinned`."""
+"""What is left of a cache for a look on a slow machine; see `subset`."""
 
 BLENDS = "self-blends"
 """Name of the set in which every real face meets a self-blend of the whole face; see `blend.PUBLISHED`."""
@@ -69,7 +69,7 @@ def measure(
     records, everything = read_split(cache, split), read_index(cache)
     validation = [record for record in everything if record.split == "validation"]
     if quick:
-        records, validation = (thinned(part, **QUICK, seed=1) for part in (records, validation))
+        records, validation = (subset(part, **QUICK, seed=1) for part in (records, validation))
     sets = _sets(records, everything, cache, split, curves=curves)
     choose_on = None
     if {record.label for record in validation} == {REAL, FAKE}:
