@@ -195,18 +195,22 @@ def build_for_gpu(arguments: argparse.Namespace) -> None:
 
 def make_member(arguments: argparse.Namespace, images: Crops) -> None:
     """Export a training checkpoint, without calibration."""
-    from streamer.training.checkpoint import load_checkpoint
-    from streamer.training.export import export_checkpoint
+    from streamer.training.checkpoint import load_checkpoint, load_model
+    from streamer.training.export import MemberTexts, export_member
     from streamer.training.make_member import origin_of
 
     checkpoint = load_checkpoint(arguments.from_checkpoint)
-    export_checkpoint(
-        arguments.from_checkpoint,
+    size = checkpoint.config.input.size
+    export_member(
+        load_model(arguments.from_checkpoint),
         arguments.engines,
-        name=arguments.name,
-        crops=images(checkpoint.config.input.size).check,
-        origin=origin_of(checkpoint, "not stated"),
-        measured="nothing, and not calibrated: see `streamer train export`",
+        MemberTexts(
+            name=arguments.name,
+            origin=origin_of(checkpoint, "not stated"),
+            measured="nothing, and not calibrated: see `streamer train export`",
+        ),
+        size=size,
+        crops=images(size).check,
         calibration=Calibration(),
     )
     say(f"{arguments.name}: made from {arguments.from_checkpoint}, uncalibrated")

@@ -27,9 +27,8 @@ from streamer.classify import probability
 from streamer.engines import IMAGENET, write_whole
 from streamer.errors import ModelError, TrainingError
 from streamer.manifest import Calibration, Manifest, sha256_of
-from streamer.models.classifiers import ARCHITECTURES
+from streamer.models.classifiers import Classifier
 from streamer.models.onnx_graph import fold_constants, store_as_f16
-from streamer.training.checkpoint import load_checkpoint, load_model
 from streamer.types import Float32Array, UInt8Array
 
 Storage = Literal["f16", "f32"]
@@ -46,6 +45,17 @@ MIN_CROPS = 8
 LICENCE = "Apache-2.0"
 
 LOGIT, MASK = "logit", "mask"
+
+
+@dataclass(frozen=True, slots=True)
+class MemberTexts:
+    """What is said of a member, see `Manifest`."""
+
+    name: str
+    origin: str
+    measured: str
+    """What the checks of the export find is added."""
+    licence: str = LICENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,60 +89,25 @@ class Exported:
         )
 
 
-def export_checkpoint(
-    checkpoint: Path,
-    folder: Path,
-    *,
-    name: str,
-    crops: UInt8Array,
-    origin: str,
-    measured: str,
-    calibration: Calibration,
-    licence: str = LICENCE,
-    storage: Storage = "f16",
-    heat_map: bool = False,
-) -> Exported:
-    """Export the averaged weights of a checkpoint; see `export_member`."""
-    config = load_checkpoint(checkpoint).config
-    return export_member(
-        load_model(checkpoint),
-        folder,
-        name=name,
-        architecture=ARCHITECTURES[config.model.architecture].title,
-        size=config.input.size,
-        crops=crops,
-        origin=origin,
-        measured=measured,
-        calibration=calibration,
-        licence=licence,
-        storage=storage,
-        heat_map=heat_map,
-    )
-
-
 def export_member(
-    model: nn.Module,
+    model: Classifier,
     folder: Path,
+    texts: MemberTexts,
     *,
-    name: str,
-    architecture: str,
     size: int,
     crops: UInt8Array,
-    origin: str,
-    measured: str,
     calibration: Calibration,
-    licence: str = LICENCE,
     storage: Storage = "f16",
     heat_map: bool = False,
 ) -> Exported:
     """Write `folder/NAME.onnx` and `NAME.json`, checked; an earlier member of that name is replaced.
 
-    model: on the CPU, (n, 3, size, size) float32 normalised as ImageNet -> (logit (n, 1), mask logits or
-    None); left as it is. crops: (n, size, size, 3) uint8 RGB faces to check on. origin, measured: see
-    `Manifest`; what the checks found is added to `measured`. heat_map: a second output `mask`, (n, 1, size /
-    16, size / 16), share altered of each cell in [0, 1]; serving does not ask for it. Raises ModelError if
-    the outputs differ, TrainingError for unusable crops.
+    model: on the CPU; left as it is. size: of its input, pixels. crops: (n, size, size, 3) uint8 RGB faces
+    to check on. heat_map: a second output `mask`, (n, 1, size / 16, size / 16), share altered of each cell
+    in [0, 1]; serving does not ask for it. Raises ModelError if the outputs differ, TrainingError for
+    unusable crops.
     """
+    name = texts.name
     _check_crops(crops, size, name)
     # 1. the network as it will be stored, and its graph
     network = _Outputs(copy.deepcopy(model), heat_map).eval()
@@ -147,8 +122,20 @@ def export_member(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".exporting-") as temporary:
         file = Path(temporary) / f"{name}.onnx"
         file.write_bytes(graph.SerializeToString(deterministic=True))
-        texts = {"architecture": architecture, "licence": licence, "origin": origin, "measured": measured}
-        manifest = _describe(file, size, calibration, network.names, **texts)
+        manifest = Manifest(
+            name=name,
+            kind="classifier",
+            architecture=model.architecture.title,
+            file=file.name,
+            sha256=sha256_of(file),
+            input=IMAGENET.model_copy(update={"height": size, "width": size}),
+            outputs=network.names,
+            trained=True,
+            calibration=calibration,
+            licence=texts.licence,
+            origin=texts.origin,
+            measured=texts.measured,
+        )
         expected = dict(zip(network.names, rounded, strict=True))
         exported = Exported(
             path=folder / f"{name}.json",
@@ -160,7 +147,7 @@ def export_member(
             mean_change=float(changes.mean()),
         )
         # 3. installed
-        manifest = manifest.model_copy(update={"measured": f"{measured}; {exported.in_words()}"})
+        manifest = manifest.model_copy(update={"measured": f"{texts.measured}; {exported.in_words()}"})
         _install(file, exported.path, manifest)
     return replace(exported, manifest=manifest)
 
@@ -187,23 +174,6 @@ class _Outputs(nn.Module):
         if mask is None:
             raise TrainingError("the network has no mask head, so it cannot export a heat map")
         return logit, mask.sigmoid()
-
-
-def _describe(
-    file: Path, size: int, calibration: Calibration, outputs: tuple[str, ...], **texts: str
-) -> Manifest:
-    """The manifest of a network, called after its file."""
-    return Manifest(
-        name=file.stem,
-        kind="classifier",
-        file=file.name,
-        sha256=sha256_of(file),
-        input=IMAGENET.model_copy(update={"height": size, "width": size}),
-        outputs=outputs,
-        trained=True,
-        calibration=calibration,
-        **texts,
-    )
 
 
 def _check_crops(crops: UInt8Array, size: int, name: str) -> None:

@@ -49,8 +49,8 @@ def export_calibrated(
     heat_map: bool,
 ) -> Exported:
     """Calibrate a checkpoint on a split, and make a member of it. Raises TrainingError, ModelError."""
-    from streamer.training.checkpoint import load_checkpoint
-    from streamer.training.export import export_checkpoint
+    from streamer.training.checkpoint import load_checkpoint, load_model
+    from streamer.training.export import MemberTexts, export_member
 
     records = read_index(cache)
     held_out = read_split(cache, split)
@@ -61,15 +61,18 @@ def export_calibrated(
     )
     calibration = fit_calibration(scores)
     videos = by_video(scores, probabilities(scores, calibration))
-    return export_checkpoint(
-        checkpoint,
+    return export_member(
+        load_model(checkpoint),
         config.classify.engines,
-        name=name,
+        MemberTexts(
+            name=name,
+            origin=origin_of(loaded, data or data_in_words(records)),
+            measured=f"AUC {auc(videos.labels, videos.probabilities):.3f} over {on}, calibrated on them",
+            licence=licence,
+        ),
+        size=size,
         crops=_views(held_out, cache, loaded.config),
-        origin=origin_of(loaded, data or data_in_words(records)),
-        measured=f"AUC {auc(videos.labels, videos.probabilities):.3f} over {on}, calibrated on them",
         calibration=calibration,
-        licence=licence,
         storage=storage,
         heat_map=heat_map and loaded.config.model.mask_head,
     )

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.needs_torch
 
 from streamer.models.classifiers import ARCHITECTURES, build_classifier  # noqa: E402
 from streamer.training import export  # noqa: E402
-from streamer.training.export import Exported, export_checkpoint, export_member  # noqa: E402
+from streamer.training.export import Exported, MemberTexts, export_member  # noqa: E402
 
 SIZE = 64
 CALIBRATION = Calibration(temperature=1.5, bias=-0.25)
@@ -62,22 +62,17 @@ def network(architecture: str, *, seed: int = 0) -> Any:
 
 
 def exported(folder: Path, model: Any, name: str = "member", **changes: Any) -> Exported:
-    facts: dict[str, Any] = {
-        "architecture": "MobileNetV2",
-        "size": SIZE,
-        "crops": crops(),
-        "origin": "a test, seed 0",
-        "measured": "AUC 0.5 on nothing",
-        "calibration": CALIBRATION,
-    }
-    return export_member(model, folder, name=name, **facts | changes)
+    texts = MemberTexts(name, "a test, seed 0", "AUC 0.5 on nothing")
+    options = {"size": SIZE, "crops": crops(), "calibration": CALIBRATION} | changes
+    return export_member(model, folder, texts, **options)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_backend_gives_the_logit_of_torch(architecture: str, tmp_path: Path) -> None:
     model = network(architecture)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    found = exported(tmp_path, model, architecture=ARCHITECTURES[architecture].title)
+    found = exported(tmp_path, model)
+    assert found.manifest.architecture == ARCHITECTURES[architecture].title
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert 0 < found.largest_difference < 1e-4
     with torch.inference_mode():
@@ -242,18 +237,10 @@ def test_a_checkpoint_of_a_training_run(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     records = make_cache(cache) + make_cache(cache, split="validation", seed=1)
     best = train(toy_config(steps=4), records, cache=cache, run=tmp_path / "run", resume=False)
-    found = export_checkpoint(
-        best,
-        tmp_path / "engines",
-        name="toy",
-        crops=crops(),
-        origin="toy",
-        measured="nothing",
-        calibration=CALIBRATION,
-        storage="f32",
-    )
-    assert (found.manifest.architecture, found.manifest.input.height) == ("MobileNetV2", 64)
+    model = load_model(best)
+    found = exported(tmp_path / "engines", model, storage="f32")
+    assert (found.manifest.architecture, found.manifest.input.height) == ("MobileNetV2", SIZE)
     with torch.inference_mode():
-        expected = load_model(best)(torch.from_numpy(normalise(crops(), IMAGENET)))[0].numpy()
+        expected = model(torch.from_numpy(normalise(crops(), IMAGENET)))[0].numpy()
     (logits,) = load_network(found.path, backend="onnxruntime", precision="f32").run(crops())
     np.testing.assert_allclose(logits, expected, atol=1e-4)

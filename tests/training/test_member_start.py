@@ -16,11 +16,10 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.needs_torch
 
 from streamer.models.classifiers import build_classifier  # noqa: E402
-from streamer.training.export import export_member  # noqa: E402
+from streamer.training.export import MemberTexts, export_member  # noqa: E402
 from streamer.training.member_start import load_member, member_network  # noqa: E402
 
 ENGINES = Path(__file__).parents[2] / "engines"
-TITLES = {"mobilenet_v2": "MobileNetV2", "densenet121": "DenseNet-121"}
 
 
 def build(architecture: str, seed: int, *, mask_head: bool = True) -> Any:
@@ -32,12 +31,9 @@ def exported(folder: Path, architecture: str, *, heat_map: bool = True) -> Path:
     return export_member(
         build(architecture, 1),
         folder,
-        name="member",
-        architecture=TITLES[architecture],
+        MemberTexts("member", "a test", "nothing"),
         size=64,
         crops=np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8),
-        origin="a test",
-        measured="nothing",
         calibration=Calibration(),
         heat_map=heat_map,
     ).path
