@@ -79,7 +79,6 @@ class StorageName(StrEnum):
 
 
 Cache = Annotated[Path, typer.Option(help="Folder of face crops.", show_default=False)]
-Split = Annotated[SplitName, typer.Option(help="Which part of the data to measure on.")]
 Engines = Annotated[
     Path | None, typer.Option(help="Folder of members.  [default: classify.engines]", show_default=False)
 ]
@@ -237,7 +236,9 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    split: Split = SplitName.VALIDATION,
+    split: Annotated[SplitName, typer.Option(help="Which part of the data to measure on.")] = (
+        SplitName.VALIDATION
+    ),
     report: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("evaluation"),
     engines: Engines = None,
     curves: Annotated[bool, typer.Option(help="Measure degraded pictures too.")] = True,
@@ -274,7 +275,9 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="RUN/best.pt", show_default=False)],
     name: Annotated[str, typer.Option(help="Of the member.", show_default=False)],
     cache: Cache,
-    split: Split = SplitName.VALIDATION,
+    split: Annotated[SplitName, typer.Option(help="Which part of the data to calibrate on.")] = (
+        SplitName.VALIDATION
+    ),
     engines: Engines = None,
     data: Annotated[
         str | None, typer.Option(help="What it was trained on, in words.  [default: counts of the cache]")
