@@ -79,6 +79,7 @@ def test_says_what_a_reader_must_know() -> None:
 def test_its_own_figures_beside_those_of_the_ensemble() -> None:
     row = "| swaps | 4 + 4 | 4 | 0.910 | 0.860–0.930 | 0.880 | 88 % | 6.4 % | 0.960 |"
     assert row in card().splitlines()
+    assert "The ensemble is the mean of first, second." in card().splitlines()
     assert "| real clips | 4 + 0 | 4 | – | – | – | – | 6.4 % | – |" in card().splitlines()
 
 
@@ -88,6 +89,7 @@ def test_a_member_alone_has_no_ensemble_beside_it() -> None:
     )
     assert "| swaps | 4 + 4 | 4 | 0.910 | 0.860–0.930 | 0.880 | 88 % | 6.4 % |" in alone.splitlines()
     assert "ensemble |" not in alone
+    assert "The ensemble is" not in alone
     assert "degraded before" not in alone
 
 
