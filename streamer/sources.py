@@ -79,7 +79,13 @@ def sources_of(
         raise ConfigError("--video-id names one video, but there are several inputs")
     if network.hls and network.dash:
         raise ConfigError("--hls and --dash: publish playlists and manifests one after the other")
-    sources = [_source(text, unicode_of(video_id or default_video_id(text)), network) for text in inputs]
+    sources = []
+    for number, text in enumerate(inputs, 1):
+        try:
+            name = default_video_id(text) if video_id is None else video_id
+            sources.append(_source(text, unicode_of(name), network))
+        except ValueError:  # urlsplit's, which may quote a password
+            raise ConfigError(f"input {number} begins as a URL and is none") from None
     seen: dict[str, Source] = {}
     for source in sources:
         if not 0 < len(source.video_id.encode()) <= MAX_VIDEO_ID_BYTES:

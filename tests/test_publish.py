@@ -139,6 +139,11 @@ def test_ambiguous_names() -> None:
         sources_of(["a.mp4", "b.mp4"], "one")
     with pytest.raises(ConfigError, match="1 to 512 bytes"):
         sources_of(["a.mp4"], "x" * 513)
+    with pytest.raises(ConfigError, match="1 to 512 bytes"):
+        sources_of(["a.mp4"], "")
+    with pytest.raises(ConfigError, match="input 2 begins as a URL and is none") as caught:
+        sources_of(["a.mp4", "http://me:secret@[::1"], None)
+    assert "secret" not in str(caught.value)
 
 
 async def test_to_a_broker(clip: Path, kafka: KafkaConfig, capsys: pytest.CaptureFixture[str]) -> None:
