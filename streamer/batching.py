@@ -30,7 +30,7 @@ class Batcher(Generic[T, R]):
     worker is free; while all are busy, items gather. Items leave in the order they came. To be used from one
     event loop.
 
-    `batches`, `items` and `size` count what was run so far, cancelled items left out, and `failures` the
+    `batches` and `size` count what was run so far, cancelled items left out, and `failures` the
     batches that raised; `fill` is the mean share of `max_items` that a batch had.
     """
 
@@ -54,7 +54,6 @@ class Batcher(Generic[T, R]):
         self.name = name
         self.batches = 0
         self.failures = 0
-        self.items = 0
         self.size = 0
         self._run = run
         self._max_size = max_items
@@ -131,7 +130,6 @@ class Batcher(Generic[T, R]):
             size += batch[-1].size
         self._waiting_size -= size
         self.batches += 1
-        self.items += len(batch)
         self.size += size
         return batch
 

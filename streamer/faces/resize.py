@@ -155,9 +155,3 @@ def to_frame(points: Float32Array, placed: Float32Array) -> Float32Array:
     """
     moved: Float32Array = (points - placed[:, None, 2:]) / placed[:, None, :2]
     return moved
-
-
-def to_input(points: Float32Array, placed: Float32Array) -> Float32Array:
-    """The inverse of `to_frame`."""
-    moved: Float32Array = points * placed[:, None, :2] + placed[:, None, 2:]
-    return moved

@@ -40,10 +40,9 @@ def size_of(found: SetFigures) -> str:
     return f"{kinds}, {people}, {count(found.frames, 'frame')}"
 
 
-def set_in_words(found: SetFigures, name: str | None = None) -> str:
-    """What one scorer (by default the best) reached on a set, one or two sentences."""
-    name = name or found.best_name
-    figures = found.scorer(name)
+def set_in_words(found: SetFigures) -> str:
+    """What the best scorer reached on a set, one or two sentences."""
+    figures = found.scorer(found.best_name)
     at_half = figures.video.rates["0.5"]
     parts = []
     if figures.video.auc is not None:
@@ -56,7 +55,7 @@ def set_in_words(found: SetFigures, name: str | None = None) -> str:
         if share is not None
     ]
     parts.append(f"{' and '.join(called)} score 0.5 or more")
-    if found.pairs and name == found.best_name:
+    if found.pairs:
         parts.append(
             f"the swapped video is above its original in {found.pairs_above} of {len(found.pairs)} pairs"
         )
@@ -94,14 +93,3 @@ def summary(evaluation: Evaluation) -> list[str]:
 def best_name(evaluation: Evaluation) -> str:
     """`ensemble`, or the only member."""
     return ENSEMBLE if len(evaluation.members) > 1 else evaluation.members[0].name
-
-
-def measured_in_words(evaluation: Evaluation, name: str) -> str:
-    """For the manifest of one member: its own figures on every set, and under H.264."""
-    lines = [set_in_words(found, name) for found in evaluation.sets]
-    lines += [
-        f"{curve.on}, degraded, AUC per video: {curve_in_words(curve, name)}."
-        for curve in evaluation.curves
-        if curve.degradation in TOLD
-    ]
-    return " ".join(lines)
