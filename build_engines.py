@@ -29,7 +29,7 @@ from rich.table import Table
 
 from streamer.backends.compiled import INT8_FOLDER, CompiledManifest
 from streamer.config import ClassifyConfig, Config
-from streamer.demo import demo_clips
+from streamer.demo_clips import demo_clips
 from streamer.engines import UNTRAINED, make_untrained
 from streamer.errors import ModelError, StreamerError
 from streamer.files import pieces_of

@@ -11,7 +11,7 @@ import numpy as np
 from figures import Say
 
 from streamer.config import Config
-from streamer.demo import demo_clips
+from streamer.demo_clips import demo_clips
 from streamer.engines import ensure_untrained
 from streamer.files import pieces_of
 from streamer.pipeline import Pipeline

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from streamer.config import Config
+from streamer.demo_clips import demo_clips
 from streamer.errors import StreamerError
 from streamer.files import FileError
 from streamer.kafka.consume import read_scores
@@ -33,7 +34,6 @@ from streamer.tasks import gather_or_cancel
 from streamer.terminal import CONNECT_SECONDS, count, duration
 from streamer.watch import UNTRAINED, View, make_view, people_in
 
-CLIPS = Path(__file__).parent / "demo_clips"
 CHUNK_SECONDS = 1.0
 INTERRUPTED = 130
 
@@ -130,14 +130,6 @@ def _console() -> Console:
     console = Console(highlight=False)
     console.soft_wrap = not console.is_terminal
     return console
-
-
-def demo_clips() -> list[Path]:
-    """The bundled clips."""
-    clips = sorted(CLIPS.glob("*.mp4"))
-    if not clips:
-        raise DemoError(f"no clips in {CLIPS}; this installation is incomplete")
-    return clips
 
 
 def _for_demo(config: Config, *, embedded: bool, page: bool) -> Config:

@@ -25,7 +25,7 @@ from streamer.backends.load import describe_backends, load_network
 from streamer.classify import Ensemble, shadow_of
 from streamer.config import ClassifyConfig, Config
 from streamer.decode_pool import DecodePool
-from streamer.demo import demo_clips
+from streamer.demo_clips import demo_clips
 from streamer.errors import BackendError, BrokerError, ModelError, StreamerError
 from streamer.files import pieces_of
 from streamer.gpu import faster_paths, nvdec_settings, open_device

@@ -12,7 +12,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.demo_clips import first_clip
+from streamer.demo_clips import demo_clips
 
 FPS = 10
 
@@ -45,7 +45,7 @@ def portrait(*, washed_out: bool = False) -> list[NDArray[np.uint8]]:
     """A second of the bundled clip of one person, FPS frames of (360, 360, 3) uint8 RGB. Their mean is about
     0.56 of white, or washed out 0.78; the face is found in both."""
     frames = []
-    with av.open(str(first_clip())) as clip:
+    with av.open(str(demo_clips()[1])) as clip:
         for frame in islice(clip.decode(video=0), 0, 3 * FPS, 3):
             rgb = np.ascontiguousarray(frame.to_ndarray(format="rgb24", width=640, height=360)[:, 120:480])
             frames.append(255 - (255 - rgb) // 2 if washed_out else rgb)

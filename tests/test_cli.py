@@ -22,7 +22,7 @@ from updates import update
 
 from streamer.cli import USAGE, app, exit_code_of, parse_override, put
 from streamer.config import KafkaConfig
-from streamer.demo import demo_clips
+from streamer.demo_clips import demo_clips
 from streamer.errors import (
     BackendError,
     BrokerError,

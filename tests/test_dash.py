@@ -21,7 +21,7 @@ from web_site import Site
 
 from streamer.adaptive import Listing
 from streamer.dash import Presentation
-from streamer.demo import demo_clips
+from streamer.demo_clips import demo_clips
 from streamer.files import Piece, SourceError
 from streamer.messages import MAX_SECONDS, VideoChunk
 from streamer.mpd import MAX_SEGMENTS, Manifest

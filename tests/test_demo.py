@@ -12,7 +12,7 @@ import pytest
 from members import make_engines
 from test_cli import COMMAND, ROOT, environment, process
 
-from streamer.demo import demo_clips
+from streamer.demo_clips import demo_clips
 
 FAST = ["--set", "sample.frames_per_second=1", "--set", "decode.workers=1"]
 

@@ -18,7 +18,7 @@ from members import make_engines, make_member
 
 from streamer import AsyncDetector, Detector
 from streamer.config import Config, load_config
-from streamer.demo_clips import first_clip
+from streamer.demo_clips import demo_clips
 from streamer.errors import ConfigError, ManifestError, StreamerError, UntrainedError
 from streamer.files import FileError
 from streamer.types import UInt8Array
@@ -45,12 +45,12 @@ def detector(engines: Path) -> Iterator[Detector]:
 @pytest.fixture(scope="module")
 def portrait() -> UInt8Array:
     """A frame with one face."""
-    with av.open(str(first_clip())) as clip:
+    with av.open(str(demo_clips()[1])) as clip:
         return next(clip.decode(video=0)).to_ndarray(format="rgb24")
 
 
 def test_a_file(detector: Detector) -> None:
-    result = detector.score_file(first_clip())
+    result = detector.score_file(demo_clips()[1])
     assert result.status == "final"
     assert result.faces > 50
     assert result.fake_score == pytest.approx((SURE + 0.5) / 2, abs=1e-4)
@@ -65,9 +65,9 @@ def test_a_file_without_a_face(detector: Detector, tmp_path: Path) -> None:
 
 
 def test_a_file_says_where_it_first_raised_an_alert(detector: Detector, engines: Path) -> None:
-    assert detector.score_file(first_clip()).model_dump()["alert_at_seconds"] is None  # 0.69 is below 0.8
+    assert detector.score_file(demo_clips()[1]).model_dump()["alert_at_seconds"] is None  # 0.69 is below 0.8
     with Detector(config_of(engines), members=["sure"]) as sure:
-        assert sure.score_file(first_clip()).model_dump()["alert_at_seconds"] == 0
+        assert sure.score_file(demo_clips()[1]).model_dump()["alert_at_seconds"] == 0
 
 
 def test_what_is_no_video_and_the_detector_goes_on(detector: Detector, tmp_path: Path) -> None:
@@ -108,7 +108,8 @@ def test_arrays_that_are_no_frames(detector: Detector, frame: Any) -> None:
 
 async def test_side_by_side(engines: Path, portrait: UInt8Array) -> None:
     async with AsyncDetector(config_of(engines), members=["sure"]) as detector:
-        one, two = await asyncio.gather(detector.score_file(first_clip()), detector.score_frames([portrait]))
+        clip = demo_clips()[1]
+        one, two = await asyncio.gather(detector.score_file(clip), detector.score_frames([portrait]))
         assert one.fake_score == pytest.approx(SURE, abs=1e-4)
         assert [face.probabilities for face in two[0]] == [(pytest.approx(SURE, abs=1e-4),)]
 
@@ -121,7 +122,7 @@ async def test_the_plain_one_says_what_to_use_where_a_loop_runs(engines: Path) -
 def test_outside_of_its_with(engines: Path) -> None:
     detector = Detector(config_of(engines), members=["sure"])
     with pytest.raises(StreamerError, match="inside of its `with`"):
-        detector.score_file(first_clip())
+        detector.score_file(demo_clips()[1])
     with detector:
         pass
     with pytest.raises(StreamerError, match="inside of its `with`"):

@@ -14,7 +14,7 @@ from media import encode
 from members import make_engines, make_member
 
 from streamer.config import ClassifyConfig, Config, EvidenceConfig, KafkaConfig
-from streamer.demo_clips import first_clip
+from streamer.demo_clips import demo_clips
 from streamer.messages import VideoChunk
 from streamer.pipeline import Pipeline
 from streamer.segment import segments_of
@@ -45,7 +45,7 @@ def clip_chunks(video_id: str) -> list[VideoChunk]:
             start_seconds=segment.start_seconds,
             last=segment.is_last,
         )
-        for seq, segment in enumerate(segments_of(first_clip(), 2.0))
+        for seq, segment in enumerate(segments_of(demo_clips()[1], 2.0))
     ]
 
 
@@ -101,7 +101,7 @@ async def test_a_share_of_the_sampling_rate_looks_at_that_share_of_the_frames(
     engines: ClassifyConfig,
 ) -> None:
     config = Config(classify=engines)
-    each = VideoChunk(video_id="v", seq=1, data=first_clip().read_bytes())
+    each = VideoChunk(video_id="v", seq=1, data=demo_clips()[1].read_bytes())
     async with Pipeline(config) as pipeline:
         whole = await pipeline.predict(each)
         half = await pipeline.predict(each, sampling_share=0.5)

@@ -15,7 +15,7 @@ from updates import update
 
 from streamer.classify import Ensemble
 from streamer.config import AlertConfig, ClassifyConfig, Config, load_config
-from streamer.demo import demo_clips
+from streamer.demo_clips import demo_clips
 from streamer.errors import ConfigError, UntrainedError
 from streamer.evidence import CROPS_PER_TRACK, Evidence, faces_csv, report_html, tracks_to_show, verdict
 from streamer.manifest import read_manifest, sha256_of

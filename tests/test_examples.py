@@ -17,7 +17,7 @@ from members import make_engines
 from updates import update
 
 from streamer.config import KafkaConfig
-from streamer.demo_clips import first_clip
+from streamer.demo_clips import demo_clips
 from streamer.kafka.publish import OutRecord, Publisher
 from streamer.kafka.topics import create_topics
 from streamer.messages import decode_chunk, encode_score
@@ -30,7 +30,7 @@ def test_score_a_file(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(f"[classify]\nengines = '{engines}'\nmembers = ['sure']\n[decode]\nworkers = 1\n")
     result = subprocess.run(
-        [sys.executable, EXAMPLES / "score_file.py", first_clip(), config],
+        [sys.executable, EXAMPLES / "score_file.py", demo_clips()[1], config],
         capture_output=True,
         text=True,
         timeout=100,

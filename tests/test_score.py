@@ -18,7 +18,7 @@ from fakes import FakePipeline
 from members import make_engines, make_member
 
 from streamer.config import Config, load_config
-from streamer.demo import demo_clips
+from streamer.demo_clips import demo_clips
 from streamer.errors import DecodeError, UntrainedError
 from streamer.files import FileError
 from streamer.messages import MAX_VIDEO_ID_BYTES, ScoreUpdate, VideoChunk

@@ -13,7 +13,7 @@ import pytest
 from members import make_engines, make_member
 
 from streamer.config import ClassifyConfig, Config, EvidenceConfig
-from streamer.demo_clips import first_clip
+from streamer.demo_clips import demo_clips
 from streamer.errors import InferenceError
 from streamer.messages import MAX_EVIDENCE_BYTES, VideoChunk, encode_evidence
 from streamer.pipeline import Pipeline
@@ -139,7 +139,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def test_pipeline_makes_pictures_when_told_to_and_predicts_the_same(engines: Path) -> None:
-    chunk = VideoChunk(video_id="v", seq=0, data=first_clip().read_bytes())
+    chunk = VideoChunk(video_id="v", seq=0, data=demo_clips()[1].read_bytes())
     config = Config(
         classify=ClassifyConfig(engines=engines, members=("plain", "seer")),
         evidence=EvidenceConfig(min_score=0.5, crops_per_chunk=3),
@@ -185,7 +185,7 @@ async def test_pipeline_closes_its_networks_after_the_last_picture(
             return found
 
         monkeypatch.setattr(ensemble, "heat_maps", slow)
-        chunk = VideoChunk(video_id="v", seq=0, data=first_clip().read_bytes())
+        chunk = VideoChunk(video_id="v", seq=0, data=demo_clips()[1].read_bytes())
         predicting = asyncio.create_task(pipeline.predict(chunk, pictures=True))
         await begun.wait()
         predicting.cancel()
@@ -205,7 +205,7 @@ async def test_a_network_that_fails_on_a_picture_costs_no_score(
         classify=ClassifyConfig(engines=engines, members=("plain", "seer")),
         evidence=EvidenceConfig(min_score=0.5),
     )
-    chunk = VideoChunk(video_id="v", seq=0, data=first_clip().read_bytes())
+    chunk = VideoChunk(video_id="v", seq=0, data=demo_clips()[1].read_bytes())
     async with Pipeline(config) as pipeline:
         expected = await pipeline.predict(chunk)
         monkeypatch.setattr(pipeline._ensemble, "heat_maps", broken)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+_FOLDER = Path(__file__).parent
 
-def first_clip() -> Path:
-    """A bundled clip that is as the camera saw it."""
-    return Path(__file__).parent / "untouched.mp4"
+
+def demo_clips() -> tuple[Path, Path]:
+    """Of one face: manipulated, and as the camera saw it."""
+    return _FOLDER / "manipulated.mp4", _FOLDER / "untouched.mp4"

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from streamer.config import ClassifyConfig, Config, DecodeConfig, GpuConfig, SampleConfig  # noqa: E402
 from streamer.decode_pool import DecodePool  # noqa: E402
-from streamer.demo_clips import first_clip  # noqa: E402
+from streamer.demo_clips import demo_clips  # noqa: E402
 from streamer.errors import BackendError  # noqa: E402
 from streamer.files import pieces_of  # noqa: E402
 from streamer.gpu import nvdec_settings, open_device  # noqa: E402
@@ -23,7 +23,7 @@ from streamer.types import ChunkPrediction, Frame, YuvFrame  # noqa: E402
 pytestmark = pytest.mark.needs_torch
 
 ENGINES = Path(__file__).parents[2] / "engines"
-CLIPS = sorted(first_clip().parent.glob("*.mp4"))
+CLIPS = sorted(demo_clips()[1].parent.glob("*.mp4"))
 
 
 async def predict(clip: Path, gpu: GpuConfig) -> ChunkPrediction:

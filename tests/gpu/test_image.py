@@ -15,7 +15,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from streamer.demo_clips import first_clip  # noqa: E402
+from streamer.demo_clips import demo_clips  # noqa: E402
 from streamer.faces.crop import crop_faces  # noqa: E402
 from streamer.faces.resize import Pyramid  # noqa: E402
 from streamer.faces.windows import coarse_windows, squares  # noqa: E402
@@ -133,7 +133,7 @@ def as_sampled(picture: av.VideoFrame) -> SampledFrame:
     return SampledFrame(picture, 0.0, (picture.height, picture.width))
 
 
-@pytest.mark.parametrize("clip", sorted(first_clip().parent.glob("*.mp4")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("clip", sorted(demo_clips()[1].parent.glob("*.mp4")), ids=lambda path: path.stem)
 def test_colours_are_those_of_swscale(clip: Path) -> None:
     for picture in pictures(clip):
         sampled = as_sampled(picture)

@@ -27,7 +27,7 @@ from streamer.backends.tensorrt_backend import (  # noqa: E402
     speaking_of,
 )
 from streamer.config import ClassifyConfig, Config, GpuConfig  # noqa: E402
-from streamer.demo_clips import first_clip  # noqa: E402
+from streamer.demo_clips import demo_clips  # noqa: E402
 from streamer.errors import BackendError, InferenceError, ModelError  # noqa: E402
 from streamer.files import pieces_of  # noqa: E402
 from streamer.gpu.build import FP8_CAPABILITY, Options, build_engines  # noqa: E402
@@ -275,7 +275,7 @@ async def test_scores_of_the_whole_pipeline(tmp_path: Path) -> None:
 
     async def predict(config: Config) -> ChunkPrediction:
         async with Pipeline(config) as pipeline:
-            async for piece in pieces_of(first_clip(), "clip", 2.0):
+            async for piece in pieces_of(demo_clips()[1], "clip", 2.0):
                 return await pipeline.predict(piece.chunk)
         raise AssertionError("no chunk")
 
