@@ -2,7 +2,7 @@
 
     from streamer import Detector
 
-    with Detector(members=["resnext50_32x4d", "densenet121"]) as detector:
+    with Detector("config.toml") as detector:
         print(detector.score_file("clip.mp4").fake_score)
 
 Loading takes seconds and a decode process per core is started, so make one detector and keep it.
