@@ -144,9 +144,10 @@ ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
             [(gauge("streamer_assigned_partitions", "max", "instance"), "{{instance}}")],
         ),
         (
-            "Rebalances, replays, chunks given up, per minute",
+            "Rebalances, replays, chunks given up or lost, per minute",
             "short",
             [
+                (f"60 * {rate('streamer_lost_chunks_total')}", "chunks lost to retention"),
                 (f"60 * {rate('streamer_rebalances_total')}", "rebalances"),
                 (f"60 * {rate('streamer_replayed_chunks_total')}", "replayed chunks"),
                 (f"60 * {rate('streamer_cancelled_chunks_total')}", "chunks given up"),

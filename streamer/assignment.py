@@ -15,8 +15,9 @@ import structlog
 
 from streamer.config import Config
 from streamer.errors import BrokerError
-from streamer.kafka.consume import ChunkConsumer, Record
-from streamer.kafka.deliver import Delivery
+from streamer.kafka.client import describe
+from streamer.kafka.consume import OFFSETS_SECONDS, ChunkConsumer, Record
+from streamer.kafka.deliver import Batch, Delivery
 from streamer.kafka.intake import Intake
 from streamer.limits import VideoLimits
 from streamer.metrics import Metrics
@@ -107,13 +108,19 @@ class Assignment:
         states = await self._states.take(partitions, self._consumer.generation)
         # 3. read on after the last record that the state holds
         service, sample = self._config.service, self._config.sample
+        beginnings = await self._beginnings(partitions)
         for partition in sorted(partitions):
             state = states[partition]
             committed = await self._consumer.committed(partition)
             known = [offset for offset in (committed, state.next_offset) if offset is not None]
-            start = max(known, default=None)
-            if start is not None and start != committed:
-                self._consumer.seek(partition, start)
+            start = max(known) if known else await self._consumer.initial_offset(partition)
+            if start < (beginning := beginnings.get(partition, 0)):
+                # Kept at once: as long as nothing new comes, nothing else would, and the next owner would
+                # find the same loss.
+                await self._delivery.deliver(Batch(partition, next_offset=beginning, term=state.term))
+                self.note_lost(partition, start, beginning)
+                start = beginning
+            self._consumer.seek(partition, start)
             worker = PartitionWorker(
                 partition,
                 state.rolling,
@@ -134,6 +141,26 @@ class Assignment:
         self._metrics.assigned_partitions.set(len(partitions))
         self._metrics.rebalances.inc()
         log.info("partitions assigned", partitions=sorted(partitions))
+
+    async def _beginnings(self, partitions: frozenset[int]) -> dict[int, int]:
+        """Where the partitions begin. Empty if Kafka does not say; a loss is then noticed in reading."""
+        try:
+            async with asyncio.timeout(OFFSETS_SECONDS):
+                return await self._consumer.beginning_offsets(partitions)
+        except (TimeoutError, BrokerError) as error:
+            log.warning("beginnings not known", partitions=sorted(partitions), error=describe(error))
+            return {}
+
+    def note_lost(self, partition: int, offset: int, beginning: int) -> None:
+        """Count what was to be read next, from `offset` on, and is not there: the partition begins later."""
+        self._metrics.lost_chunks.inc(beginning - offset)
+        log.warning(
+            "chunks lost to retention",
+            partition=partition,
+            chunks=beginning - offset,
+            next_offset=offset,
+            beginning=beginning,
+        )
 
     async def hand_over(self, partitions: frozenset[int]) -> None:
         """Finish what is under way within the budget, commit, give up the rest, let others have them."""

@@ -101,6 +101,10 @@ class Metrics:
         self.assigned_partitions = gauge("assigned_partitions", "Partitions that this process works on.")
         self.paused_partitions = gauge("paused_partitions", "Partitions paused by back-pressure.")
         self.rebalances = counter("rebalances_total", "Times the group's partitions were dealt anew.")
+        self.lost_chunks = counter(
+            "lost_chunks_total",
+            "Records deleted by Kafka before they were read, markers of transactions among them included.",
+        )
         self.replayed_chunks = counter(
             "replayed_chunks_total", "Records read again whose results had been published; not counted twice."
         )

@@ -216,6 +216,7 @@ class Service:
             on_revoked=lambda partitions: self._assignment.hand_over(partitions),
             on_assigned=lambda partitions: self._assignment.take_over(partitions),
             on_error=self._fail,
+            on_lost=lambda *about: self._assignment.note_lost(*about),
             connect_seconds=self._connect_seconds,
         )
         self._assignment = Assignment(

@@ -9,9 +9,11 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any, ClassVar, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import RecordsToDelete
 
 from streamer.config import Config, KafkaConfig, RollingConfig, ServiceConfig
 from streamer.errors import DecodeError, InferenceError
+from streamer.kafka.client import admin_client
 from streamer.kafka.consume import read_scores
 from streamer.kafka.publish import ChunkPublisher
 from streamer.kafka.tail import retained
@@ -130,6 +132,23 @@ async def publish(kafka: KafkaConfig, *chunks: VideoChunk) -> None:
     async with ChunkPublisher(kafka) as publisher:
         for each in chunks:
             await publisher.send_chunk(each)
+
+
+async def partition_of(kafka: KafkaConfig, *chunks: VideoChunk) -> int:
+    """Publish chunks of one video to an empty topic; in which partition they are."""
+    await publish(kafka, *chunks)
+    [partition] = {record.partition for record in await chunks_in(kafka, len(chunks))}
+    return int(partition)
+
+
+async def delete_records(kafka: KafkaConfig, before: dict[int, int]) -> None:
+    """What retention does: delete chunks before an offset (-1: all), by partition."""
+    wanted = {
+        TopicPartition(kafka.chunks_topic, partition): RecordsToDelete(offset)
+        for partition, offset in before.items()
+    }
+    async with admin_client(kafka) as admin:
+        await admin.delete_records(wanted)
 
 
 class ScoreLog:

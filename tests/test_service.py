@@ -17,8 +17,10 @@ from fakes import (
     BROKEN,
     FakePipeline,
     chunk,
+    chunks_in,
     committed,
     dead_letters,
+    delete_records,
     evidence_of,
     publish,
     running,
@@ -26,12 +28,14 @@ from fakes import (
     until,
     watching,
 )
+from structlog.testing import capture_logs
 
 from streamer.config import EvidenceConfig, KafkaConfig, RollingConfig
 from streamer.errors import BrokerError, ConfigError, InferenceError
 from streamer.kafka.embedded import EmbeddedBroker
 from streamer.kafka.publish import ChunkPublisher
 from streamer.kafka.topics import create_topics
+from streamer.messages import VideoChunk
 from streamer.service import Service
 
 
@@ -371,6 +375,36 @@ async def test_lag_is_measured(real_kafka: KafkaConfig, monkeypatch: pytest.Monk
         await until(lambda: sorted(lag or 0 for lag in lags()) == [0, 7])
         pipeline.gate.set()
         await until(lambda: lags() == [0, 0])
+
+
+@pytest.mark.needs_kafka
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+async def test_chunks_lost_to_retention_are_counted_once(real_kafka: KafkaConfig, delivery: str) -> None:
+    """By who takes the partition over, not again by the next one, and not what was read before."""
+    kafka = real_kafka.model_copy(update={"delivery": delivery})
+    config = service_config(kafka)
+
+    async def lost_with(*more: VideoChunk) -> float | None:
+        with capture_logs() as lines:
+            async with running(config, FakePipeline()) as service:
+                await publish(kafka, *more)
+                await until(lambda: len(scores.updates) == seen + len(more))
+                lost = service.metrics.registry.get_sample_value("streamer_lost_chunks_total")
+        said = [line["chunks"] for line in lines if line["event"] == "chunks lost to retention"]
+        assert said == ([lost] if lost else [])
+        return lost
+
+    async with watching(kafka) as scores:
+        seen = 0
+        assert await lost_with(chunk("v", 0), chunk("v", 1)) == 0
+        await publish(kafka, *(chunk("v", seq) for seq in range(2, 7)))
+        [partition] = {record.partition for record in await chunks_in(kafka, 7)}
+        await delete_records(kafka, {partition: -1})
+        seen = 2
+        assert await lost_with() == 5
+        assert await lost_with() == 0
+        assert await lost_with(chunk("v", 7)) == 0
+    assert [update.seq for update in scores.updates] == [0, 1, 7]
 
 
 async def test_unreachable_broker_is_an_error_in_time() -> None:

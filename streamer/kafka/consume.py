@@ -10,6 +10,8 @@ What aiokafka 0.14 does that shapes this module:
 - `on_partitions_revoked` runs before JoinGroup is sent, and the broker waits for that only as long as
   `rebalance_timeout_ms`, by default the session timeout. So it is set to more than the drain budget.
 - Exceptions in the listener are logged and swallowed. So they are handed over by `on_error`.
+- Where retention has deleted what was to be read next, it goes on elsewhere without a word. So it is told to
+  raise an error (`auto_offset_reset="none"`), and where to read on is decided here.
 """
 
 from __future__ import annotations
@@ -21,7 +23,13 @@ from dataclasses import dataclass
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, UnsupportedCodecError
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaError,
+    OffsetOutOfRangeError,
+    UnsupportedCodecError,
+)
 from aiokafka.errors import CorruptRecordException as CorruptRecordError
 
 from streamer.config import KafkaConfig
@@ -46,6 +54,9 @@ FETCH_BYTES = 32 * 1024 * 1024
 
 CAREFUL_SECONDS = 5.0
 """Partitions are read one by one for so long after a record that cannot be read."""
+
+OFFSETS_SECONDS = 5.0
+"""For an answer about where partitions begin, when work goes on without it."""
 
 UNREADABLE_TRIES = 3
 """A damaged batch is fetched again before its records are given up: the damage may be in the transfer."""
@@ -86,18 +97,22 @@ class ChunkConsumer:
         on_revoked: Callable[[frozenset[int]], Awaitable[None]],
         on_assigned: Callable[[frozenset[int]], Awaitable[None]],
         on_error: Callable[[BaseException], None],
+        on_lost: Callable[[int, int, int], None],
         connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
+        """on_assigned: must `seek` every partition. on_lost: gets a partition, the offset that was to be read
+        next and the one where it now begins."""
         rebalance_ms = max(kafka.session_timeout_ms, round(1000 * (drain_seconds + REBALANCE_SLACK_SECONDS)))
         self._kafka = kafka
         self._connect_seconds = connect_seconds
+        self._on_lost = on_lost
         self._listener = _Listener(self, on_revoked, on_assigned, on_error)
         self._consumer = AIOKafkaConsumer(
             **client_arguments(kafka),
             group_id=kafka.group_id,
             enable_auto_commit=False,
             isolation_level=isolation(kafka),
-            auto_offset_reset=kafka.auto_offset_reset,
+            auto_offset_reset="none",
             session_timeout_ms=kafka.session_timeout_ms,
             heartbeat_interval_ms=kafka.heartbeat_interval_ms,
             max_poll_interval_ms=kafka.max_poll_interval_ms,
@@ -140,7 +155,7 @@ class ChunkConsumer:
         records: list[Record] = []
         while True:
             try:
-                got = await self._consumer.getmany(*(wanted or [self._nowhere]), timeout_ms=0, max_records=1)
+                got = await self._get(wanted or [self._nowhere])
             except Exception as error:  # noqa: BLE001  # reading a record may raise anything
                 self._raise_unless_a_records_fault(error)
                 # The failure has dropped the partition's buffer, but moved no position: it comes again.
@@ -162,7 +177,7 @@ class ChunkConsumer:
             if self.rebalancing:  # the position was not known yet, and we had to wait for it
                 break
             try:
-                got = await self._consumer.getmany(partition, timeout_ms=0, max_records=1)
+                got = await self._get([partition])
             except Exception as error:  # noqa: BLE001  # as above
                 self._raise_unless_a_records_fault(error)
                 self._careful_until = time.monotonic() + CAREFUL_SECONDS
@@ -175,6 +190,38 @@ class ChunkConsumer:
             else:
                 records += [_record(raw) for raw in got.get(partition, ())]
         return records
+
+    async def _get(self, wanted: list[TopicPartition]) -> dict[TopicPartition, list[ConsumerRecord]]:
+        """At most one record. Raises whatever reading it raises."""
+        try:
+            got: dict[TopicPartition, list[ConsumerRecord]] = await self._consumer.getmany(
+                *wanted, timeout_ms=0, max_records=1
+            )
+        except OffsetOutOfRangeError as error:
+            [[(partition, offset)]] = [dict(error.args[0]).items()]
+            await self._read_on(partition, offset)
+            return {}
+        return got
+
+    async def _read_on(self, partition: TopicPartition, offset: int) -> None:
+        """Seek an offset that there is instead of one before the beginning, or after the end of a topic that
+        was made anew. Does nothing if there is no answer: the client says it again.
+        """
+        number = partition.partition
+        try:
+            async with asyncio.timeout(OFFSETS_SECONDS):
+                beginning = (await self.beginning_offsets([number]))[number]
+                start = beginning if offset < beginning else await self.initial_offset(number)
+        except (TimeoutError, BrokerError) as error:
+            log.warning("beginning not known", partition=number, error=describe(error))
+            return
+        if self.rebalancing:
+            return
+        self._consumer.seek(partition, start)
+        if offset < beginning:
+            self._on_lost(number, offset, beginning)
+        else:
+            log.warning("no such offset", partition=number, offset=offset, read_on_at=start)
 
     def _raise_unless_a_records_fault(self, error: Exception) -> None:
         concerns_a_record = isinstance(error, CorruptRecordError | UnsupportedCodecError)
@@ -226,14 +273,29 @@ class ChunkConsumer:
         """Go on reading there."""
         self._consumer.seek(TopicPartition(self._kafka.chunks_topic, partition), offset)
 
+    async def initial_offset(self, partition: int) -> int:
+        """Where to begin with nothing to go by: `auto_offset_reset`. Raises BrokerError."""
+        earliest = self._kafka.auto_offset_reset == "earliest"
+        return (await (self.beginning_offsets if earliest else self.end_offsets)([partition]))[partition]
+
+    async def beginning_offsets(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Offset of the oldest record that is kept, by partition. Raises BrokerError."""
+        return await self._offsets(self._consumer.beginning_offsets, partitions)
+
     async def end_offsets(self, partitions: Iterable[int]) -> dict[int, int]:
         """Offset after the newest record by partition. Raises BrokerError."""
-        topic = self._kafka.chunks_topic
+        return await self._offsets(self._consumer.end_offsets, partitions)
+
+    async def _offsets(
+        self,
+        ask: Callable[[list[TopicPartition]], Awaitable[dict[TopicPartition, int]]],
+        partitions: Iterable[int],
+    ) -> dict[int, int]:
         try:
-            ends = await self._consumer.end_offsets([TopicPartition(topic, p) for p in partitions])
+            found = await ask([TopicPartition(self._kafka.chunks_topic, p) for p in partitions])
         except KafkaError as error:
             raise self._broker_error("cannot read offsets", error) from error
-        return {partition.partition: end for partition, end in ends.items()}
+        return {partition.partition: offset for partition, offset in found.items()}
 
     async def topics(self) -> set[str]:
         """Names of all topics that we may see. Raises BrokerError."""

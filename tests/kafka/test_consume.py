@@ -10,7 +10,19 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import NewTopic
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from conftest import fresh_names
-from fakes import FakePipeline, chunk, dead_letters, publish, running, service_config, until, watching
+from fakes import (
+    FakePipeline,
+    chunk,
+    dead_letters,
+    delete_records,
+    partition_of,
+    publish,
+    running,
+    service_config,
+    until,
+    watching,
+)
+from structlog.testing import capture_logs
 
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError
@@ -79,13 +91,33 @@ async def test_record_that_cannot_be_read_costs_only_itself(kafka: KafkaConfig) 
 @pytest.fixture
 async def consumer(kafka: KafkaConfig) -> AsyncIterator[ChunkConsumer]:
     """A member of a group with both partitions."""
+    async with member(kafka) as consumer:
+        yield consumer
+
+
+@asynccontextmanager
+async def member(
+    kafka: KafkaConfig, lost: list[tuple[int, int, int]] | None = None
+) -> AsyncIterator[ChunkConsumer]:
+    """A member of a group with both partitions, which it reads from their first offset; it may lose nothing
+    unless `lost` is there to hold it."""
     errors: list[BaseException] = []
+    losses = [] if lost is None else lost
 
     async def nothing(_: frozenset[int]) -> None:
         pass
 
+    async def from_the_first(partitions: frozenset[int]) -> None:
+        for partition in partitions:
+            consumer.seek(partition, 0)
+
     consumer = ChunkConsumer(
-        kafka, drain_seconds=1, on_revoked=nothing, on_assigned=nothing, on_error=errors.append
+        kafka,
+        drain_seconds=1,
+        on_revoked=nothing,
+        on_assigned=from_the_first,
+        on_error=errors.append,
+        on_lost=lambda *about: losses.append(about),
     )
     try:
         await consumer.start()
@@ -96,6 +128,7 @@ async def consumer(kafka: KafkaConfig) -> AsyncIterator[ChunkConsumer]:
     finally:
         await consumer.stop()
     assert not errors
+    assert lost is not None or not losses
 
 
 async def take(consumer: ChunkConsumer, partitions: list[int], count: int) -> list[Record]:
@@ -150,6 +183,44 @@ async def test_end_offsets(kafka: KafkaConfig, consumer: ChunkConsumer) -> None:
 
 
 @pytest.mark.needs_kafka
+@pytest.mark.parametrize("policy", ["earliest", "latest"])
+async def test_what_retention_took_is_counted_and_what_it_left_is_read(
+    real_kafka: KafkaConfig, policy: str
+) -> None:
+    """aiokafka alone reads on without a word, with `latest` after all that is left."""
+    kafka = real_kafka.model_copy(update={"auto_offset_reset": policy})
+    partition = await partition_of(kafka, *(chunk("v", seq) for seq in range(10)))
+    await delete_records(kafka, {partition: 7})
+    lost: list[tuple[int, int, int]] = []
+    async with member(kafka, lost) as consumer:
+        records = await take(consumer, [0, 1], 3)
+        await asyncio.sleep(0.2)
+        assert await consumer.take([0, 1]) == []
+    assert [record.offset for record in records] == [7, 8, 9]
+    assert lost == [(partition, 0, 7)]
+
+
+@pytest.mark.needs_kafka
+@pytest.mark.parametrize(("policy", "offsets"), [("earliest", [0, 1, 2]), ("latest", [2])])
+async def test_offset_of_another_topic_of_this_name(
+    real_kafka: KafkaConfig, policy: str, offsets: list[int]
+) -> None:
+    kafka = real_kafka.model_copy(update={"auto_offset_reset": policy})
+    partition = await partition_of(kafka, chunk("v", 0), chunk("v", 1))
+    async with member(kafka) as consumer:
+        consumer.seek(partition, 100)
+        with capture_logs() as lines:
+            async with asyncio.timeout(10):
+                while not lines:
+                    assert await consumer.take([partition]) == []
+                    await asyncio.sleep(0.01)
+        await publish(kafka, chunk("v", 2))
+        records = await take(consumer, [partition], len(offsets))
+    assert [record.offset for record in records] == offsets
+    assert [(line["event"], line["offset"]) for line in lines] == [("no such offset", 100)]
+
+
+@pytest.mark.needs_kafka
 async def test_callback_errors_are_handed_over(real_kafka: KafkaConfig) -> None:
     errors: list[BaseException] = []
 
@@ -157,7 +228,12 @@ async def test_callback_errors_are_handed_over(real_kafka: KafkaConfig) -> None:
         raise ValueError("mine")
 
     consumer = ChunkConsumer(
-        real_kafka, drain_seconds=1, on_revoked=fail, on_assigned=fail, on_error=errors.append
+        real_kafka,
+        drain_seconds=1,
+        on_revoked=fail,
+        on_assigned=fail,
+        on_error=errors.append,
+        on_lost=lambda *_: None,
     )
     try:
         await consumer.start()
