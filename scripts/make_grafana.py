@@ -43,7 +43,10 @@ ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
         (
             "Waiting chunks, by partition",
             "short",
-            [(gauge("streamer_consumer_lag_records", "max", "partition"), "{{partition}}")],
+            [
+                (gauge("streamer_consumer_lag_records", "max", "partition"), "{{partition}}"),
+                (f"{gauge('streamer_withheld_records', 'max', 'partition')} > 0", "{{partition}}: withheld"),
+            ],
         ),
         (
             "Work waiting, at the rate of now",

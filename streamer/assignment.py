@@ -244,7 +244,7 @@ class Assignment:
             )
 
     async def measure_lag(self) -> None:
-        """Update the gauges of what is published and not finished, and the sampling."""
+        """Update the gauges of what is published and not finished or not to be read yet, and the sampling."""
         if self._workers and not self._consumer.rebalancing:
             try:
                 ends = await self._consumer.end_offsets(self._workers)
@@ -253,9 +253,14 @@ class Assignment:
                 return
             for partition, end in ends.items():
                 if (worker := self._workers.get(partition)) is not None:
-                    lag = max(0, end - (worker.unfinished_from or 0))
+                    # With nothing under way it is what was read that counts: behind the last chunk there may
+                    # be a marker of a transaction, which is no chunk and is never finished.
+                    position = await self._consumer.position(partition)
+                    unfinished_from = worker.unfinished_from if len(worker) else None
+                    lag = max(0, end - (position if unfinished_from is None else unfinished_from))
                     self._metrics.lag.labels(str(partition)).set(lag)
-                    if self._config.sample.lag_policy == "thin" and worker.unfinished_from is not None:
+                    self._metrics.withheld.labels(str(partition)).set(self._consumer.withheld(partition))
+                    if self._config.sample.lag_policy == "thin":
                         self._thin(partition, worker.thinning, lag)
 
     def _thin(self, partition: int, thinning: Thinning, lag: int) -> None:

@@ -86,6 +86,11 @@ class Metrics:
         self.queued = gauge("queued_chunks", "Chunks fetched and not finished, by partition.", "partition")
         self.queue_fill = gauge("queue_fill_ratio", "Queued chunks, of the most there may be.", "partition")
         self.lag = gauge("consumer_lag_records", "Records published and not finished.", "partition")
+        self.withheld = gauge(
+            "withheld_records",
+            "Records not to be read yet: a transaction of a producer before them is open.",
+            "partition",
+        )
         self.sampling_rate = gauge(
             "sampling_rate_hertz", "Samples per second of video, less by lag, by partition.", "partition"
         )
@@ -148,7 +153,7 @@ class Metrics:
 
     def forget_partition(self, partition: int) -> None:
         """Drop the series of a partition that others work on now."""
-        load = (self.queued, self.queue_fill, self.lag, self.sampling_rate)
+        load = (self.queued, self.queue_fill, self.lag, self.withheld, self.sampling_rate)
         for gauge in (*load, self.videos, self.unusable_states):
             with suppress(KeyError):
                 gauge.remove(str(partition))

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
+from aiokafka import AIOKafkaProducer
 from conftest import fresh_names
 from fakes import (
     BAD,
@@ -22,6 +23,7 @@ from fakes import (
     dead_letters,
     delete_records,
     evidence_of,
+    partition_of,
     publish,
     running,
     service_config,
@@ -35,7 +37,7 @@ from streamer.errors import BrokerError, ConfigError, InferenceError
 from streamer.kafka.embedded import EmbeddedBroker
 from streamer.kafka.publish import ChunkPublisher
 from streamer.kafka.topics import create_topics
-from streamer.messages import VideoChunk
+from streamer.messages import VideoChunk, encode_chunk
 from streamer.service import Service
 
 
@@ -375,6 +377,68 @@ async def test_lag_is_measured(real_kafka: KafkaConfig, monkeypatch: pytest.Monk
         await until(lambda: sorted(lag or 0 for lag in lags()) == [0, 7])
         pipeline.gate.set()
         await until(lambda: lags() == [0, 0])
+
+
+@pytest.mark.needs_kafka
+@pytest.mark.parametrize("policy", ["earliest", "latest"])
+async def test_lag_of_a_new_group_does_not_count_what_it_cannot_or_need_not_read(
+    real_kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    monkeypatch.setattr("streamer.service.LAG_SECONDS", 0.1)
+    kafka = real_kafka.model_copy(update={"auto_offset_reset": policy})
+    partition = await partition_of(kafka, *(chunk("v", seq) for seq in range(5)))
+    if policy == "earliest":
+        await delete_records(kafka, {partition: -1})
+    pipeline = FakePipeline()
+    async with running(service_config(kafka), pipeline) as service:
+
+        def lag() -> float | None:
+            value = service.metrics.registry.get_sample_value
+            return value("streamer_consumer_lag_records", {"partition": str(partition)})
+
+        await until(lambda: lag() is not None)
+        assert lag() == 0
+        pipeline.gate.clear()
+        await publish(kafka, chunk("v", 5), chunk("v", 6))
+        await until(lambda: lag() == 2)
+        pipeline.gate.set()
+        await until(lambda: lag() == 0)
+
+
+@pytest.mark.needs_kafka
+async def test_lag_and_what_is_withheld_with_a_transactional_producer(
+    real_kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.service.LAG_SECONDS", 0.1)
+    kafka = real_kafka
+    producer = AIOKafkaProducer(
+        bootstrap_servers=kafka.bootstrap_servers, transactional_id=f"{kafka.chunks_topic}-producer"
+    )
+
+    async def send(seq: int) -> None:
+        await producer.send_and_wait(kafka.chunks_topic, encode_chunk(chunk("v", seq)), b"v", partition=0)
+
+    async with watching(kafka) as scores, running(service_config(kafka), FakePipeline()) as service:
+
+        def gauges() -> tuple[float | None, float | None]:
+            """Lag, withheld."""
+            value, labels = service.metrics.registry.get_sample_value, {"partition": "0"}
+            return value("streamer_consumer_lag_records", labels), value("streamer_withheld_records", labels)
+
+        await producer.start()
+        try:
+            async with producer.transaction():
+                await send(0)
+            await until(lambda: len(scores.updates) == 1)
+            await until(lambda: gauges() == (0, 0))  # the marker behind the chunk was passed
+            async with producer.transaction():
+                await send(1)
+                await send(2)
+                await until(lambda: gauges() == (0, 2))
+                assert len(scores.updates) == 1
+            await until(lambda: gauges() == (0, 0) and len(scores.updates) == 3)
+        finally:
+            await producer.stop()
 
 
 @pytest.mark.needs_kafka

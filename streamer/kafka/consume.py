@@ -309,6 +309,16 @@ class ChunkConsumer:
         """Offset of the next record to be taken."""
         return int(await self._consumer.position(TopicPartition(self._kafka.chunks_topic, partition)))
 
+    def withheld(self, partition: int) -> int:
+        """Records not to be read yet, as of the last fetch: a producer's transaction before them is open.
+
+        0 if we read what is not committed, too.
+        """
+        topic_partition = TopicPartition(self._kafka.chunks_topic, partition)
+        end = self._consumer.highwater(topic_partition)
+        stable_end = self._consumer.last_stable_offset(topic_partition)
+        return max(0, end - stable_end) if end is not None and (stable_end or -1) >= 0 else 0
+
     def _broker_error(self, what: str, error: KafkaError) -> BrokerError:
         return BrokerError(f"{what} (Kafka at {self._kafka.bootstrap_servers}): {describe(error)}")
 
