@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from streamer.config import Config
 from streamer.files import SourceError
 from streamer.kafka.publish import ChunkPublisher, TooLargeError
-from streamer.kafka.topics import require_topics
+from streamer.kafka.topics import require_chunks_topic
 from streamer.log import printable
 from streamer.messages import VideoChunk
 from streamer.sources import Clip, Source
@@ -58,7 +58,7 @@ async def publish_sources(
     realtime: all at once, each chunk when a camera would have it complete. Else files one after the other, as
     fast as the broker takes them; playlists and streams, which may not end, all at once. Raises BrokerError.
     """
-    await require_topics(config.kafka, connect_seconds=CONNECT_SECONDS)
+    await require_chunks_topic(config.kafka, connect_seconds=CONNECT_SECONDS)
     with _bars() as bars:
         async with ChunkPublisher(config.kafka, tracing=tracing) as publisher:
 

@@ -17,6 +17,7 @@ from streamer.dash import Presentation
 from streamer.errors import BrokerError, ConfigError
 from streamer.files import FileError
 from streamer.hls import Playlist
+from streamer.kafka.topics import create_topics
 from streamer.messages import VideoChunk
 from streamer.publish import Published, publish_source, publish_sources
 from streamer.sources import Clip, NetworkOptions, sources_of
@@ -167,6 +168,14 @@ async def test_chunks_too_large_for_the_producer(
     out, err = capsys.readouterr()
     assert re.search(r"error  \S+noise\.mp4: .*; cut shorter chunks \(--chunk-seconds\)", err)
     assert f"{clip}: video camera, 3 chunks" in out
+
+
+async def test_a_producer_may_see_the_topic_of_chunks_alone(embedded_broker: str, clip: Path) -> None:
+    kafka = fresh_names(embedded_broker, "at_least_once")
+    await create_topics(kafka, partitions=1)
+    hidden = dict.fromkeys(("scores_topic", "dead_letters_topic", "state_topic"), "hidden")
+    config = Config(kafka=kafka.model_copy(update=hidden))
+    assert await publish_sources(config, [Clip(clip, "cam")], 1.0, realtime=False) == 0
 
 
 async def test_topics_are_asked_for_first(embedded_broker: str, clip: Path) -> None:

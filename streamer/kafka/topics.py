@@ -21,6 +21,10 @@ DAY_MS = 24 * 60 * 60 * 1000
 EVIDENCE_DAYS = 7
 """Pictures of people are kept so long, and a day more: Kafka deletes whole segments, and one holds a day."""
 
+MISSING_TOPIC_ADVICE = (
+    "make the topics with `streamer topics create`; if they are there, this user is not allowed to see them"
+)
+
 LEADER_SECONDS = 10.0
 """Until every partition of a new topic has a leader."""
 
@@ -154,17 +158,33 @@ def needed_topics(kafka: KafkaConfig, *, evidence: bool = False) -> list[str]:
 async def require_topics(
     kafka: KafkaConfig, *, evidence: bool = False, connect_seconds: float = CONNECT_SECONDS
 ) -> BrokerInfo:
-    """Like `describe_broker`, but raises BrokerError too if one of `needed_topics` is missing."""
+    """Like `describe_broker`, but raises BrokerError too if the service could not work with these topics."""
     info = await describe_broker(kafka, connect_seconds=connect_seconds)
-    if missing := [name for name in needed_topics(kafka, evidence=evidence) if name not in info.topics]:
-        raise BrokerError(
-            f"Kafka at {kafka.bootstrap_servers} has no topic {', '.join(missing)}; "
-            f"make the topics with `streamer topics create`"
-        )
-    chunks, states = info.topics[kafka.chunks_topic], info.topics[kafka.state_topic]
-    if states < chunks:
-        raise BrokerError(
-            f"topic {kafka.state_topic} has {states} partitions and {kafka.chunks_topic} has {chunks}: state "
-            f"is kept by the number of the input's partition; give the state topic as many"
-        )
+    _require(kafka, info, needed_topics(kafka, evidence=evidence))
+    if (why := why_states_do_not_fit(kafka, info)) is not None:
+        raise BrokerError(why)
     return info
+
+
+async def require_chunks_topic(kafka: KafkaConfig, *, connect_seconds: float = CONNECT_SECONDS) -> None:
+    """Raises BrokerError unless there is what a producer needs; it need not be allowed to see more."""
+    info = await describe_broker(kafka, connect_seconds=connect_seconds)
+    _require(kafka, info, [kafka.chunks_topic])
+
+
+def _require(kafka: KafkaConfig, info: BrokerInfo, needed: list[str]) -> None:
+    if missing := [name for name in needed if name not in info.topics]:
+        raise BrokerError(
+            f"Kafka at {kafka.bootstrap_servers} has no topic {', '.join(missing)}; {MISSING_TOPIC_ADVICE}"
+        )
+
+
+def why_states_do_not_fit(kafka: KafkaConfig, info: BrokerInfo) -> str | None:
+    """None if the state topic has a partition for each of the chunks topic, or one of them is missing."""
+    chunks, states = info.topics.get(kafka.chunks_topic, 0), info.topics.get(kafka.state_topic, 0)
+    if not 0 < states < chunks:
+        return None
+    return (
+        f"topic {kafka.state_topic} has {states} partitions and {kafka.chunks_topic} has {chunks}: state "
+        f"is kept by the number of the input's partition; give the state topic as many"
+    )

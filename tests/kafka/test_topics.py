@@ -12,7 +12,13 @@ from conftest import fresh_names
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError
 from streamer.kafka.client import admin_client
-from streamer.kafka.topics import create_topics, describe_broker, needed_topics, require_topics
+from streamer.kafka.topics import (
+    create_topics,
+    describe_broker,
+    needed_topics,
+    require_chunks_topic,
+    require_topics,
+)
 
 
 async def test_missing_ones_are_made(names: KafkaConfig) -> None:
@@ -24,6 +30,19 @@ async def test_missing_ones_are_made(names: KafkaConfig) -> None:
     info = await require_topics(kafka, evidence=True)
     assert [info.topics[name] for name in made] == [3] * 5
     assert set((await create_topics(kafka)).values()) == {False}
+
+
+async def test_a_producer_needs_the_topic_of_chunks_alone(names: KafkaConfig) -> None:
+    """The others it may not be allowed to see."""
+    await create_topics(names, partitions=1)
+    alone = names.model_copy(
+        update=dict.fromkeys(("scores_topic", "dead_letters_topic", "state_topic"), "hidden")
+    )
+    await require_chunks_topic(alone)
+    with pytest.raises(BrokerError, match=r"has no topic hidden, .* not allowed to see them"):
+        await require_topics(alone)
+    with pytest.raises(BrokerError, match=r"has no topic elsewhere; .*`streamer topics create`"):
+        await require_chunks_topic(names.model_copy(update={"chunks_topic": "elsewhere"}))
 
 
 @pytest.mark.needs_kafka
