@@ -351,9 +351,9 @@ def topics_create(
     work = create_topics(
         config.kafka, partitions=partitions, replication=replication, connect_seconds=CONNECT_SECONDS
     )
-    made = _run(work)
-    for name, new in made.items():
-        typer.echo(f"{name}: {'created' if new else 'already there'}")
+    for name, topic in _run(work).items():
+        differs = "" if topic.partitions == partitions else f", with {topic.partitions} partitions"
+        typer.echo(f"{name}: {'created' if topic.new else f'already there{differs}'}")
 
 
 @app.command()
@@ -363,7 +363,7 @@ def doctor(
     bootstrap: Bootstrap = None,
     allow_untrained: Untrained = None,
 ) -> None:
-    """Check what is installed and usable, and why not. Exit status 1 if `run` could not work."""
+    """Check what is installed and usable, and why not. Exit status: that of `run`, or 0 if it can work."""
     config = ctx.obj.load(
         ("kafka.bootstrap_servers", bootstrap), ("classify.allow_untrained", allow_untrained)
     )

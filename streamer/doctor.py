@@ -29,7 +29,8 @@ from streamer.demo_clips import demo_clips
 from streamer.errors import BackendError, BrokerError, ModelError, StreamerError
 from streamer.files import pieces_of
 from streamer.gpu import faster_paths, nvdec_settings, open_device
-from streamer.kafka.topics import describe_broker, needed_topics
+from streamer.kafka.deliver import make_delivery
+from streamer.kafka.topics import MISSING_TOPIC_ADVICE, describe_broker, needed_topics, why_states_do_not_fit
 from streamer.log import printable
 from streamer.manifest import Manifest, read_manifest
 from streamer.members import prepare_members
@@ -309,8 +310,17 @@ async def _kafka(config: Config) -> AsyncIterator[Check]:
     took = duration(asyncio.get_running_loop().time() - started)
     text = f"cluster {info.cluster_id}, {count(info.brokers, 'broker')}, answered in {took}"
     yield Check(area, kafka.bootstrap_servers, "ok", f"{text}; {kafka.security.protocol}")
+    misfit = why_states_do_not_fit(kafka, info)
     for name in needed_topics(kafka, evidence=config.evidence.publish):
-        if name in info.topics:
-            yield Check(area, f"topic {name}", "ok", count(info.topics[name], "partition"))
+        if name not in info.topics:
+            yield Check(area, f"topic {name}", "fail", f"missing; {MISSING_TOPIC_ADVICE}", 3)
+        elif misfit is not None and name == kafka.state_topic:
+            yield Check(area, f"topic {name}", "fail", misfit, 3)
         else:
-            yield Check(area, f"topic {name}", "fail", "missing; make it with `streamer topics create`", 3)
+            yield Check(area, f"topic {name}", "ok", count(info.topics[name], "partition"))
+    if kafka.delivery == "exactly_once":
+        try:
+            async with make_delivery(kafka):  # one that delivers nothing, and keeps no running service out
+                yield Check(area, "transactions", "ok", "a producer for delivery exactly_once can start")
+        except BrokerError as error:
+            yield Check(area, "transactions", "fail", str(error), 3)

@@ -239,7 +239,10 @@ def test_topics_create(fresh: KafkaConfig) -> None:
     assert f"{fresh.chunks_topic}: created" in first.stdout
     again = streamer("topics", "create", "--partitions", "2", *options_of(fresh))
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("already there") == 5
+    assert again.stdout.count("already there\n") == 5
+    more = streamer("topics", "create", "--partitions", "12", *options_of(fresh))
+    assert more.returncode == 0, more.stderr
+    assert more.stdout.count("already there, with 2 partitions\n") == 5
     report = streamer("report", "nobody", "--output", "never.html", *options_of(fresh))
     assert report.returncode == 1
     assert f"topic {fresh.scores_topic} holds no score of nobody" in report.stderr

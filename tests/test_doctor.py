@@ -13,6 +13,7 @@ from members import make_engines, make_member
 
 from streamer.config import Config, KafkaConfig, load_config
 from streamer.doctor import Check, all_checks, examine
+from streamer.kafka.topics import create_topics
 
 NOWHERE = "127.0.0.1:1"
 
@@ -57,6 +58,7 @@ async def test_all_well(engines: Path, kafka: KafkaConfig, capsys: pytest.Captur
     assert by_name["worker processes"]["text"].startswith("decoded ")
     assert by_name["seccomp"]["text"] == "their system calls are filtered"
     assert by_name[f"topic {kafka.chunks_topic}"]["text"] == "2 partitions"
+    assert ("transactions" in by_name) == (kafka.delivery == "exactly_once")
 
 
 async def test_system_calls_not_filtered(engines: Path) -> None:
@@ -73,7 +75,7 @@ async def test_no_broker(engines: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 async def test_missing_topics(engines: Path, embedded_broker: str) -> None:
-    kafka = fresh_names(embedded_broker)
+    kafka = fresh_names(embedded_broker, "at_least_once")
     found = failures(await checks_of(config_with(engines, kafka=kafka)))
     names = (kafka.chunks_topic, kafka.scores_topic, kafka.dead_letters_topic, kafka.state_topic)
     needed = {f"topic {name}" for name in names}
@@ -81,6 +83,28 @@ async def test_missing_topics(engines: Path, embedded_broker: str) -> None:
     assert all("streamer topics create" in check.text and check.exit_code == 3 for check in found.values())
     found = failures(await checks_of(config_with(engines, kafka=kafka, evidence={"publish": True})))
     assert set(found) == needed | {f"topic {kafka.evidence_topic}"}
+
+
+async def test_too_few_partitions_of_the_state_topic(engines: Path, embedded_broker: str) -> None:
+    """`run` refuses them as well."""
+    kafka = fresh_names(embedded_broker, "at_least_once")
+    await create_topics(kafka, partitions=2)
+    small = kafka.model_copy(update={"state_topic": f"{kafka.state_topic}-small"})
+    await create_topics(small, partitions=1)
+    found = failures(await checks_of(config_with(engines, kafka=small)))
+    assert set(found) == {f"topic {small.state_topic}"}
+    check = found[f"topic {small.state_topic}"]
+    assert "give the state topic as many" in check.text
+    assert check.exit_code == 3
+
+
+async def test_a_broker_without_transactions(engines: Path, embedded_broker: str) -> None:
+    kafka = fresh_names(embedded_broker, "exactly_once")
+    await create_topics(kafka, partitions=1)
+    found = failures(await checks_of(config_with(engines, kafka=kafka)))
+    assert set(found) == {"transactions"}
+    assert "at_least_once" in found["transactions"].text
+    assert found["transactions"].exit_code == 3
 
 
 async def test_networks(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
@@ -35,6 +36,14 @@ class TopicSpec:
 
     name: str
     configs: dict[str, str] = field(default_factory=dict)
+
+
+class TopicFound(NamedTuple):
+    """A topic that is there now."""
+
+    new: bool
+    """Made just now."""
+    partitions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +92,8 @@ async def create_topics(
     partitions: int = 4,
     replication: int = -1,
     connect_seconds: float = CONNECT_SECONDS,
-) -> dict[str, bool]:
-    """Make the topics that are missing; by name, whether it was made now (False: it was there).
+) -> dict[str, TopicFound]:
+    """Make the topics that are missing; what there is then, by name. Those that are there stay as they are.
 
     partitions: the same for all, since state is kept by input partition. replication: -1 takes the
     broker's default. Returns when every partition has a leader. Raises BrokerError.
@@ -109,12 +118,12 @@ async def create_topics(
                 said = f": {text[0]}" if text and text[0] else ""
                 raise BrokerError(f"topic {name} could not be created: {error_type.__name__}{said}")
             made[name] = code == 0
-        await _wait_for_leaders(admin, list(made))
-    return made
+        partitions_of = await _wait_for_leaders(admin, list(made))
+    return {name: TopicFound(new, partitions_of[name]) for name, new in made.items()}
 
 
-async def _wait_for_leaders(admin: AIOKafkaAdminClient, names: list[str]) -> None:
-    """The broker answers before a new topic's partitions can be written to."""
+async def _wait_for_leaders(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, int]:
+    """Number of partitions by name. The broker answers before a new topic's can be written to."""
     deadline = time.monotonic() + LEADER_SECONDS
     while True:
         described = {topic["topic"]: topic["partitions"] for topic in await admin.describe_topics()}
@@ -122,7 +131,7 @@ async def _wait_for_leaders(admin: AIOKafkaAdminClient, names: list[str]) -> Non
             name in described and all(partition["leader"] >= 0 for partition in described[name])
             for name in names
         ):
-            return
+            return {name: len(described[name]) for name in names}
         if time.monotonic() > deadline:
             raise BrokerError(f"topics {', '.join(names)} have no leader after {LEADER_SECONDS:.0f} s")
         await asyncio.sleep(0.05)

@@ -26,10 +26,10 @@ async def test_missing_ones_are_made(names: KafkaConfig) -> None:
     with pytest.raises(BrokerError, match=rf"has no topic {kafka.chunks_topic}, .*`streamer topics create`"):
         await require_topics(kafka)
     made = await create_topics(kafka, partitions=3)
-    assert made == dict.fromkeys(needed_topics(kafka, evidence=True), True)
+    assert made == dict.fromkeys(needed_topics(kafka, evidence=True), (True, 3))
     info = await require_topics(kafka, evidence=True)
     assert [info.topics[name] for name in made] == [3] * 5
-    assert set((await create_topics(kafka)).values()) == {False}
+    assert set((await create_topics(kafka, partitions=12)).values()) == {(False, 3)}
 
 
 async def test_a_producer_needs_the_topic_of_chunks_alone(names: KafkaConfig) -> None:
