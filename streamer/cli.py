@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 
 import streamer
 from streamer.config import Config, load_config
-from streamer.errors import BrokerError, ConfigError, ModelError, StreamerError
+from streamer.errors import BrokerError, ConfigError, ModelError, StreamerError, missing_extra
 from streamer.terminal import CONNECT_SECONDS
 from streamer.training.cli import train_app
 
@@ -329,7 +329,7 @@ def report(
     try:
         from streamer.live_report import report_video
     except ImportError as error:
-        raise ConfigError(f"this needs the extra report: pip install 'streamer[report]' ({error})") from error
+        raise ConfigError(f"this needs the extra report: {missing_extra('report')} ({error})") from error
 
     _run(report_video(config, video_id, output))
 
@@ -393,7 +393,7 @@ def _need_dashboard() -> None:
 
     for name in ("starlette", "uvicorn", "sse_starlette"):
         if find_spec(name) is None:
-            raise ConfigError(f"the live page needs {name}: pip install 'streamer[dashboard]'")
+            raise ConfigError(f"the live page needs {name}: {missing_extra('dashboard')}")
 
 
 def _start_log(config: Config) -> None:

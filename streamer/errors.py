@@ -23,6 +23,11 @@ A `ChunkError` costs one chunk, never the service; all others stop what was aske
 """
 
 
+def missing_extra(extra: str) -> str:
+    """What to do for an optional dependency. Not by our name: on PyPI that is another package."""
+    return f"pip install -e '.[{extra}]' in the repository"
+
+
 class StreamerError(Exception):
     """Base of all errors raised on purpose; its text is fit to be shown to a user."""
 

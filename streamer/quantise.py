@@ -23,7 +23,7 @@ from streamer.backends.images import normalise
 from streamer.backends.load import load_network
 from streamer.backends.openvino_backend import OpenVinoNetwork, shared_core
 from streamer.classify import probability
-from streamer.errors import BackendError, ModelError
+from streamer.errors import BackendError, ModelError, missing_extra
 from streamer.manifest import Manifest, read_manifest, sha256_of
 from streamer.types import Float32Array, UInt8Array
 
@@ -189,7 +189,7 @@ def _import_nncf() -> Any:
     try:
         import nncf
     except ImportError as error:
-        raise BackendError(f"int8 needs NNCF: {error}; pip install 'streamer[quantize]'") from error
+        raise BackendError(f"int8 needs NNCF: {error}; {missing_extra('quantize')}") from error
     nncf.set_log_level(logging.ERROR)
     return nncf
 

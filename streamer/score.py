@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from streamer.config import Config
 from streamer.engines import write_whole
-from streamer.errors import ChunkError, ConfigError, DecodeError, UntrainedError
+from streamer.errors import ChunkError, ConfigError, DecodeError, UntrainedError, missing_extra
 from streamer.files import FileError, pieces_of, video_id_of
 from streamer.log import printable
 from streamer.manifest import read_manifest, sha256_of
@@ -100,9 +100,7 @@ async def _score_with_evidence(
     try:
         from streamer.evidence import Evidence, faces_csv, report_html, tracks_to_show
     except ImportError as error:
-        raise ConfigError(
-            f"--report needs the extra report: pip install 'streamer[report]' ({error})"
-        ) from error
+        raise ConfigError(f"--report needs the extra report: {missing_extra('report')} ({error})") from error
     (path,) = files
     folder = config.classify.engines
     manifests = [read_manifest(folder / f"{member}.json") for member in config.classify.members]

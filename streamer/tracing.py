@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from streamer.config import TracingConfig
-from streamer.errors import ChunkError, ConfigError
+from streamer.errors import ChunkError, ConfigError, missing_extra
 from streamer.log import printable
 from streamer.messages import Headers, ScoreUpdate, VideoChunk
 
@@ -40,7 +40,7 @@ def open_tracing(config: TracingConfig) -> Tracing | None:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"tracing.exporter = {config.exporter!r}: {error.name} is missing: pip install 'streamer[otel]'"
+            f"tracing.exporter = {config.exporter!r}: {error.name} is missing: {missing_extra('otel')}"
         ) from error
     named = Resource.create({SERVICE_NAME: "streamer"}).merge(OTELResourceDetector().detect())
     provider = TracerProvider(resource=named, shutdown_on_exit=False)

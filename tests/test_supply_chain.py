@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,3 +90,14 @@ def test_another_licence_fails() -> None:
 def cells(line: str) -> tuple[str, ...]:
     """Cells of a table's row, however it is set."""
     return tuple(cell.strip() for cell in line.split("|") if cell.strip("-| "))
+
+
+def test_nobody_is_told_to_install_a_namesake() -> None:
+    """PyPI's `streamer` is another package: an extra of ours comes from the repository, and is there."""
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    pages = [ROOT / "README.md", ROOT / "config.toml", *(ROOT / "docs").glob("*.md")]
+    for path in (*SOURCES, *pages):
+        text = path.read_text()
+        assert not re.search(r"pip install ['\"]?streamer\b", text), path
+        named = re.findall(r"missing_extra\(['\"](\w+)['\"]\)|pip install -e '\.\[(\w+)\]'", text)
+        assert {extra for pair in named for extra in pair if extra} <= known.keys(), path

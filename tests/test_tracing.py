@@ -174,7 +174,7 @@ def test_off_is_none_and_loads_nothing() -> None:
 
 def test_without_the_extra_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    with pytest.raises(ConfigError, match=r"tracing\.exporter = 'otlp': .* pip install 'streamer\[otel\]'"):
+    with pytest.raises(ConfigError, match=r"tracing\.exporter = 'otlp': .* pip install -e '\.\[otel\]'"):
         open_tracing(TracingConfig(exporter="otlp"))
 
 

@@ -11,7 +11,7 @@ from typing import Literal, cast, get_args
 from streamer.backends.base import Network
 from streamer.backends.compiled import find_compiled, find_int8, tensorrt_folder
 from streamer.backends.probe import Precision, probe
-from streamer.errors import BackendError, ManifestError
+from streamer.errors import BackendError, ManifestError, missing_extra
 from streamer.gpu.stamp import import_tensorrt, machine_stamp
 from streamer.manifest import Manifest, read_manifest
 
@@ -27,9 +27,9 @@ PRECISIONS: dict[Backend, tuple[str, ...]] = {
 
 _INSTALL: dict[Backend, str] = {
     "openvino": "pip install openvino",
-    "tensorrt": "pip install 'streamer[gpu]' on a node with an NVIDIA GPU",
-    "onnxruntime": "pip install 'streamer[onnxruntime]'",
-    "torch": "pip install 'streamer[train]'",
+    "tensorrt": f"{missing_extra('gpu')}, on a node with an NVIDIA GPU",
+    "onnxruntime": missing_extra("onnxruntime"),
+    "torch": missing_extra("train"),
 }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from streamer.backends.images import in_memory, normalise
-from streamer.errors import BackendError, InferenceError, ManifestError
+from streamer.errors import BackendError, InferenceError, ManifestError, missing_extra
 from streamer.manifest import Manifest
 from streamer.types import Float32Array, Images
 
@@ -20,7 +20,7 @@ class OnnxRuntimeNetwork:
             import onnxruntime
         except ImportError as error:
             raise BackendError(
-                f"backend onnxruntime: cannot import it: {error}; pip install 'streamer[onnxruntime]'"
+                f"backend onnxruntime: cannot import it: {error}; {missing_extra('onnxruntime')}"
             ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

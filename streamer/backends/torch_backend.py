@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamer.backends.images import check_images, normalise, to_array
-from streamer.errors import BackendError, InferenceError, ManifestError
+from streamer.errors import BackendError, InferenceError, ManifestError, missing_extra
 from streamer.manifest import Manifest
 from streamer.types import Float32Array, Images
 
@@ -91,7 +91,7 @@ class TorchNetwork:
             import torch
         except ImportError as error:
             raise BackendError(
-                f"backend torch: cannot import it: {error}; pip install 'streamer[train]'"
+                f"backend torch: cannot import it: {error}; {missing_extra('train')}"
             ) from error
         import onnx
 

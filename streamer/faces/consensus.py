@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from streamer.errors import BackendError
+from streamer.errors import BackendError, missing_extra
 from streamer.faces.nms import overlaps
 from streamer.faces.windows import close_ups
 from streamer.types import Faces, Float32Array, UInt8Array
@@ -36,7 +36,7 @@ class Consensus:
             import dlib
         except ImportError as error:
             raise BackendError(
-                "faces.consensus needs dlib, which is not installed: pip install 'streamer[consensus]'"
+                f"faces.consensus needs dlib, which is not installed: {missing_extra('consensus')}"
             ) from error
         self._make = dlib.get_frontal_face_detector
         self._detectors = threading.local()  # dlib's detector scans into buffers of its own

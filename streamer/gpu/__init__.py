@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamer.config import Config, GpuConfig
-from streamer.errors import BackendError
+from streamer.errors import BackendError, missing_extra
 from streamer.nvdec import NvdecSettings
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def open_device(config: Config) -> Device | None:
     try:
         from streamer.gpu.device import Device
     except ImportError as error:
-        raise BackendError(f"frames on the GPU need PyTorch: {error}; pip install 'streamer[gpu]'") from error
+        raise BackendError(f"frames on the GPU need PyTorch: {error}; {missing_extra('gpu')}") from error
     return Device(config.gpu.device)
 
 
@@ -61,7 +61,7 @@ def gpu_collector(config: Config) -> GpuCollector | None:
     try:
         from streamer.gpu.usage import GpuCollector
     except ImportError as error:
-        raise BackendError(f"metrics of the GPU: {error}; pip install 'streamer[gpu]'") from error
+        raise BackendError(f"metrics of the GPU: {error}; {missing_extra('gpu')}") from error
     return GpuCollector(int(config.gpu.device.removeprefix("cuda:")))
 
 

@@ -22,7 +22,7 @@ import onnx.version_converter
 from onnx import TensorProto, helper, numpy_helper
 
 from streamer.backends.images import normalise
-from streamer.errors import BackendError, ModelError
+from streamer.errors import BackendError, ModelError, missing_extra
 from streamer.manifest import InputSpec, Manifest
 from streamer.models.onnx_graph import cast_floats, fold_constants, keep_outputs, take_images
 from streamer.types import Float32Array, UInt8Array
@@ -128,7 +128,7 @@ def _fold_into_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         from onnxruntime.quantization.shape_inference import quant_pre_process
     except ImportError as error:
-        raise BackendError(f"{error}; pip install 'streamer[onnxruntime]'") from error
+        raise BackendError(f"{error}; {missing_extra('onnxruntime')}") from error
     with tempfile.TemporaryDirectory(prefix="streamer-fold-") as folder:
         source, folded = Path(folder) / "source.onnx", Path(folder) / "folded.onnx"
         onnx.save(model, source)
@@ -161,7 +161,7 @@ def _quantised(
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     except ImportError as error:
         raise BackendError(
-            f"{precision} needs ONNX Runtime: {error}; pip install 'streamer[onnxruntime]'"
+            f"{precision} needs ONNX Runtime: {error}; {missing_extra('onnxruntime')}"
         ) from error
     name = model.graph.input[0].name
 

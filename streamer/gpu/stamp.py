@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from types import ModuleType
 
-from streamer.errors import BackendError
+from streamer.errors import BackendError, missing_extra
 
 
 def import_tensorrt() -> ModuleType:
@@ -14,7 +14,7 @@ def import_tensorrt() -> ModuleType:
         import tensorrt
         import torch
     except (ImportError, OSError) as error:
-        raise BackendError(f"backend tensorrt: {error}; pip install 'streamer[gpu]' on a GPU node") from error
+        raise BackendError(f"backend tensorrt: {error}; {missing_extra('gpu')}, on a GPU node") from error
     if not torch.cuda.is_available():  # asked first: without a driver TensorRT crashes at its end
         raise BackendError(f"backend tensorrt: PyTorch {torch.__version__} finds no CUDA device")
     module: ModuleType = tensorrt

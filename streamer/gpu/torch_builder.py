@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from streamer.backends.torch_backend import TorchGraph
-from streamer.errors import BackendError
+from streamer.errors import BackendError, missing_extra
 from streamer.gpu.graph import engine_graph
 from streamer.gpu.stamp import import_tensorrt
 from streamer.manifest import InputSpec, Manifest
@@ -57,7 +57,7 @@ def build_with_torch(file: Path, manifest: Manifest, precision: str, max_batch: 
     try:
         import torch_tensorrt
     except Exception as error:  # it raises a bare Exception if libnvinfer is missing
-        raise BackendError(f"torch-tensorrt: {error}; pip install 'streamer[gpu]'") from error
+        raise BackendError(f"torch-tensorrt: {error}; {missing_extra('gpu')}") from error
     module = images_module(file, manifest, precision).to(device).eval()
     spec = manifest.input
     shapes = [(n, spec.height, spec.width, 3) for n in (1, max(1, max_batch // 2), max_batch)]

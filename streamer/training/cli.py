@@ -24,7 +24,7 @@ import typer
 from typer.core import TyperGroup
 
 from streamer.config import Config, load_config
-from streamer.errors import ConfigError
+from streamer.errors import ConfigError, missing_extra
 
 
 class _Group(TyperGroup):
@@ -37,7 +37,7 @@ class _Group(TyperGroup):
             library = (error.name or "").partition(".")[0]
             if library == "streamer":
                 raise
-            raise ConfigError(f"this needs {library}: pip install 'streamer[train]'") from error
+            raise ConfigError(f"this needs {library}: {missing_extra('train')}") from error
 
 
 train_app = typer.Typer(

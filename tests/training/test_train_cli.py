@@ -356,7 +356,7 @@ def test_without_the_extra_it_says_which_one(prepared: Prepared, words: tuple[st
         text=True,
         check=False,
     )
-    assert ended.stderr == "error: this needs torch: pip install 'streamer[train]'\n"
+    assert ended.stderr == "error: this needs torch: pip install -e '.[train]' in the repository\n"
     assert ended.returncode == 2
 
 
