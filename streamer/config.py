@@ -68,7 +68,7 @@ class KafkaConfig(_Section):
     """Broker, topics, limits."""
 
     bootstrap_servers: str = "127.0.0.1:9092"
-    group_id: str = "streamer"
+    group_id: Annotated[str, Field(min_length=1)] = "streamer"
     client_id: str = "streamer"
     chunks_topic: str = "video-chunks"
     scores_topic: str = "video-scores"
@@ -89,6 +89,15 @@ class KafkaConfig(_Section):
     max_poll_interval_ms: PositiveInt = 300_000
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"
     security: KafkaSecurity = KafkaSecurity()
+
+    @model_validator(mode="after")
+    def _beats_in_time(self) -> KafkaConfig:
+        if 3 * self.heartbeat_interval_ms > self.session_timeout_ms:
+            raise ValueError(
+                f"heartbeat_interval_ms {self.heartbeat_interval_ms} must be at most a third of "
+                f"session_timeout_ms {self.session_timeout_ms}"
+            )
+        return self
 
 
 class DecodeConfig(_Section):

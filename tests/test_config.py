@@ -103,6 +103,8 @@ def test_lists_and_paths_from_the_environment(monkeypatch: pytest.MonkeyPatch) -
         ("[faces]\nwindows = ['diagonal']", ["faces.windows.0", "diagonal"]),
         ("[classify]\nmembers = []", ["classify.members"]),
         ("[alert]\nraise_at = 0.5\nclear_at = 0.7", ["alert", "clear_at 0.7"]),
+        ("[kafka]\nsession_timeout_ms = 6000", ["heartbeat_interval_ms 3000", "third of", "6000"]),
+        ("[kafka]\ngroup_id = ''", ["kafka.group_id", "at least 1 character"]),
         ("[kafka.security]\nprotocol = 'SASL_SSL'", ["kafka.security", "sasl_mechanism"]),
         ("[kafka.security]\ncert_file = 'a.pem'", ["cert_file and key_file"]),
         ("[sample", ["config.toml"]),
