@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
+from aiokafka.errors import IllegalSaslStateError, KafkaConnectionError, KafkaError, KafkaTimeoutError
 
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError
@@ -63,7 +63,7 @@ async def start_client(
     Raises BrokerError that names the address, at once if the broker refuses us, else after `connect_seconds`.
     The client must be stopped in either case.
     """
-    reason = _BootstrapFailure()
+    reason = _BootstrapFailure(kafka.security.protocol)
     # aiokafka's exception says only "unable to bootstrap"; the cause is in what it logs.
     clients_log = logging.getLogger("aiokafka")
     clients_log.addFilter(reason)
@@ -127,8 +127,9 @@ async def close(client: ClosableClient) -> None:
 class _BootstrapFailure(logging.Filter):
     """Keeps why the last connection failed, and keeps it out of the log: the caller says it once."""
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: str) -> None:
         super().__init__()
+        self._protocol = protocol
         self._error: BaseException | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -141,7 +142,19 @@ class _BootstrapFailure(logging.Filter):
 
     @property
     def text(self) -> str:
-        return describe(self._error) if self._error else ""
+        if self._error is None:
+            return ""
+        said = describe(self._error)
+        if not self._is_hang_up:
+            return said
+        doubt = f"does kafka.security.protocol (now {self._protocol}) fit this listener?"
+        return f"{said}; connected, then closed: {doubt}"
+
+    @property
+    def _is_hang_up(self) -> bool:
+        """Whether the broker took the connection and ended it, as a listener of another protocol does."""
+        closed = isinstance(self._error, KafkaConnectionError) and str(self._error).endswith("closed")
+        return closed or isinstance(self._error, ConnectionResetError | IllegalSaslStateError)
 
     @property
     def is_final(self) -> bool:

@@ -194,6 +194,29 @@ async def test_wrong_password_is_refused_at_once(own_kafka: Kafka, mechanism: st
 
 
 @pytest.mark.needs_kafka
+@pytest.mark.parametrize(
+    ("listener", "protocol"),
+    [
+        ("bootstrap_servers", "SSL"),
+        ("bootstrap_servers", "SASL_PLAINTEXT"),
+        ("bootstrap_servers", "SASL_SSL"),
+        ("sasl", "PLAINTEXT"),
+        ("sasl", "SASL_SSL"),
+        ("sasl_ssl", "PLAINTEXT"),
+        ("sasl_ssl", "SASL_PLAINTEXT"),
+        ("mtls", "PLAINTEXT"),
+    ],
+)
+async def test_listener_of_another_protocol_is_asked_about(
+    own_kafka: Kafka, listener: str, protocol: str
+) -> None:
+    keys = SASL["SCRAM-SHA-512"] if protocol.startswith("SASL") else {}
+    kafka = reach(getattr(own_kafka, listener), protocol=protocol, ca_file=own_kafka.certificates.ca, **keys)
+    with pytest.raises(BrokerError, match=rf"does kafka\.security\.protocol \(now {protocol}\) fit this"):
+        await describe_broker(kafka, connect_seconds=1)
+
+
+@pytest.mark.needs_kafka
 async def test_unknown_authority_is_refused_at_once(own_kafka: Kafka) -> None:
     files = own_kafka.certificates
     kafka = reach(own_kafka.sasl_ssl, protocol="SASL_SSL", ca_file=files.other_ca, **SASL["SCRAM-SHA-512"])
