@@ -7,11 +7,21 @@ levels. Secrets are `SecretStr`: they print as `**********`, in logs and in `rep
 from __future__ import annotations
 
 import difflib
+import re
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -89,6 +99,14 @@ class KafkaConfig(_Section):
     max_poll_interval_ms: PositiveInt = 300_000
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"
     security: KafkaSecurity = KafkaSecurity()
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        for address in value.split(","):
+            if not _is_address(address.strip()):
+                raise ValueError(f"takes HOST:PORT, or several with commas between; {address!r} is none")
+        return value
 
     @model_validator(mode="after")
     def _beats_in_time(self) -> KafkaConfig:
@@ -317,6 +335,17 @@ class DashboardConfig(_Section):
         if self.host in ("0.0.0.0", "::") and not self.allowed_hosts:  # noqa: S104  # not bound to, refused
             raise ValueError(f"host {self.host} needs allowed_hosts: the names that browsers use for it")
         return self
+
+
+def _is_address(text: str) -> bool:
+    """Whether Kafka's client can read it: a host, or `[::1]`, and a port unless it is the usual one."""
+    found = re.fullmatch(r"(?:\[[^\[\]\s]+\]|[^\[\]:\s]+)(?::(\d{1,5}))?", text)
+    if found is not None:
+        return int(found[1] or 9092) <= 65535
+    try:
+        return ip_address(text).version == 6
+    except ValueError:
+        return False
 
 
 def is_loopback(host: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.conn import collect_hosts
 from pydantic import BaseModel
 
 from streamer.config import Config, load_config
@@ -104,6 +105,7 @@ def test_lists_and_paths_from_the_environment(monkeypatch: pytest.MonkeyPatch) -
         ("[classify]\nmembers = []", ["classify.members"]),
         ("[alert]\nraise_at = 0.5\nclear_at = 0.7", ["alert", "clear_at 0.7"]),
         ("[kafka]\nsession_timeout_ms = 6000", ["heartbeat_interval_ms 3000", "third of", "6000"]),
+        ("[kafka]\nbootstrap_servers = 'a:1,foo:abc'", ["kafka.bootstrap_servers", "HOST:PORT", "'foo:abc'"]),
         ("[kafka]\ngroup_id = ''", ["kafka.group_id", "at least 1 character"]),
         ("[kafka.security]\nprotocol = 'SASL_SSL'", ["kafka.security", "sasl_mechanism"]),
         ("[kafka.security]\ncert_file = 'a.pem'", ["cert_file and key_file"]),
@@ -117,6 +119,23 @@ def test_wrong_files_name_key_and_file(tmp_path: Path, text: str, said: list[str
         load_config(file)
     for words in [*said, str(file)]:
         assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "servers", ["kafka", "kafka:9092", "a_b.example.com:1, 10.0.0.1:65535", "[::1]:9092", "[::1]", "::1"]
+)
+def test_addresses_of_brokers(servers: str) -> None:
+    config = load_config(None, {"kafka": {"bootstrap_servers": servers}})
+    assert config.kafka.bootstrap_servers == servers
+    assert collect_hosts(servers)  # as the client reads them
+
+
+@pytest.mark.parametrize(
+    "servers", ["", "foo:abc", "foo:", ":9092", "foo:70000", "a:1,", "kafka://foo:1", "[::1"]
+)
+def test_what_is_no_address_of_a_broker(servers: str) -> None:
+    with pytest.raises(ConfigError, match=r"^configuration: kafka\.bootstrap_servers: .*HOST:PORT"):
+        load_config(None, {"kafka": {"bootstrap_servers": servers}})
 
 
 def test_missing_file() -> None:
