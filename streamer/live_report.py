@@ -19,8 +19,8 @@ from streamer.classify import model_set_of
 from streamer.config import AlertConfig, Config
 from streamer.engines import write_whole
 from streamer.errors import ConfigError, MessageError, ModelError, NoTopicError, StreamerError, UntrainedError
-from streamer.evidence import (
-    CROPS_PER_TRACK,
+from streamer.evidence import CROPS_PER_TRACK
+from streamer.evidence_page import (
     TIMELINE_INCHES,
     Drawing,
     Strip,

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from streamer.config import Config
 from streamer.engines import write_whole
 from streamer.errors import ChunkError, ConfigError, DecodeError, UntrainedError, missing_extra
+from streamer.evidence import Evidence, faces_csv, tracks_to_show
 from streamer.files import FileError, pieces_of, video_id_of
 from streamer.log import printable
 from streamer.manifest import read_manifest, sha256_of
@@ -97,10 +98,13 @@ async def _score_with_evidence(
 ) -> int:
     if len(files) != 1:
         raise ConfigError(f"--report and --csv are about one file, not {len(files)}")
-    try:
-        from streamer.evidence import Evidence, faces_csv, report_html, tracks_to_show
-    except ImportError as error:
-        raise ConfigError(f"--report needs the extra report: {missing_extra('report')} ({error})") from error
+    if report:
+        try:
+            from streamer.evidence_page import report_html
+        except ImportError as error:
+            raise ConfigError(
+                f"--report needs the extra report: {missing_extra('report')} ({error})"
+            ) from error
     (path,) = files
     folder = config.classify.engines
     manifests = [read_manifest(folder / f"{member}.json") for member in config.classify.members]
@@ -116,7 +120,7 @@ async def _score_with_evidence(
         if isinstance(result, FileError):
             return 1
         heat_maps = {}
-        for track in tracks_to_show(evidence):
+        for track in tracks_to_show(evidence) if report else ():
             crops = np.stack([crop for _, crop in evidence.crops_of(track)])
             if (heat := await pipeline.heat_maps(crops)) is not None:
                 heat_maps[track] = heat

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from streamer.classify import Ensemble
 from streamer.config import AlertConfig, ClassifyConfig, Config, load_config
 from streamer.demo_clips import demo_clips
 from streamer.errors import ConfigError, UntrainedError
-from streamer.evidence import CROPS_PER_TRACK, Evidence, faces_csv, report_html, tracks_to_show, verdict
+from streamer.evidence import CROPS_PER_TRACK, Evidence, faces_csv, tracks_to_show
+from streamer.evidence_page import report_html, verdict
 from streamer.manifest import read_manifest, sha256_of
 from streamer.messages import ScoreUpdate, TrackScore
 from streamer.score import score_files
@@ -155,6 +157,18 @@ async def test_page_and_table_of_a_file(
     assert len(rows) == said.faces
     assert np.mean([float(row["fake_score"]) for row in rows]) == pytest.approx(said.fake_score, abs=1e-5)
     assert [float(row["seer"]) for row in rows] == pytest.approx([said.models["seer"]] * len(rows), abs=1e-5)
+
+
+async def test_the_table_alone_needs_no_extra(
+    engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "streamer.evidence_page", None)  # as without jinja2
+    clip, table = demo_clips()[0], tmp_path / "faces.csv"
+    config = config_with(engines, "plain")
+    assert await score_files(config, [clip], json=True, csv=table) == 0
+    assert len(table.read_text().splitlines()) > 1
+    with pytest.raises(ConfigError, match="--report needs the extra report"):
+        await score_files(config, [clip], json=True, report=tmp_path / "report.html")
 
 
 def test_names_are_text(engines: Path) -> None:

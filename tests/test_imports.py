@@ -29,6 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "streamer.detector",
             "streamer.doctor",
             "streamer.evidence",
+            "streamer.evidence_page",
             "streamer.fetch",
             "streamer.files",
             "streamer.hls",
@@ -64,7 +65,7 @@ ONLY_IN = {
     "starlette": ("streamer.dashboard",),
     "typer": ("streamer.cli", "streamer.training.cli"),
     "opentelemetry": ("streamer.tracing",),
-    "matplotlib": ("streamer.svg", "streamer.evidence", "streamer.live_report", "streamer.training"),
+    "matplotlib": ("streamer.svg", "streamer.evidence_page", "streamer.live_report", "streamer.training"),
     "rich": (*LAYERS[PEOPLE], "streamer.training.progress", "streamer.training.cli"),
     "uvicorn": ("streamer.dashboard",),
 }

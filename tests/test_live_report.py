@@ -16,7 +16,8 @@ from updates import update
 
 from streamer.config import AlertConfig, ClassifyConfig, Config, EvidenceConfig, KafkaConfig
 from streamer.errors import ConfigError, StreamerError, UntrainedError
-from streamer.evidence import CROPS_PER_TRACK, verdict
+from streamer.evidence import CROPS_PER_TRACK
+from streamer.evidence_page import verdict
 from streamer.kafka.publish import OutRecord, Publisher
 from streamer.kafka.topics import create_topics
 from streamer.live_report import (

@@ -199,7 +199,7 @@ async def test_the_most_suspicious_of_several_people(faceless: Path) -> None:
     several = await scored(faceless, lambda at: (0.13, 0.95))
     line = _line(faceless, several)
     assert line.startswith("    0.540  ")
-    assert line.endswith(", 2 people, most suspicious 0.950")
+    assert line.endswith(", 2 people, most suspicious 0.950, ALERT at 0 s")
     untrained = several.model_copy(update={"trained": False})
     assert _line(faceless, untrained).endswith(", 2 people")
     assert "suspicious" not in _line(faceless, await scored(faceless, lambda at: (0.95,)))
