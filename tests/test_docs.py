@@ -3,23 +3,116 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+import typer.main
+from pydantic import BaseModel
 
 from streamer.cli import app
+from streamer.config import Config
+from streamer.messages import ScoreUpdate
+from streamer.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
-OURS = ("architecture.md", "faq.md", "producers.md")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "engines").glob("*.md"))]
+FILES = ("py", "md", "json", "toml", "yaml", "html", "csv", "mp4", "onnx", "txt")
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_links_lead_somewhere(name: str) -> None:
-    folder = ROOT / "docs"
-    links = re.findall(r"\]\(([^)#]+)\)", (folder / name).read_text())
-    assert links
-    assert [link for link in links if "://" not in link and not (folder / link).exists()] == []
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    lost = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        to = page.parent / path if path else page
+        if not to.exists() or (anchor and anchor not in anchors(to)):
+            lost.append(link)
+    assert lost == []
+
+
+def commands(text: str) -> Iterator[tuple[str, set[str]]]:
+    """Each call of `streamer` that a page shows: the command's name, and its options that there are not."""
+    for line in text.replace("\\\n", " ").splitlines():
+        for said in re.findall(r"(?:^|[ `/])streamer ([a-z-][^`|#]*)", line):
+            command: Any = typer.main.get_command(app)
+            named, known, words = [], options_of(command), said.split()
+            while words and hasattr(command, "commands"):
+                word = words.pop(0)
+                if word.startswith("--"):  # before the command, with its value
+                    words = words if "=" in word else words[1:]
+                elif (found := command.commands.get(word)) is not None:
+                    command = found
+                    named.append(word)
+                    known |= options_of(command)
+                else:
+                    break
+            if named and not hasattr(command, "commands"):
+                used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", said))
+                yield " ".join(named), used - known
+
+
+def options_of(command: Any) -> set[str]:
+    return {"--help"} | {
+        option for param in command.params for option in (*param.opts, *param.secondary_opts)
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_exist(page: Path) -> None:
+    assert [(named, unknown) for named, unknown in commands(page.read_text()) if unknown] == []
+
+
+def test_commands_are_found_in_pages() -> None:
+    """Lest the test above look at nothing."""
+    shown = {named for page in PAGES for named, _ in commands(page.read_text())}
+    assert {"score", "publish", "run", "topics create", "train prepare", "train fit", "train export"} <= shown
+    (wrong,) = commands("streamer --set a.b=1 publish --video-ids x clip.mp4 # --not-this")
+    assert wrong == ("publish", {"--video-ids"})
+
+
+def fields(model: type[BaseModel]) -> dict[str, type[BaseModel] | None]:
+    """Keys of a section, with the section that each is, if it is one."""
+    return {
+        name: field.annotation
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        else None
+        for name, field in model.model_fields.items()
+    }
+
+
+def is_setting(key: str) -> bool:
+    """Of ours, of a recipe, or a field of a message."""
+    for root in (Config, TrainConfig, ScoreUpdate):
+        section: type[BaseModel] | None = root
+        for part in key.split("."):
+            if section is None or part not in fields(section):
+                break
+            section = fields(section)[part]
+        else:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_settings_exist(page: Path) -> None:
+    sections = {name for root in (Config, TrainConfig) for name, of in fields(root).items() if of is not None}
+    named = {
+        key
+        for key in re.findall(r"(?:`|--set )([a-z_]+(?:\.[a-z_0-9]+)+)(?=[` =])", page.read_text())
+        if key.split(".")[0] in sections and key.split(".")[-1] not in FILES
+    }
+    assert sorted(key for key in named if not is_setting(key)) == []
+    assert page.name != "operating.md" or len(named) > 10  # lest it look at nothing
 
 
 def test_modules_of_the_picture_exist() -> None:
@@ -29,16 +122,3 @@ def test_modules_of_the_picture_exist() -> None:
     assert len(named) > 20
     missing = [one for one in named if not ((ROOT / "streamer" / one).exists() or (ROOT / one).exists())]
     assert missing == []
-
-
-def test_options_of_publish_exist() -> None:
-    text = (ROOT / "docs" / "producers.md").read_text()
-    options = {
-        option
-        for line in text.replace("\\\n", " ").splitlines()
-        for option in re.findall(r"streamer publish [^`|]*", line)
-        for option in re.findall(r"--[a-z-]+", option)
-    }
-    assert {"--dash", "--hls", "--input-option", "--video-id"} <= options
-    usage = CliRunner().invoke(app, ["publish", "--help"], env={"COLUMNS": "200"}).stdout
-    assert [option for option in options if option not in usage] == []
