@@ -63,9 +63,9 @@ async def report_video(config: Config, video_id: str, output: Path) -> None:
     members, ConfigError if the page cannot be written, BrokerError.
     """
     kafka, key = config.kafka, video_id.encode("utf-8", "surrogatepass")
-    course, album = Course(), Album()
-    await _read(config, kafka.scores_topic, key, lambda value: course.add(decode_score(value)))
-    update = course.latest
+    history, pictures = ScoreHistory(), TrackCrops()
+    await _read(config, kafka.scores_topic, key, lambda value: history.add(decode_score(value)))
+    update = history.latest
     if update is None:
         raise StreamerError(f"topic {kafka.scores_topic} holds no score of {printable(video_id)}")
     if not update.trained:
@@ -74,13 +74,13 @@ async def report_video(config: Config, video_id: str, output: Path) -> None:
 
     def take_evidence(value: bytes) -> None:
         if (evidence := decode_evidence(value)).model_set == update.model_set:
-            album.add(evidence)
+            pictures.add(evidence)
 
     try:
         await _read(config, kafka.evidence_topic, key, take_evidence)
     except NoTopicError:
         no_pictures = f"there is no topic {kafka.evidence_topic}"
-    if not album.crops:
+    if not pictures.crops:
         no_pictures = no_pictures or (
             f"topic {kafka.evidence_topic} holds none of this video: evidence.publish was off, no face "
             "reached evidence.min_score, or they were older than the topic keeps them"
@@ -91,10 +91,10 @@ async def report_video(config: Config, video_id: str, output: Path) -> None:
         config.alert,
         source=("From topic", kafka.scores_topic),
         people=people_in(update),
-        drawings=drawings(course, config.alert),
-        strips=album.strips(),
+        drawings=drawings(history, config.alert),
+        strips=pictures.strips(),
         manifests=manifests,
-        missing=missing(course, no_pictures, described=bool(manifests)),
+        missing=missing(history, no_pictures, described=bool(manifests)),
     )
     try:
         write_whole(output, page.encode())
@@ -135,7 +135,7 @@ class Point:
 
 
 @dataclass(slots=True)
-class Course:
+class ScoreHistory:
     """A video's updates by the latest ensemble, in order; bounded, however many there are."""
 
     points: list[Point] = field(default_factory=list)
@@ -165,7 +165,7 @@ class Course:
             self.points = [max(pair, key=lambda point: point.window or 0.0) for pair in pairs]
 
 
-class Album:
+class TrackCrops:
     """The most suspicious crops of each track, most suspicious first; bounded."""
 
     def __init__(self) -> None:
@@ -201,23 +201,23 @@ class Album:
         ]
 
 
-def missing(course: Course, no_pictures: str | None, *, described: bool) -> list[str]:
+def missing(history: ScoreHistory, no_pictures: str | None, *, described: bool) -> list[str]:
     """What the page cannot show, a sentence each."""
-    assert course.latest is not None
-    latest = course.latest
+    assert history.latest is not None
+    latest = history.latest
     said = []
     if no_pictures is not None:
         said.append(f"There are no pictures: {no_pictures}.")
-    if course.chunks_before:
+    if history.chunks_before:
         said.append(
             f"The timelines begin late: what was said after each of the first "
-            f"{count(course.chunks_before, 'chunk')} is not kept any more. The means do count them."
+            f"{count(history.chunks_before, 'chunk')} is not kept any more. The means do count them."
         )
-    if course.other_models:
+    if history.other_models:
         said.append(
             "What other models said of this video before is left out; the scores began anew with these."
         )
-    if course.thinned:
+    if history.thinned:
         said.append("Not every update is drawn: of neighbours, the one with the higher score is.")
     if latest.missing_chunks:
         said.append(f"{count(latest.missing_chunks, 'chunk')} of the video never came.")
@@ -232,9 +232,9 @@ def missing(course: Course, no_pictures: str | None, *, described: bool) -> list
     return said
 
 
-def drawings(course: Course, alert: AlertConfig) -> list[Drawing]:
+def drawings(history: ScoreHistory, alert: AlertConfig) -> list[Drawing]:
     """Timelines: of the whole and each track, and of each model."""
-    points = sorted(course.points, key=lambda point: point.at_seconds)
+    points = sorted(history.points, key=lambda point: point.at_seconds)
     if not points:
         return []
     start = points[0].at_seconds if points[0].at_seconds >= UNIX_SECONDS else 0.0

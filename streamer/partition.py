@@ -32,7 +32,7 @@ from streamer.limits import VideoLimits
 from streamer.messages import MAX_VIDEO_ID_BYTES, DeadLetter, VideoChunk, decode_chunk, is_numbered
 from streamer.metrics import Metrics
 from streamer.rolling import Arrival, RollingScores
-from streamer.suspects import Exhibits
+from streamer.suspects import ChunkEvidence
 from streamer.tasks import cancel_all
 from streamer.thinning import Thinning
 from streamer.tracing import ChunkTrace, Tracing
@@ -336,15 +336,15 @@ class PartitionWorker:
         if isinstance(outcome, Scored):
             prediction = outcome.prediction
             arrival = _arrival(record, prediction.latency_ms)
-            exhibits = Exhibits(self.rolling.ensemble)
+            chosen = ChunkEvidence(self.rolling.ensemble)
             update = self.rolling.apply(
                 prediction,
                 last=outcome.chunk.last,
                 arrival=arrival,
                 numbered=is_numbered(record.headers),
-                witness=exhibits.add,
+                on_face=chosen.add,
             )
-            if (evidence := exhibits.message(prediction.video_id, prediction.seq)) is not None:
+            if (evidence := chosen.message(prediction.video_id, prediction.seq)) is not None:
                 batch.evidence.append(evidence)
             if update.status != "duplicate":
                 self._metrics.frames.inc(len(prediction.frames))

@@ -30,7 +30,7 @@ from streamer.video_state import (
     unpack_state,
 )
 
-Witness: TypeAlias = Callable[[int, float, FacePrediction], None]
+OnFace: TypeAlias = Callable[[int, float, FacePrediction], None]
 """Called with the number of a face's track, its time in the video in seconds, and the face."""
 
 
@@ -116,11 +116,11 @@ class RollingScores:
         last: bool,
         arrival: Arrival,
         numbered: bool = True,
-        witness: Witness | None = None,
+        on_face: OnFace | None = None,
     ) -> ScoreUpdate:
         """Count a chunk, once, and say what is known of its video now.
 
-        numbered: its seq is the producer's, so that gaps say that chunks are missing. witness: told of each
+        numbered: its seq is the producer's, so that gaps say that chunks are missing. on_face: told of each
         face counted.
         """
         state = self._touch(prediction.video_id, arrival)
@@ -131,7 +131,7 @@ class RollingScores:
         end = start + prediction.duration_seconds
         if prediction.seq > state.latest_seq and self._is_before_window(state, end):
             _begin_timeline_anew(state)
-        self._count(state, prediction, start, witness, last=last)
+        self._count(state, prediction, start, on_face, last=last)
         state.end_seconds = max(state.end_seconds, end)
         found = any(frame.faces for frame in prediction.frames)
         status = "final" if state.ended else "scored" if found else "no_face"
@@ -212,7 +212,7 @@ class RollingScores:
         state: VideoState,
         prediction: ChunkPrediction,
         start: float,
-        witness: Witness | None,
+        on_face: OnFace | None,
         *,
         last: bool,
     ) -> None:
@@ -232,7 +232,7 @@ class RollingScores:
                 if index is not None:
                     state.window.add(index, total, faces)
             self._count_shadow(state, frame, index)
-            self._follow(state, frame, at, index, witness)
+            self._follow(state, frame, at, index, on_face)
         for cluster in clusters.values():
             state.spread.add(cluster.total, cluster.faces)
 
@@ -271,7 +271,7 @@ class RollingScores:
         frame: FramePrediction,
         at: float,
         index: int | None,
-        witness: Witness | None,
+        on_face: OnFace | None,
     ) -> None:
         """Give each face of a frame to the track it continues, or to a new one. index: see `_bin`."""
         near = [t for t in state.tracks if abs(at - t.seen_seconds) <= self._faces.track_gap_seconds]
@@ -289,8 +289,8 @@ class RollingScores:
             track.score.add(total, 1)
             if index is not None:
                 track.window.add(index, total, 1)
-            if witness is not None:
-                witness(track.track, at, face)
+            if on_face is not None:
+                on_face(track.track, at, face)
         while len(state.tracks) > self._config.max_tracks:
             state.tracks.remove(min(state.tracks, key=lambda t: (t.seen_seconds, t.track)))
 

@@ -28,7 +28,7 @@ from streamer.manifest import read_manifest, sha256_of
 from streamer.members import prepare_members
 from streamer.messages import ScoreUpdate, VideoChunk
 from streamer.pipeline import Pipeline
-from streamer.rolling import Arrival, RollingScores, Witness
+from streamer.rolling import Arrival, OnFace, RollingScores
 from streamer.terminal import count
 from streamer.types import ChunkPrediction
 from streamer.watch import UNTRAINED, UNTRAINED_BANNER, people_in
@@ -113,7 +113,7 @@ async def _score_with_evidence(
     evidence = Evidence()
     async with await asyncio.to_thread(Pipeline, config) as pipeline:
         try:
-            result: FileScore | FileError = await score_file(path, config, pipeline, witness=evidence.add)
+            result: FileScore | FileError = await score_file(path, config, pipeline, on_face=evidence.add)
         except FileError as error:
             result = error
         print(_json(path, result) if json else _line(path, result), flush=True)  # noqa: T201
@@ -143,11 +143,11 @@ async def _score_with_evidence(
 
 
 async def score_file(
-    path: Path, config: Config, pipeline: Pipeline, *, witness: Witness | None = None
+    path: Path, config: Config, pipeline: Pipeline, *, on_face: OnFace | None = None
 ) -> FileScore:
     """The `final` update of a file; its video_id is the file's name.
 
-    witness: told of every face, with its crop.
+    on_face: told of every face, with its crop.
 
     Raises FileError if it cannot be read, or if not one of its chunks can be decoded. A chunk that cannot,
     among others that can, is counted in `undecodable_chunks`; so is what is left of a file where it is cut or
@@ -167,7 +167,7 @@ async def score_file(
         chunk, task = waiting.popleft()
         arrival = Arrival(time.monotonic(), round(1000 * time.time()))
         try:
-            update = rolling.apply(await task, last=False, arrival=arrival, witness=witness)
+            update = rolling.apply(await task, last=False, arrival=arrival, on_face=on_face)
         except ChunkError as error:
             first_error = first_error or error
             rolling.apply_undecodable(video_id, chunk.seq, error.reason, arrival=arrival)
@@ -184,7 +184,7 @@ async def score_file(
                         (
                             piece.chunk,
                             asyncio.create_task(
-                                pipeline.predict(piece.chunk, keep_crops=witness is not None)
+                                pipeline.predict(piece.chunk, keep_crops=on_face is not None)
                             ),
                         )
                     )

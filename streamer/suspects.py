@@ -72,7 +72,7 @@ class Suspects:
         return illustrated
 
 
-class Exhibits:
+class ChunkEvidence:
     """What is to be published of one chunk: those of its faces that were counted and have a picture."""
 
     def __init__(self, ensemble: EnsembleInfo) -> None:
@@ -80,7 +80,7 @@ class Exhibits:
         self._crops: list[EvidenceCrop] = []
 
     def add(self, track: int, at_seconds: float, face: FacePrediction) -> None:
-        """A `rolling.Witness`."""
+        """A `rolling.OnFace`."""
         if face.picture is not None:
             self._crops.append(
                 EvidenceCrop(

@@ -24,8 +24,8 @@ from streamer.live_report import (
     MAX_POINTS,
     MAX_TRACKS,
     TRACKS_DRAWN,
-    Album,
-    Course,
+    ScoreHistory,
+    TrackCrops,
     at_text,
     drawings,
     missing,
@@ -36,11 +36,11 @@ from streamer.pipeline import Pipeline
 from streamer.suspects import jpeg_of
 
 
-def course_of(*updates: ScoreUpdate) -> Course:
-    course = Course()
+def history_of(*updates: ScoreUpdate) -> ScoreHistory:
+    history = ScoreHistory()
     for each in updates:
-        course.add(each)
-    return course
+        history.add(each)
+    return history
 
 
 async def send(kafka: KafkaConfig, *records: OutRecord) -> None:
@@ -144,64 +144,64 @@ async def test_hostile_names_and_pictures_are_harmless(embedded_broker: str, tmp
 
 
 def test_the_course_is_bounded_and_keeps_the_peaks() -> None:
-    course = Course()
+    history = ScoreHistory()
     count = 10 * MAX_POINTS
     for seq in range(count):
-        course.add(update("v", seq, 0.95 if seq == 7001 else 0.1))
-    assert MAX_POINTS <= len(course.points) <= 2 * MAX_POINTS
-    assert max(point.window or 0 for point in course.points) == 0.95
-    assert course.thinned
-    assert course.points[-1].at_seconds == pytest.approx(2.0 * count, abs=2 * 2.0 * count / MAX_POINTS)
-    assert any("Not every update is drawn" in each for each in missing(course, None, described=True))
+        history.add(update("v", seq, 0.95 if seq == 7001 else 0.1))
+    assert MAX_POINTS <= len(history.points) <= 2 * MAX_POINTS
+    assert max(point.window or 0 for point in history.points) == 0.95
+    assert history.thinned
+    assert history.points[-1].at_seconds == pytest.approx(2.0 * count, abs=2 * 2.0 * count / MAX_POINTS)
+    assert any("Not every update is drawn" in each for each in missing(history, None, described=True))
 
 
 def test_what_other_models_said_is_left_out() -> None:
     before = [update("v", seq, 0.9, model_set="old") for seq in range(5)]
     after = [update("v", 5 + seq, 0.1, chunks=seq + 1) for seq in range(2)]
-    course = course_of(*before, *after)
-    assert [point.window for point in course.points] == [0.1, 0.1]
-    assert course.chunks_before == 0
-    assert "What other models said" in missing(course, None, described=True)[0]
+    history = history_of(*before, *after)
+    assert [point.window for point in history.points] == [0.1, 0.1]
+    assert history.chunks_before == 0
+    assert "What other models said" in missing(history, None, described=True)[0]
 
 
 def test_what_is_not_missing_is_not_said() -> None:
     camera = Camera("v", seed=1)
     camera.ended = True
-    assert missing(course_of(camera.next(1)), None, described=True) == []
+    assert missing(history_of(camera.next(1)), None, described=True) == []
 
 
 def test_updates_that_are_of_no_place_are_not_drawn() -> None:
     refused = update("v", 1, 0.5, status="undecodable", start_seconds=None, end_seconds=None)
     repeated = update("v", 0, 0.5, status="duplicate")
-    assert len(course_of(update("v", 0), refused, repeated).points) == 1
-    assert drawings(course_of(refused), AlertConfig()) == []
+    assert len(history_of(update("v", 0), refused, repeated).points) == 1
+    assert drawings(history_of(refused), AlertConfig()) == []
 
 
 def test_only_the_most_suspicious_of_many_people_are_drawn() -> None:
-    course = course_of(Camera("v", seed=1, tracks=40).next(1))
-    by_person, _ = drawings(course, AlertConfig())
+    history = history_of(Camera("v", seed=1, tracks=40).next(1))
+    by_person, _ = drawings(history, AlertConfig())
     assert f"by the {TRACKS_DRAWN} most suspicious people" in by_person.svg
     assert by_person.svg.count("person ") == TRACKS_DRAWN
-    assert "by person" in drawings(course_of(Camera("v", seed=1).next(1)), AlertConfig())[0].svg
+    assert "by person" in drawings(history_of(Camera("v", seed=1).next(1)), AlertConfig())[0].svg
 
 
 def test_times_of_day_are_shown_as_such() -> None:
     late = update("v", 0, 0.5, start_seconds=1.76e9, end_seconds=1.76e9 + 2)
-    assert "seconds since 2025-10-09 08:53:22 UTC" in drawings(course_of(late), AlertConfig())[0].svg
+    assert "seconds since 2025-10-09 08:53:22 UTC" in drawings(history_of(late), AlertConfig())[0].svg
     assert at_text(61.5) == "61.50 s"
     assert at_text(1e300).endswith(" UTC")
 
 
 def test_crops_are_the_most_suspicious_and_bounded_in_number() -> None:
-    album = Album()
+    pictures = TrackCrops()
     for seq in range(20):
         for _ in range(2):
-            album.add(evidence("v", seq, (seq / 20,)))
-    (strip,) = album.strips()
+            pictures.add(evidence("v", seq, (seq / 20,)))
+    (strip,) = pictures.strips()
     assert [caption.split(": ")[1] for caption, *_ in strip.crops] == [
         f"{seq / 20:.2f}" for seq in range(19, 19 - CROPS_PER_TRACK, -1)
     ]
     for track in range(1, 100):
-        album.add(evidence("v", 0, (track / 1000,), track=track))
-    assert len(album.crops) == MAX_TRACKS
-    assert set(album.crops) == {0, *range(99, 99 - MAX_TRACKS + 1, -1)}
+        pictures.add(evidence("v", 0, (track / 1000,), track=track))
+    assert len(pictures.crops) == MAX_TRACKS
+    assert set(pictures.crops) == {0, *range(99, 99 - MAX_TRACKS + 1, -1)}

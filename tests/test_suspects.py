@@ -18,7 +18,7 @@ from streamer.errors import InferenceError
 from streamer.messages import MAX_EVIDENCE_BYTES, VideoChunk, encode_evidence
 from streamer.pipeline import Pipeline
 from streamer.rolling import EnsembleInfo
-from streamer.suspects import HEAT_PX, Exhibits, Suspects, jpeg_of, png_of_heat
+from streamer.suspects import HEAT_PX, ChunkEvidence, Suspects, jpeg_of, png_of_heat
 from streamer.types import FacePrediction, Float32Array, FramePrediction, UInt8Array
 
 ENSEMBLE = EnsembleInfo(("one", "two"), "0" * 12, trained=True)
@@ -93,10 +93,10 @@ def test_pictures_stay_within_the_limit_of_their_topic() -> None:
     suspects = Suspects(EvidenceConfig(crops_per_chunk=16, jpeg_quality=90))
     frames = [suspects.take(frame(n, (0.9 - n / 100, noise))) for n in range(16)]
     illustrated = suspects.illustrate(frames, no_heat)
-    exhibits = Exhibits(ENSEMBLE)
+    chosen = ChunkEvidence(ENSEMBLE)
     for each in illustrated:
-        exhibits.add(0, each.time_seconds, each.faces[0])
-    evidence = exhibits.message("v", 1)
+        chosen.add(0, each.time_seconds, each.faces[0])
+    evidence = chosen.message("v", 1)
     assert evidence is not None
     assert len(encode_evidence(evidence)) < MAX_EVIDENCE_BYTES
     assert [crop.time_seconds for crop in evidence.crops] == list(range(len(evidence.crops)))

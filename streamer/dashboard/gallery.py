@@ -24,7 +24,7 @@ OVERHEAD_BYTES = 2000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Exhibit:
+class ShownCrop:
     """A crop that is shown."""
 
     key: str
@@ -40,23 +40,23 @@ class Exhibit:
 
 
 @dataclass(slots=True)
-class Album:
+class VideoCrops:
     """Those of one video."""
 
     seen_ms: int = 0
     """Unix time at which the last one arrived."""
     version: int = 0
-    exhibits: list[Exhibit] = field(default_factory=list)
+    crops: list[ShownCrop] = field(default_factory=list)
     """Most suspicious first."""
 
 
 class Gallery:
-    """All albums. Not thread-safe: it lives in the event loop."""
+    """Of all videos. Not thread-safe: it lives in the event loop."""
 
     def __init__(self, *, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._albums: OrderedDict[str, Album] = OrderedDict()  # added to last: last
-        self._by_key: dict[str, Exhibit] = {}
+        self._videos: OrderedDict[str, VideoCrops] = OrderedDict()  # added to last: last
+        self._by_key: dict[str, ShownCrop] = {}
         self._versions = count(1)
         self.bytes = 0
         """Of all pictures."""
@@ -68,70 +68,70 @@ class Gallery:
         """
         if (size := len(evidence.video_id.encode())) > MAX_VIDEO_ID_BYTES:
             raise ValueError(f"video_id has {size} bytes of UTF-8, at most {MAX_VIDEO_ID_BYTES} are allowed")
-        album = self._albums.setdefault(evidence.video_id, Album())
-        self._albums.move_to_end(evidence.video_id)
-        album.seen_ms, album.version = now_ms, next(self._versions)
-        known = {_identity(each.seq, each.crop) for each in album.exhibits}
+        video = self._videos.setdefault(evidence.video_id, VideoCrops())
+        self._videos.move_to_end(evidence.video_id)
+        video.seen_ms, video.version = now_ms, next(self._versions)
+        known = {_identity(each.seq, each.crop) for each in video.crops}
         for crop in evidence.crops:
             if _identity(evidence.seq, crop) not in known:
                 known.add(_identity(evidence.seq, crop))
-                exhibit = Exhibit(secrets.token_hex(16), evidence.seq, crop)
-                album.exhibits.append(exhibit)
-                self._by_key[exhibit.key] = exhibit
-                self.bytes += exhibit.size
-        album.exhibits.sort(key=lambda each: (-each.crop.fake_score, each.crop.time_seconds))
-        while len(album.exhibits) > CROPS_PER_VIDEO:
-            self._drop(album.exhibits.pop())
+                shown = ShownCrop(secrets.token_hex(16), evidence.seq, crop)
+                video.crops.append(shown)
+                self._by_key[shown.key] = shown
+                self.bytes += shown.size
+        video.crops.sort(key=lambda each: (-each.crop.fake_score, each.crop.time_seconds))
+        while len(video.crops) > CROPS_PER_VIDEO:
+            self._drop(video.crops.pop())
         while self.bytes > self._max_bytes:
-            self.forget(next(iter(self._albums)))
+            self.forget(next(iter(self._videos)))
 
     def version_of(self, video_id: str) -> int:
         """Changes with the video's pictures; 0 if there are none."""
-        album = self._albums.get(video_id)
-        return album.version if album else 0
+        video = self._videos.get(video_id)
+        return video.version if video else 0
 
     def of(self, video_id: str) -> list[dict[str, Any]]:
         """What the page of a video says of its pictures, most suspicious first."""
-        album = self._albums.get(video_id)
-        return [] if album is None else [_summary(exhibit) for exhibit in album.exhibits]
+        video = self._videos.get(video_id)
+        return [] if video is None else [_summary(shown) for shown in video.crops]
 
     def picture(self, key: str, kind: Literal["crop", "heat"]) -> bytes | None:
         """JPEG of a crop, or PNG of its heat map; None if there is none (any more)."""
-        exhibit = self._by_key.get(key)
-        if exhibit is None:
+        shown = self._by_key.get(key)
+        if shown is None:
             return None
-        return exhibit.crop.jpeg if kind == "crop" else exhibit.crop.heat_map
+        return shown.crop.jpeg if kind == "crop" else shown.crop.heat_map
 
     def forget(self, video_id: str) -> None:
         """Drop the pictures of a video, if there are any."""
-        if (album := self._albums.pop(video_id, None)) is not None:
-            for exhibit in album.exhibits:
-                self._drop(exhibit)
+        if (video := self._videos.pop(video_id, None)) is not None:
+            for shown in video.crops:
+                self._drop(shown)
 
     def expire(self, before_ms: int, *, keep: Container[str]) -> None:
         """Drop the pictures of videos of which none came since, but for those in keep."""
         old = []
-        for video_id, album in self._albums.items():
-            if album.seen_ms >= before_ms:
+        for video_id, video in self._videos.items():
+            if video.seen_ms >= before_ms:
                 break
             if video_id not in keep:
                 old.append(video_id)
         for video_id in old:
             self.forget(video_id)
 
-    def _drop(self, exhibit: Exhibit) -> None:
-        del self._by_key[exhibit.key]
-        self.bytes -= exhibit.size
+    def _drop(self, shown: ShownCrop) -> None:
+        del self._by_key[shown.key]
+        self.bytes -= shown.size
 
 
 def _identity(seq: int, crop: EvidenceCrop) -> tuple[int, int, float, float]:
     return seq, crop.track, crop.time_seconds, crop.fake_score
 
 
-def _summary(exhibit: Exhibit) -> dict[str, Any]:
-    crop = exhibit.crop
+def _summary(shown: ShownCrop) -> dict[str, Any]:
+    crop = shown.crop
     return {
-        "key": exhibit.key,
+        "key": shown.key,
         "track": crop.track,
         "at": crop.time_seconds,
         "score": crop.fake_score,
