@@ -75,8 +75,9 @@ class Publisher:
         except _NoSession as error:
             if self._transactional_id is not None:
                 raise BrokerError(
-                    f"Kafka at {self._kafka.bootstrap_servers} has no transactions ({error}), which "
-                    f'kafka.delivery = "exactly_once" needs; set it to "at_least_once"'
+                    f"Kafka at {self._kafka.bootstrap_servers} gives us no transactions ({error}), which "
+                    f'kafka.delivery = "exactly_once" needs: allow this user its transactional ids, '
+                    f'or set it to "at_least_once"'
                 ) from error
             # tansu answers InitProducerId with an error; without it a retry may write a record twice.
             log.info("the broker has no idempotent producers; retries may repeat a record", error=str(error))

@@ -178,7 +178,7 @@ async def test_open_transaction_of_a_dead_owner_is_undone(real_kafka: KafkaConfi
 
 async def test_broker_without_transactions_is_recognised(embedded_broker: str) -> None:
     kafka = fresh_names(embedded_broker)
-    with pytest.raises(BrokerError, match=r'has no transactions .*set it to "at_least_once"'):
+    with pytest.raises(BrokerError, match=r'gives us no transactions .*set it to "at_least_once"'):
         await ExactlyOnce(kafka).__aenter__()
 
 

@@ -22,8 +22,8 @@ async def test_starts_answers_and_stops() -> None:
     async with EmbeddedBroker() as broker:
         pid = broker.pid
         kafka = KafkaConfig(bootstrap_servers=broker.bootstrap_servers)
-        assert all((await create_topics(kafka, partitions=3)).values())
-        assert not any((await create_topics(kafka, partitions=3)).values())
+        assert all(topic.new for topic in (await create_topics(kafka, partitions=3)).values())
+        assert not any(topic.new for topic in (await create_topics(kafka, partitions=3)).values())
         assert (await describe_broker(kafka)).topics[kafka.chunks_topic] == 3
     assert pid is not None
     assert not psutil.pid_exists(pid)
