@@ -22,7 +22,7 @@ ENGINES = Path(__file__).parents[2] / "engines"
 
 def test_without_torch_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(BackendError, match=r"backend torch: cannot import it.*streamer\[train\]"):
+    with pytest.raises(BackendError, match=r"backend torch: cannot import it.*\.\[train\]"):
         load_network(make_network(tmp_path), backend="torch", precision="f32")
 
 
