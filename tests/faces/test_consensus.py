@@ -49,5 +49,5 @@ def test_rejects_what_is_no_face(box: tuple[float, ...]) -> None:
 
 def test_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dlib", None)  # as if it were not installed
-    with pytest.raises(BackendError, match=r"streamer\[consensus\]"):
+    with pytest.raises(BackendError, match=r"\.\[consensus\]"):
         Consensus()
