@@ -47,7 +47,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def measured(cache: Path) -> Evaluation:
     """Three noisy members on twelve videos of six people with five frames each, and on self-blends."""
     records = make_cache(cache, people=6, frames=5, split="validation")
-    scorers = [green_scorer(f"member{k}", size=40 + 8 * k, noise=3.0, seed=k) for k in range(3)]
+    scorers = [green_scorer(f"member{k}", size=40 + 8 * k, noise=6.0, seed=k) for k in range(3)]
     sets = [
         EvaluationSet(
             "squares", "drawn faces", "no", RecordFaces(records, cache), originals_of(records), curves=True
@@ -81,7 +81,7 @@ def test_members_then_ensemble_then_baselines(measured: Evaluation) -> None:
 
 def test_figures_are_those_of_the_metrics(cache: Path, measured: Evaluation) -> None:
     records = make_cache(cache, people=6, frames=5, split="validation")
-    scorer = green_scorer("member2", size=56, noise=3.0, seed=2)
+    scorer = green_scorer("member2", size=56, noise=6.0, seed=2)
     alone = score_records(scorer, records, cache=cache)
     p = metrics.probabilities(alone, scorer.calibration)
     videos = metrics.by_video(alone, p)
@@ -182,7 +182,7 @@ def test_written_and_read_again(measured: Evaluation, tmp_path: Path) -> None:
 
 def test_the_same_seed_gives_the_same_report(cache: Path, measured: Evaluation) -> None:
     records = make_cache(cache, people=6, frames=5, split="validation")
-    scorers = [green_scorer(f"member{k}", size=40 + 8 * k, noise=3.0, seed=k) for k in range(3)]
+    scorers = [green_scorer(f"member{k}", size=40 + 8 * k, noise=6.0, seed=k) for k in range(3)]
     sets = [EvaluationSet("squares", "drawn faces", "no", RecordFaces(records, cache), originals_of(records))]
     again = evaluate(scorers, facts_of(scorers), sets, replace(OPTIONS, choose_on=sets[0]))
     assert again.sets[0] == squares(measured)
