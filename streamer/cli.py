@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 import streamer
 from streamer.config import Config, load_config
 from streamer.errors import BrokerError, ConfigError, ModelError, StreamerError, missing_extra
+from streamer.files import CHUNK_SECONDS
 from streamer.terminal import CONNECT_SECONDS
 from streamer.training.cli import train_app
 
@@ -226,7 +227,7 @@ def publish(
     realtime: Annotated[
         bool, typer.Option("--realtime", help="As live cameras would: each chunk when its time has come.")
     ] = False,
-    chunk_seconds: ChunkSeconds = 2.0,
+    chunk_seconds: ChunkSeconds = CHUNK_SECONDS,
     video_id: Annotated[
         str | None,
         typer.Option(

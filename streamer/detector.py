@@ -79,10 +79,10 @@ class AsyncDetector:
     async def score_file(self, path: Path | str) -> FileScore:
         """Score a video file: the update that the service would publish last, status `final`.
 
-        `fake_score` is in [0, 1], and None if no face was found. Its `video_id` is the file's name, by which
-        frames are drawn, too: the same file gives the same scores every time, a service that knows it by
-        another id nearly the same. Raises FileError if it is no video that can be read, ModelError if a
-        network is broken.
+        `fake_score` is in [0, 1], and None if no face was found. Its `video_id` is the file's name without
+        extension, as `streamer publish` has it: the frames are drawn by it, so that the service says the same
+        of the file, and under another id nearly the same. Raises FileError if it is no video that can be
+        read, ModelError if a network is broken.
         """
         return await score_file(Path(path), self._config, self._opened)
 

@@ -7,7 +7,7 @@ their heat maps, the members.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -68,6 +68,7 @@ def report_html(
     update: ScoreUpdate,
     evidence: Evidence,
     *,
+    file_name: str,
     file_sha256: str,
     manifests: Sequence[Manifest],
     alert: AlertConfig,
@@ -82,7 +83,7 @@ def report_html(
     return page_of(
         update,
         alert,
-        source=("SHA-256", file_sha256),
+        source={"File": file_name, "SHA-256": file_sha256},
         people=len(tracks),
         drawings=[_timeline(evidence, tracks, alert)] if evidence.faces else [],
         strips=[_strip(evidence, track, heat_maps.get(track)) for track in tracks],
@@ -95,14 +96,14 @@ def page_of(
     update: ScoreUpdate,
     alert: AlertConfig,
     *,
-    source: tuple[str, str],
+    source: Mapping[str, str],
     people: int,
     drawings: Sequence[Drawing],
     strips: Sequence[Strip],
     manifests: Sequence[Manifest],
     missing: Sequence[str],
 ) -> str:
-    """The page, HTML. source: of what was scored, a name and its value. missing: what is, a sentence each."""
+    """The page, HTML. source: where what was scored is from, by name. missing: what is, a sentence each."""
     described = {manifest.name: manifest for manifest in manifests}
     template = _templates().get_template("evidence.html.j2")
     page: str = template.render(

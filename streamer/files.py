@@ -12,6 +12,9 @@ from streamer.errors import ChunkError, StreamerError
 from streamer.messages import MAX_VIDEO_ID_BYTES, VideoChunk
 from streamer.segment import Segment, segments_of
 
+CHUNK_SECONDS = 2.0
+"""Least length of a chunk, if nothing else is asked for."""
+
 
 class SourceError(StreamerError):
     """A source of video cannot be read; the text says why, without the source's name.
@@ -38,8 +41,8 @@ def unicode_of(name: str) -> str:
 
 
 def video_id_of(path: Path) -> str:
-    """A file's name as far as a video_id may hold it: U+FFFD for a byte takes three."""
-    return unicode_of(path.name).encode()[:MAX_VIDEO_ID_BYTES].decode("utf-8", "ignore")
+    """A file's name without extension, as far as a video_id may hold it: U+FFFD for a byte takes three."""
+    return unicode_of(path.stem).encode()[:MAX_VIDEO_ID_BYTES].decode("utf-8", "ignore")
 
 
 @dataclass(frozen=True, slots=True)

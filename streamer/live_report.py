@@ -89,7 +89,7 @@ async def report_video(config: Config, video_id: str, output: Path) -> None:
     page = page_of(
         update,
         config.alert,
-        source=("From topic", kafka.scores_topic),
+        source={"From topic": kafka.scores_topic},
         people=people_in(update),
         drawings=drawings(history, config.alert),
         strips=pictures.strips(),

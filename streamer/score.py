@@ -22,7 +22,7 @@ from streamer.config import Config
 from streamer.engines import write_whole
 from streamer.errors import ChunkError, ConfigError, DecodeError, UntrainedError, missing_extra
 from streamer.evidence import Evidence, faces_csv, tracks_to_show
-from streamer.files import FileError, pieces_of, video_id_of
+from streamer.files import CHUNK_SECONDS, FileError, pieces_of, unicode_of, video_id_of
 from streamer.log import printable
 from streamer.manifest import read_manifest, sha256_of
 from streamer.members import prepare_members
@@ -32,8 +32,6 @@ from streamer.rolling import Arrival, OnFace, RollingScores
 from streamer.terminal import count
 from streamer.types import ChunkPrediction
 from streamer.watch import UNTRAINED, UNTRAINED_BANNER, people_in
-
-CHUNK_SECONDS = 2.0
 
 FILES_AT_ONCE = 2
 """While the last chunks of one file are classified, the next one is decoded."""
@@ -131,6 +129,7 @@ async def _score_with_evidence(
             page = report_html(
                 result,
                 evidence,
+                file_name=unicode_of(path.name),
                 file_sha256=sha256_of(path),
                 manifests=manifests,
                 alert=config.alert,
@@ -145,7 +144,7 @@ async def _score_with_evidence(
 async def score_file(
     path: Path, config: Config, pipeline: Pipeline, *, on_face: OnFace | None = None
 ) -> FileScore:
-    """The `final` update of a file; its video_id is the file's name.
+    """The `final` update of a file: that of the service, if the file is given to `streamer publish`.
 
     on_face: told of every face, with its crop.
 

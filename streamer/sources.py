@@ -10,7 +10,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from streamer.errors import ConfigError
-from streamer.files import Piece, pieces_of, unicode_of
+from streamer.files import Piece, pieces_of, unicode_of, video_id_of
 from streamer.messages import MAX_VIDEO_ID_BYTES
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least
@@ -113,7 +113,7 @@ def ffmpeg_options(texts: Sequence[str]) -> dict[str, str]:
 def default_video_id(text: str) -> str:
     """A file's name without extension; of a URL, host and path, without extension, user and query."""
     if not is_url(text):
-        return Path(text).stem
+        return video_id_of(Path(text))
     parts = urlsplit(text)
     path = PurePosixPath(f"{parts.netloc.rpartition('@')[2]}{parts.path}")
     return str(path.with_suffix("")) if parts.path.strip("/") else str(path)

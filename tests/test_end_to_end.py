@@ -15,9 +15,13 @@ from members import make_engines, make_member
 
 from streamer.config import ClassifyConfig, Config, EvidenceConfig, KafkaConfig
 from streamer.demo_clips import demo_clips
+from streamer.files import CHUNK_SECONDS
 from streamer.messages import VideoChunk
 from streamer.pipeline import Pipeline
+from streamer.publish import publish_sources
+from streamer.score import score_file
 from streamer.segment import segments_of
+from streamer.sources import sources_of
 from streamer.suspects import HEAT_PX
 
 LOGITS = {"first": 1.0, "second": -0.5}
@@ -65,6 +69,33 @@ async def test_video_in_scores_out(kafka: KafkaConfig, engines: ClassifyConfig) 
     assert final.faces >= 0.9 * final.frames
     assert [track.track for track in final.tracks] == [0]
     assert final.trained
+
+
+async def test_a_published_file_has_the_score_of_the_file(kafka: KafkaConfig, tmp_path: Path) -> None:
+    folder = make_engines(tmp_path / "engines", plain=2.0)
+    make_member(folder, "changing", 0.0, weight=1.0)
+    config = config_for(kafka, ClassifyConfig(engines=folder, members=("plain", "changing")))
+    clip = demo_clips()[1]
+    async with Pipeline(config) as pipeline:
+        of_file = await score_file(clip, config, pipeline)
+    async with watching(kafka) as scores, running(config, Pipeline(config)):
+        sources = sources_of([str(clip)], None)
+        assert await publish_sources(config, sources, CHUNK_SECONDS, realtime=False) == 0
+        await until(lambda: scores.updates and scores.updates[-1].last, seconds=120)
+    said = {
+        "video_id",
+        "fake_score",
+        "window_score",
+        "interval",
+        "frames",
+        "faces",
+        "models",
+        "tracks",
+        "alert",
+    }
+    final = scores.updates[-1].model_dump(include=said)
+    assert final == of_file.model_dump(include=said)
+    assert final["models"]["changing"] != pytest.approx(0.5, abs=0.01)
 
 
 async def test_suspicious_faces_are_published_as_pictures(kafka: KafkaConfig, tmp_path: Path) -> None:

@@ -177,6 +177,7 @@ def test_names_are_text(engines: Path) -> None:
     html = report_html(
         final(None, video_id=evil),
         Evidence(),
+        file_name=evil,
         file_sha256="0",
         manifests=[manifest],
         alert=AlertConfig(),

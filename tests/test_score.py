@@ -72,7 +72,7 @@ async def test_json(
     assert update.status == "final"
     assert update.last
     assert update.trained
-    assert update.video_id == face.name
+    assert update.video_id == face.stem
     assert update.faces >= 10
     assert 6 <= update.frames <= 20
     assert update.models == {"sure": pytest.approx(sigmoid(2), abs=1e-4), "unsure": pytest.approx(0.5)}
