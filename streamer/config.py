@@ -46,14 +46,19 @@ class KafkaSecurity(_Section):
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
+    """With the protocols SASL_*, which need it."""
     username: str | None = None
+    """For PLAIN and SCRAM."""
     password: SecretStr | None = None
+    """Likewise."""
     ca_file: Path | None = None
-    """PEM; the system's authorities when absent."""
+    """PEM; without it the system's authorities are trusted."""
     cert_file: Path | None = None
-    """PEM client certificate (mTLS)."""
+    """PEM; client certificate for mTLS, with `key_file`."""
     key_file: Path | None = None
+    """PEM; the certificate's private key."""
     key_password: SecretStr | None = None
+    """If that is encrypted."""
     oauth_token_provider: str | None = None
     """`package.module:factory`; calling it returns an aiokafka AbstractTokenProvider."""
 
@@ -78,26 +83,39 @@ class KafkaConfig(_Section):
     """Broker, topics, limits."""
 
     bootstrap_servers: str = "127.0.0.1:9092"
+    """HOST:PORT, several separated by commas."""
     group_id: Annotated[str, Field(min_length=1)] = "streamer"
+    """Processes with the same group share the partitions."""
     client_id: str = "streamer"
+    """How the broker's logs and quotas know us."""
     chunks_topic: str = "video-chunks"
+    """In: pieces of video, keyed by video_id."""
     scores_topic: str = "video-scores"
+    """Out: a score update after every chunk, same key."""
     dead_letters_topic: str = "video-chunks-dlq"
+    """Out: chunks that cannot be processed, and why."""
     state_topic: str = "video-state"
+    """Rolling state, compacted."""
     evidence_topic: str = "video-evidence"
     """Out, if `evidence.publish` is on: crops of suspicious faces."""
     score_format: Literal["msgpack", "json"] = "msgpack"
+    """Of score updates; JSON for consumers that read nothing else."""
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
     """`exactly_once` needs a broker with transactions."""
     commit_interval_ms: Annotated[int, Field(ge=0)] = 100
-    """Between two deliveries of a partition: what is finished meanwhile shares one transaction."""
+    """Chunks of a partition that are finished within this time share one transaction."""
     max_commit_chunks: PositiveInt = 200
     """Most chunks that share one."""
     max_message_bytes: PositiveInt = 16 * 1024 * 1024
+    """Largest record; `topics create` gives it to the topics too."""
     session_timeout_ms: PositiveInt = 10_000
+    """A process silent for so long loses its partitions to the others."""
     heartbeat_interval_ms: PositiveInt = 3_000
+    """At most a third of the session timeout."""
     max_poll_interval_ms: PositiveInt = 300_000
+    """A process that does not ask for records for so long is taken for stuck, and loses its partitions."""
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"
+    """Where a new group starts."""
     security: KafkaSecurity = KafkaSecurity()
 
     @field_validator("bootstrap_servers")
@@ -130,10 +148,13 @@ class DecodeConfig(_Section):
     memory_mib: PositiveInt = 2048
     """Address space of a worker."""
     max_pixels: PositiveInt = 3840 * 2160
+    """Of a frame, width times height: 3840 x 2160."""
     max_chunk_seconds: PositiveFloat = 120.0
+    """Longest chunk."""
     max_chunk_frames: PositiveInt = 7200
-    """Source frames, sampled or not."""
+    """Most source frames in a chunk, sampled or not."""
     max_chunk_bytes: PositiveInt = 64 * 1024 * 1024
+    """Largest media, after unpacking."""
     skip_nonreference: bool = True
     """Let the decoder skip frames that no other frame refers to, where sampling takes at most half of all."""
     seccomp: Literal["auto", "required", "off"] = "auto"
@@ -144,6 +165,7 @@ class SampleConfig(_Section):
     """Which frames are looked at."""
 
     frames_per_second: PositiveFloat = 4.0
+    """Frames looked at for each second of video."""
     frames_per_video: Annotated[int, Field(ge=0)] = 100
     """Cap for videos whose chunks state `duration_seconds`, but at least one a second is looked at; live ones
     have none. 0: no cap at all."""
@@ -168,7 +190,7 @@ class FacesConfig(_Section):
     verifier: str = "blazeface_full_range"
     """Decides, from a close-up, about what the others are not sure of. A manifest under `engines`."""
     windows: tuple[WindowKind, ...] = ("horizontal", "vertical", "matrix")
-    """Sliding windows beside the whole frame."""
+    """Sliding windows beside the whole frame; [] for the whole frame alone."""
     scan_every: PositiveInt = 8
     """`matrix` windows are looked at in one of so many sampled frames of a chunk; 1: in all. Between them,
     faces found there are followed."""
@@ -181,9 +203,12 @@ class FacesConfig(_Section):
     sure_score: Probability = 0.75
     """A face that the detector gives this score needs no close-up, nor does a large one with `min_score`."""
     min_score: Probability = 0.6
+    """Score of the detector that makes a face, in [0, 1]."""
     nms_iou: Probability = 0.3
+    """Boxes that overlap more (intersection over union) are one face."""
     consensus: bool = False
-    """A face counts only if dlib's HOG detector agrees (extra `consensus`)."""
+    """A face counts only if dlib's HOG detector agrees (extra `consensus`: `pip install -e
+    '.[consensus]'`)."""
     min_height_px: PositiveFloat = 20.0
     """Smaller faces are ignored: too few pixels for the classifiers."""
     max_faces_per_frame: PositiveInt = 16
@@ -191,10 +216,13 @@ class FacesConfig(_Section):
     margin: Annotated[float, Field(ge=0, le=2)] = 0.3
     """Added on each side of the box before cropping, as a fraction of its width and height."""
     track_iou: Probability = 0.3
+    """Overlap that makes a face the same person as in the frame before."""
     track_gap_seconds: PositiveFloat = 2.0
     """A face away longer than this comes back as a new track."""
     batch_frames: PositiveInt = 8
+    """Frames of all videos detected together."""
     batch_timeout_ms: PositiveFloat = 20.0
+    """A batch waits no longer than this to fill up."""
 
 
 class ClassifyConfig(_Section):
@@ -211,7 +239,8 @@ class ClassifyConfig(_Section):
     """Members of another ensemble that scores the same faces beside this one, for comparison: see
     `ScoreUpdate.shadow`. Costs as much as members do."""
     backend: Literal["openvino", "tensorrt", "onnxruntime", "torch"] = "openvino"
-    """tensorrt needs engines built on this GPU with `build_engines.py --target tensorrt`."""
+    """The one named is used, or it is an error; tensorrt needs engines built on this GPU with
+    `build_engines.py --target tensorrt`."""
     precision: Literal["f32", "fp16", "bf16", "int8", "fp8"] = "f32"
     """int8 needs members built with `build_engines.py --precision int8`; fp16 and fp8 are for tensorrt."""
     threads: Annotated[int, Field(ge=0)] = 0
@@ -219,7 +248,9 @@ class ClassifyConfig(_Section):
     allow_untrained: bool = False
     """Publish the output of untrained members, marked `trained: false`. For trials of the plumbing only."""
     batch_crops: PositiveInt = 16
+    """Faces of all videos classified together."""
     batch_timeout_ms: PositiveFloat = 20.0
+    """A batch waits no longer than this to fill up."""
 
 
 class GpuConfig(_Section):
@@ -228,10 +259,10 @@ class GpuConfig(_Section):
     device: Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")] = "cuda:0"
     """As PyTorch names it; `cpu` for trials of the same code without a GPU."""
     frames: Literal["auto", "on", "off"] = "auto"
-    """Colour conversion, windows and crops on the device. auto: with backend tensorrt."""
+    """Colour conversion, windows and crops on the device; `auto`: with backend tensorrt."""
     nvdec: Literal["off", "auto"] = "off"
-    """auto: the GPU's decoder for what it takes. The drivers then run in the decode workers, which lose their
-    filter of system calls and their limits of memory and files."""
+    """`auto`: the GPU's decoder for what it takes. The drivers then run in the decode workers, which lose
+    their filter of system calls and their limits of memory and files."""
     nvdec_min_pixels: Annotated[int, Field(ge=0)] = 1280 * 720
     """Width times height from which a video goes to NVDEC: for less, its decoder is made in more time than it
     saves. Where that is has not been measured; 0: all that it takes."""
@@ -241,21 +272,26 @@ class RollingConfig(_Section):
     """Rolling state of each video."""
 
     window_seconds: PositiveFloat = 10.0
+    """Of video that `window_score` looks back on."""
     max_tracks: PositiveInt = 32
+    """People followed in a video."""
     idle_seconds: PositiveFloat = 300.0
     """A video without chunks for so long gets its `final` update and is forgotten."""
     max_videos: PositiveInt = 100_000
-    """Beyond it the video idle longest is ended first."""
+    """At once; beyond it the video idle longest is ended first."""
 
 
 class AlertConfig(_Section):
     """When a video is reported as fake."""
 
     score: Literal["window", "video", "track"] = "track"
-    """Watched number: `window`, the last seconds; `video`, all of it; `track`, the last seconds of the most
-    suspicious person, or of all faces where that is more, as it may be of a person whom no track follows."""
+    """The number that is watched: `window`, the last seconds; `video`, all of it; `track`, the last seconds
+    of the most suspicious person, or of all faces where that is more, as it may be of a person whom no track
+    follows."""
     raise_at: Probability = 0.8
+    """Raised when the watched number reaches this."""
     clear_at: Probability = 0.6
+    """Cleared when it falls below this; between the two nothing changes."""
     min_faces: PositiveInt = 8
     """Predictions that the watched number must rest on."""
 
@@ -274,7 +310,7 @@ class EvidenceConfig(_Section):
     min_score: Probability = 0.7
     """Probability of fake, mean over the members, from which a face is published."""
     crops_per_chunk: Annotated[int, Field(ge=1, le=MAX_EVIDENCE_CROPS)] = 2
-    """Most that are published of one chunk: its most suspicious."""
+    """Most that are published of one chunk: its most suspicious faces."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 85
     """At 85 a crop of 224 x 224 pixels has about 8 kB."""
 
@@ -283,11 +319,13 @@ class ServiceConfig(_Section):
     """The process."""
 
     max_chunks_in_flight: PositiveInt = 8
+    """Chunks worked on at once."""
     max_bytes_in_flight: PositiveInt = 256 * 1024 * 1024
-    """Of chunks fetched and not finished; beyond it partitions are paused."""
+    """In chunks fetched and not finished; beyond it partitions are paused."""
     max_queued_per_partition: PositiveInt = 64
-    """Of chunks fetched and not finished. Within these, videos take turns: a chunk overtakes those of other
-    videos that are before it in the queue and have not begun. To be in it, it must be reached by reading."""
+    """Chunks fetched and not finished; beyond it the partition is paused. Within these, videos take
+    turns: a chunk overtakes those of other videos that are before it in the queue and have not begun. To
+    be in it, it must be reached by reading."""
     max_video_chunks_per_minute: Annotated[int, Field(ge=0)] = 0
     """Of one video, by the records' timestamps; what is beyond becomes a dead letter. 0: no limit."""
     max_video_bytes_per_minute: Annotated[int, Field(ge=0)] = 0
@@ -295,8 +333,9 @@ class ServiceConfig(_Section):
     drain_seconds: PositiveFloat = 20.0
     """Budget for finishing work on SIGTERM or when partitions are taken away."""
     http_host: str = "127.0.0.1"
+    """Of /metrics, /healthz, /readyz; "0.0.0.0" in a container."""
     http_port: Annotated[int, Field(ge=0, le=65535)] = 9464
-    """/metrics, /healthz, /readyz; 0: any free port."""
+    """0: any free port."""
 
 
 class DashboardConfig(_Section):
@@ -309,8 +348,9 @@ class DashboardConfig(_Section):
     auth: Literal["none", "token", "proxy"] = "none"
     """`token`: a bearer token, a browser is asked for it; `proxy`: a reverse proxy names the user."""
     token: SecretStr | None = None
+    """Better STREAMER_DASHBOARD__TOKEN or the next; never on the command line."""
     token_file: Path | None = None
-    """Holds the token."""
+    """Holds the token, of at least 16 characters."""
     proxy_header: str = "X-Forwarded-User"
     """Set by the proxy for every request that it lets through."""
     trusted_proxies: tuple[IPvAnyNetwork, ...] = (ip_network("127.0.0.1/32"), ip_network("::1/128"))
@@ -318,7 +358,7 @@ class DashboardConfig(_Section):
     allowed_hosts: tuple[str, ...] = ()
     """Names under which a browser may ask for the page, beside `host`; others are turned away."""
     max_videos: PositiveInt = 5_000
-    """Beyond it the video silent longest is forgotten, alerting ones last."""
+    """Remembered; beyond it the one silent longest is forgotten, alerting ones last."""
     back_seconds: Annotated[float, Field(ge=0)] = 300.0
     """The page starts with the updates of so long ago."""
 
@@ -360,15 +400,17 @@ class LogConfig(_Section):
     """Logging to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least serious that is logged."""
     format: Literal["auto", "console", "json"] = "auto"
-    """auto: console on a terminal, else json."""
+    """`auto`: console on a terminal, else json."""
 
 
 class TracingConfig(_Section):
     """OpenTelemetry traces (extra `otel`); see `streamer.tracing`."""
 
     exporter: Literal["none", "otlp"] = "none"
-    """`otlp`: over HTTP to where OTEL_EXPORTER_OTLP_ENDPOINT says; the other OTEL_* variables hold, too."""
+    """`otlp`: over HTTP to where OTEL_EXPORTER_OTLP_ENDPOINT says; the other OTEL_* variables hold, too
+    (extra `otel`: `pip install -e '.[otel]'`)."""
 
 
 class Config(BaseSettings):
