@@ -240,29 +240,32 @@ def build_with_tensorrt(
     from streamer.backends.tensorrt_backend import last_error, shared_logger, speaking_of
 
     logger = shared_logger(trt)
-    builder = trt.Builder(logger)
-    # From TensorRT 11 on every network is strongly typed, and the flag is gone.
-    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    network = builder.create_network(0 if typed is None else 1 << int(typed))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(graph):
-        errors = "; ".join(parser.get_error(k).desc() for k in range(parser.num_errors))
-        raise BackendError(f"{name}: TensorRT cannot read its graph: {errors}")
-    config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
-    if hasattr(trt.BuilderFlag, "TF32"):
-        config.clear_flag(trt.BuilderFlag.TF32)  # f32 is to mean f32
-    image = network.get_input(0)
-    rest = tuple(image.shape)[1:]
-    profile = builder.create_optimization_profile()
-    profile.set_shape(image.name, (1, *rest), (max(1, max_batch // 2), *rest), (max_batch, *rest))
-    config.add_optimization_profile(profile)
-    timings = config.create_timing_cache(cache.read_bytes() if cache.is_file() else b"")
-    if not config.set_timing_cache(timings, ignore_mismatch=False):  # of another driver or version
-        timings = config.create_timing_cache(b"")
-        config.set_timing_cache(timings, ignore_mismatch=False)
-    config.progress_monitor = _monitor(trt, name, progress)
     with speaking_of(name):
+        try:
+            builder = trt.Builder(logger)
+        except TypeError as error:  # all that its bindings say when CUDA fails; the reason is in the log
+            raise BackendError(f"{name}: TensorRT cannot begin: {last_error()}") from error
+        # From TensorRT 11 on every network is strongly typed, and the flag is gone.
+        typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+        network = builder.create_network(0 if typed is None else 1 << int(typed))
+        parser = trt.OnnxParser(network, logger)
+        if not parser.parse(graph):
+            errors = "; ".join(parser.get_error(k).desc() for k in range(parser.num_errors))
+            raise BackendError(f"{name}: TensorRT cannot read its graph: {errors}")
+        config = builder.create_builder_config()
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
+        if hasattr(trt.BuilderFlag, "TF32"):
+            config.clear_flag(trt.BuilderFlag.TF32)  # f32 is to mean f32
+        image = network.get_input(0)
+        rest = tuple(image.shape)[1:]
+        profile = builder.create_optimization_profile()
+        profile.set_shape(image.name, (1, *rest), (max(1, max_batch // 2), *rest), (max_batch, *rest))
+        config.add_optimization_profile(profile)
+        timings = config.create_timing_cache(cache.read_bytes() if cache.is_file() else b"")
+        if not config.set_timing_cache(timings, ignore_mismatch=False):  # of another driver or version
+            timings = config.create_timing_cache(b"")
+            config.set_timing_cache(timings, ignore_mismatch=False)
+        config.progress_monitor = _monitor(trt, name, progress)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise BackendError(f"{name}: TensorRT cannot build it: {last_error()}")

@@ -30,7 +30,13 @@ from streamer.config import ClassifyConfig, Config, GpuConfig  # noqa: E402
 from streamer.demo_clips import demo_clips  # noqa: E402
 from streamer.errors import BackendError, InferenceError, ModelError  # noqa: E402
 from streamer.files import pieces_of  # noqa: E402
-from streamer.gpu.build import FP8_CAPABILITY, Options, build_engines  # noqa: E402
+from streamer.gpu.build import (  # noqa: E402
+    FP8_CAPABILITY,
+    Options,
+    Progress,
+    build_engines,
+    build_with_tensorrt,
+)
 from streamer.gpu.device import Device  # noqa: E402
 from streamer.manifest import read_manifest  # noqa: E402
 from streamer.pipeline import Pipeline  # noqa: E402
@@ -67,6 +73,20 @@ class FakeTrt:
 
     class ILogger:
         Severity = enum.Enum("Severity", "INTERNAL_ERROR ERROR WARNING INFO")
+
+    class Builder:
+        """As that of TensorRT 10.15 where CUDA fails."""
+
+        def __init__(self, logger: Any) -> None:
+            message = "createInferBuilder: CUDA initialization failure with error: 35"
+            logger.log(FakeTrt.ILogger.Severity.ERROR, message)
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+
+@pytest.mark.needs_torch
+def test_a_build_where_cuda_fails_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match=r"some: TensorRT cannot begin: .* CUDA initialization failure"):
+        build_with_tensorrt(FakeTrt, b"", "some", 8, tmp_path / "some.timing", Progress())
 
 
 @pytest.mark.needs_torch
