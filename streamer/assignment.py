@@ -21,7 +21,8 @@ from streamer.kafka.deliver import Batch, Delivery
 from streamer.kafka.intake import Intake
 from streamer.limits import VideoLimits
 from streamer.metrics import Metrics
-from streamer.partition import Outcome, PartitionWorker, Predict, Slot, process, refuse
+from streamer.outcome import Outcome, Predict, process, refuse
+from streamer.partition import PartitionWorker, Slot
 from streamer.states import PartitionStates
 from streamer.tasks import cancel_all
 from streamer.thinning import Thinning

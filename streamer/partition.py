@@ -14,29 +14,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Protocol, TypeAlias
 
 import structlog
 
 from streamer.config import KafkaConfig
-from streamer.errors import ChunkError, LimitError, MessageError
+from streamer.errors import LimitError
 from streamer.kafka.changelog import Term
 from streamer.kafka.consume import Record
 from streamer.kafka.deliver import Batch, Delivery
 from streamer.kafka.offsets import OffsetTracker
 from streamer.limits import VideoLimits
-from streamer.messages import MAX_VIDEO_ID_BYTES, DeadLetter, VideoChunk, decode_chunk, is_numbered
+from streamer.messages import is_numbered
 from streamer.metrics import Metrics
+from streamer.outcome import Outcome, Refused, Scored, dead_letter
 from streamer.rolling import Arrival, RollingScores
 from streamer.suspects import ChunkEvidence
 from streamer.tasks import cancel_all
 from streamer.thinning import Thinning
 from streamer.tracing import ChunkTrace, Tracing
-from streamer.types import ChunkPrediction
 
 DELIVERY_SECONDS = 5.0
 """For a delivery under way when the worker is to end."""
@@ -49,55 +48,6 @@ MAX_EXPIRED = 200
 would keep the process from its heartbeats."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """A chunk that could be processed."""
-
-    chunk: VideoChunk
-    prediction: ChunkPrediction
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A record that becomes a dead letter; `chunk` is None if not even its message could be read."""
-
-    chunk: VideoChunk | None
-    error: ChunkError
-
-
-Outcome: TypeAlias = Scored | Refused
-
-
-class Predict(Protocol):
-    """What is needed of `streamer.pipeline.Pipeline.predict`."""
-
-    def __call__(self, chunk: VideoChunk, *, sampling_share: float) -> Awaitable[ChunkPrediction]: ...
-
-
-async def process(record: Record, predict: Predict, max_bytes: int, sampling_share: float = 1.0) -> Outcome:
-    """Record -> outcome. Only a ChunkError is one; anything else that is raised means that we are broken."""
-    chunk: VideoChunk | None = None
-    try:
-        chunk = _read(record, max_bytes)
-        return Scored(chunk, await predict(chunk, sampling_share=sampling_share))
-    except ChunkError as error:
-        return Refused(chunk, error)
-
-
-def refuse(record: Record, refusal: LimitError, max_bytes: int) -> Refused:
-    """A record that is not to be looked at -> its outcome; it is read, so that its video can tell of it."""
-    try:
-        return Refused(_read(record, max_bytes), refusal)
-    except MessageError as error:
-        return Refused(None, error)
-
-
-def _read(record: Record, max_bytes: int) -> VideoChunk:
-    if record.unreadable is not None:
-        raise MessageError("unreadable_record", f"the record cannot be read: {record.unreadable}")
-    return decode_chunk(record.value, record.key, record.headers, offset=record.offset, max_bytes=max_bytes)
 
 
 @dataclass(slots=True)
@@ -352,7 +302,7 @@ class PartitionWorker:
                 self._metrics.thinned_chunks.inc(slot.sampling_share < 1)
             batch.updates.append(update)
             return
-        error, letter = outcome.error, _dead_letter(record, outcome)
+        error, letter = outcome.error, dead_letter(record, outcome)
         log.warning(
             "chunk refused",
             reason=error.reason,
@@ -409,29 +359,3 @@ def _arrival(record: Record, latency_ms: dict[str, float]) -> Arrival:
     now_ms = 1000 * time.time()
     total = {"total": max(0.0, now_ms - record.timestamp_ms)} if record.timestamp_ms >= 0 else {}
     return Arrival(time.monotonic(), round(now_ms), record.offset, {**latency_ms, **total})
-
-
-def _dead_letter(record: Record, refused: Refused) -> DeadLetter:
-    chunk, error = refused.chunk, refused.error
-    return DeadLetter(
-        value=record.value or b"",
-        key=record.key,
-        headers=[(name, content or b"") for name, content in record.headers],
-        error=str(error),
-        reason=error.reason,
-        stage=error.stage,
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        video_id=chunk.video_id if chunk else _text(record.key),
-        seq=chunk.seq if chunk else None,
-        failed_at_ms=round(1000 * time.time()),
-    )
-
-
-def _text(key: bytes | None) -> str | None:
-    """The key as a video_id, if it can be one."""
-    try:
-        return key.decode() if key and len(key) <= MAX_VIDEO_ID_BYTES else None
-    except UnicodeDecodeError:
-        return None

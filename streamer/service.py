@@ -29,7 +29,7 @@ from streamer.kafka.presence import Presence
 from streamer.kafka.topics import needed_topics, require_topics
 from streamer.messages import VideoChunk
 from streamer.metrics import BatchCounts, Endpoints, Metrics, PipelineCollector
-from streamer.partition import Predict
+from streamer.outcome import Predict
 from streamer.rolling import EnsembleInfo, RollingScores
 from streamer.states import PartitionStates
 from streamer.tasks import call_on_signal, cancel_all

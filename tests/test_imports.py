@@ -18,7 +18,15 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"streamer.config", "streamer.manifest", "streamer.messages"}),
     frozenset(),  # pure stages and backends: whatever is named in no other layer
     frozenset({"streamer.pipeline", "streamer.kafka"}),
-    frozenset({"streamer.assignment", "streamer.partition", "streamer.service", "streamer.states"}),
+    frozenset(
+        {
+            "streamer.assignment",
+            "streamer.outcome",
+            "streamer.partition",
+            "streamer.service",
+            "streamer.states",
+        }
+    ),
     frozenset(
         {
             "streamer.adaptive",

@@ -46,7 +46,7 @@ from streamer.messages import (
     encode_score,
 )
 from streamer.metrics import KNOWN_REASONS, Metrics
-from streamer.partition import _dead_letter, process
+from streamer.outcome import dead_letter, process
 from streamer.rolling import Arrival, EnsembleInfo, RollingScores
 from streamer.watch import Board, LinesView
 
@@ -248,7 +248,7 @@ async def refuse(chunk: VideoChunk, *, sampling_share: float) -> Any:
 async def letter_of(record: Record) -> OutRecord:
     """The dead letter of a record, as it is published."""
     refused = await process(record, refuse, 1 << 24)
-    (sent,) = result_records(KafkaConfig(), Batch(0, [_dead_letter(record, refused)]))
+    (sent,) = result_records(KafkaConfig(), Batch(0, [dead_letter(record, refused)]))
     return sent
 
 
@@ -280,7 +280,7 @@ async def test_a_dead_letter_that_is_too_large_for_its_key_and_headers_can_be_sh
     part = bytes([0xFF]) * (limit // 3)
     record = Record("video-chunks", 0, 7, 0, part, part, [("x", part)])
     refused = await process(record, refuse, limit)
-    batch = Batch(0, [_dead_letter(record, refused)])
+    batch = Batch(0, [dead_letter(record, refused)])
     (sent,) = result_records(KafkaConfig(), batch)
     assert size(sent) > limit + ENVELOPE_BYTES
     (sent,) = result_records(KafkaConfig(), _without_bytes(batch, TooLargeError("too large")))
@@ -332,6 +332,6 @@ async def test_a_record_with_a_huge_key_does_not_stop_its_partition(embedded_bro
     record = Record(kafka.chunks_topic, 0, 7, 0, bytes([0xFF]) * 700_000, b"no chunk")
     refused = await process(record, refuse, 100_000)
     async with make_delivery(narrow) as delivery:
-        await delivery.deliver(Batch(0, [_dead_letter(record, refused)], next_offset=8))
+        await delivery.deliver(Batch(0, [dead_letter(record, refused)], next_offset=8))
     (letter,) = await dead_letters(kafka, 1)
     assert (letter.offset, letter.reason, letter.value) == (7, "not_msgpack", b"")

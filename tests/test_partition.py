@@ -24,7 +24,8 @@ from streamer.kafka.deliver import Batch
 from streamer.limits import VideoLimits
 from streamer.messages import VideoChunk, encode_chunk
 from streamer.metrics import Metrics
-from streamer.partition import MAX_EXPIRED, Outcome, PartitionWorker, Slot, process, refuse
+from streamer.outcome import Outcome, process, refuse
+from streamer.partition import MAX_EXPIRED, PartitionWorker, Slot
 from streamer.rolling import Arrival, RollingScores
 from streamer.thinning import Thinning
 from streamer.turns import Turns

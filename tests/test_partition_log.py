@@ -19,7 +19,8 @@ from streamer.kafka.deliver import Batch
 from streamer.limits import VideoLimits
 from streamer.messages import VideoChunk, encode_chunk
 from streamer.metrics import Metrics
-from streamer.partition import PartitionWorker, Slot, process
+from streamer.outcome import process
+from streamer.partition import PartitionWorker, Slot
 from streamer.rolling import RollingScores
 from streamer.thinning import Thinning
 
