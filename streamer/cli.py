@@ -22,6 +22,7 @@ import streamer
 from streamer.config import Config, load_config
 from streamer.errors import BrokerError, ConfigError, ModelError, StreamerError, missing_extra
 from streamer.files import CHUNK_SECONDS
+from streamer.overrides import parse_override, put
 from streamer.terminal import CONNECT_SECONDS
 from streamer.training.cli import train_app
 
@@ -107,31 +108,6 @@ class Settings:
             if value is not None:
                 put(self.overrides, key, value)
         return load_config(self.file, self.overrides)
-
-
-def put(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set `a.b.c` in nested dictionaries. Raises ConfigError if a part of it holds a value already."""
-    *sections, name = key.split(".")
-    for section in sections:
-        tree = tree.setdefault(section, {})
-        if not isinstance(tree, dict):
-            raise ConfigError(f"--set {key}: {section} has a value, it is no section")
-    tree[name] = value
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """`section.key=value`. Lists, tables and quoted strings are TOML; others stay as they are."""
-    import tomllib
-
-    key, equals, value = (part.strip() for part in text.partition("="))
-    if not equals or not all(key.split(".")) or "." not in key:
-        raise ConfigError(f"--set takes section.key=value, e.g. sample.frames_per_second=2; got {text!r}")
-    if value[:1] not in ("[", "{", '"', "'"):
-        return key, value
-    try:
-        return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"--set {key}: not a TOML value: {value} ({error})") from error
 
 
 def _print_version(wanted: bool) -> None:

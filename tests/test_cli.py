@@ -20,7 +20,7 @@ from members import make_engines, make_member
 from typer.testing import CliRunner, Result
 from updates import update
 
-from streamer.cli import USAGE, app, exit_code_of, parse_override, put
+from streamer.cli import USAGE, app, exit_code_of
 from streamer.config import KafkaConfig
 from streamer.demo_clips import demo_clips
 from streamer.errors import (
@@ -171,34 +171,6 @@ def test_wrong_password_is_not_printed() -> None:
     assert result.returncode == USAGE
     assert "kafka.security.protocol" in result.stderr
     assert "hunter2" not in result.stderr
-
-
-@pytest.mark.parametrize(
-    "text", ["sample.x=1", "a.b.c = d=e", 'kafka.group_id="[x]"', "faces.windows=['matrix']"]
-)
-def test_overrides(text: str) -> None:
-    expected = {
-        "sample.x=1": ("sample.x", "1"),
-        "a.b.c = d=e": ("a.b.c", "d=e"),
-        'kafka.group_id="[x]"': ("kafka.group_id", "[x]"),
-        "faces.windows=['matrix']": ("faces.windows", ["matrix"]),
-    }
-    assert parse_override(text) == expected[text]
-
-
-@pytest.mark.parametrize("text", ["", "=", "a=1", ".=1", "a.=1", ".b=1", "a.b"])
-def test_no_overrides(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"section\.key=value"):
-        parse_override(text)
-
-
-def test_put() -> None:
-    tree: dict[str, object] = {}
-    put(tree, "a.b", 1)
-    put(tree, "a.c", 2)
-    assert tree == {"a": {"b": 1, "c": 2}}
-    with pytest.raises(ConfigError, match="b has a value"):
-        put(tree, "a.b.d", 3)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ In a row they make a member out of a data set:
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -25,6 +24,7 @@ from typer.core import TyperGroup
 
 from streamer.config import Config, load_config
 from streamer.errors import ConfigError, missing_extra
+from streamer.overrides import recipe_overrides
 
 
 class _Group(TyperGroup):
@@ -349,29 +349,6 @@ def sheet(
 
     write_sheet_of_cache(output, cache=cache, recipe=recipe, faces=faces, seed=seed)
     typer.echo(output)
-
-
-def recipe_overrides(texts: list[str] | tuple[str, ...]) -> dict[str, Any]:
-    """`section.key=value` texts, nested like a recipe; values are TOML, other text stays as it is.
-
-    Raises ConfigError.
-    """
-    tree: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = (part.strip() for part in text.partition("="))
-        if not equals or not all(key.split(".")):
-            raise ConfigError(f"--set takes key=value, e.g. model.dropout=0.3; got {text!r}")
-        *sections, last = key.split(".")
-        place = tree
-        for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
-                raise ConfigError(f"--set {key}: {section} has a value, it is no section")
-        try:
-            place[last] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            place[last] = value
-    return tree
 
 
 def _start(ctx: typer.Context) -> Config:

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.needs_torch  # the extra `train`, to which both belong
 
 from streamer.manifest import read_manifest  # noqa: E402
 from streamer.models.classifiers import ARCHITECTURES  # noqa: E402
+from streamer.overrides import recipe_overrides  # noqa: E402
 from streamer.training.cards import RECIPES, fine_tuning  # noqa: E402
-from streamer.training.cli import recipe_overrides  # noqa: E402
 from streamer.training.config import load_recipe  # noqa: E402
 from streamer.training.model_card import SHIPPED_WARNING  # noqa: E402
 

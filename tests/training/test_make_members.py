@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamer.manifest import read_manifest
-from streamer.training.cli import recipe_overrides
+from streamer.overrides import recipe_overrides
 from streamer.training.config import TrainConfig, load_recipe
 
 ROOT = Path(__file__).parents[2]

@@ -17,11 +17,11 @@ from typer.testing import CliRunner, Result
 
 from streamer.classify import Ensemble
 from streamer.config import ClassifyConfig
-from streamer.errors import ConfigError, StreamerError, TrainingError
+from streamer.errors import StreamerError, TrainingError
 from streamer.manifest import read_manifest
 from streamer.training.augment import plain_view
 from streamer.training.augment_config import AUGMENTATIONS
-from streamer.training.cli import recipe_overrides, train_app
+from streamer.training.cli import train_app
 from streamer.training.config import parse_config
 from streamer.training.crops import read_crop, read_index
 from streamer.training.figures import read_evaluation
@@ -251,28 +251,6 @@ def test_from_videos_to_a_member(prepared: Prepared, tmp_path: Path, monkeypatch
     ensemble.close()
     fake = np.array([record.label == FAKE for record in records])
     assert scores[fake].mean() > scores[~fake].mean() + 0.1
-
-
-@pytest.mark.parametrize(
-    ("texts", "expected"),
-    [
-        ([], {}),
-        (["steps=5"], {"steps": 5}),
-        (
-            ["model.dropout=0.3", "model.architecture=densenet121"],
-            {"model": {"dropout": 0.3, "architecture": "densenet121"}},
-        ),
-        (["a.b=[1, 2]", "a.c = 'x=y'"], {"a": {"b": [1, 2], "c": "x=y"}}),
-    ],
-)
-def test_overrides(texts: list[str], expected: dict[str, object]) -> None:
-    assert recipe_overrides(texts) == expected
-
-
-@pytest.mark.parametrize("texts", [["steps"], ["=5"], ["a..b=1"], ["model=1", "model.dropout=0"]])
-def test_wrong_overrides(texts: list[str]) -> None:
-    with pytest.raises(ConfigError, match="--set"):
-        recipe_overrides(texts)
 
 
 @pytest.mark.parametrize(
