@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from streamer.engines import write_whole
+from streamer.whole_file import write_whole
 
 Say = Callable[[str, Any], None]
 """Takes the name of a figure and the figure."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from streamer.config import ClassifyConfig
 from streamer.errors import ModelError
 from streamer.manifest import InputSpec, Manifest, sha256_of
+from streamer.whole_file import write_whole
 
 IMAGENET = InputSpec(
     layout="NCHW", height=224, width=224, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
@@ -70,16 +69,3 @@ def make_untrained(folder: Path, name: str, *, again: bool = False) -> bool:
     except OSError as error:
         raise ModelError(f"cannot write untrained members to {folder}: {error}") from error
     return True
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all, also to other processes."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -17,7 +17,6 @@ from matplotlib.axes import Axes
 
 from streamer.classify import model_set_of
 from streamer.config import AlertConfig, Config
-from streamer.engines import write_whole
 from streamer.errors import ConfigError, MessageError, ModelError, NoTopicError, StreamerError, UntrainedError
 from streamer.evidence import CROPS_PER_TRACK
 from streamer.evidence_page import (
@@ -43,6 +42,7 @@ from streamer.messages import (
 from streamer.svg import COLOURS, draw_svg
 from streamer.terminal import CONNECT_SECONDS, UNIX_SECONDS, count
 from streamer.watch import people_in
+from streamer.whole_file import write_whole
 
 MAX_POINTS = 1000
 """Of a timeline, where twice as many are thinned out: what can be told apart on paper."""

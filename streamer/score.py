@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from streamer.config import Config
-from streamer.engines import write_whole
 from streamer.errors import ChunkError, ConfigError, DecodeError, UntrainedError, missing_extra
 from streamer.evidence import Evidence, faces_csv, tracks_to_show
 from streamer.files import CHUNK_SECONDS, FileError, pieces_of, unicode_of, video_id_of
@@ -32,6 +31,7 @@ from streamer.rolling import Arrival, OnFace, RollingScores
 from streamer.terminal import count
 from streamer.types import ChunkPrediction
 from streamer.watch import UNTRAINED, UNTRAINED_BANNER, people_in
+from streamer.whole_file import write_whole
 
 FILES_AT_ONCE = 2
 """While the last chunks of one file are classified, the next one is decoded."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamer.config import ClassifyConfig
-from streamer.engines import ensure_untrained, make_untrained, write_whole
+from streamer.engines import ensure_untrained, make_untrained
 from streamer.errors import ModelError
 from streamer.manifest import read_manifest
 
@@ -49,12 +49,3 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match="cannot write untrained members"):
         make_untrained(tmp_path / "file" / "untrained", "densenet121")
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    write_whole(path, b"one")
-    with pytest.raises(TypeError):
-        write_whole(path, "text")  # type: ignore[arg-type]
-    assert path.read_bytes() == b"one"
-    assert [path] == list(tmp_path.iterdir())

@@ -23,10 +23,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from streamer.engines import write_whole
 from streamer.errors import TrainingError
 from streamer.training import image_ops as ops
 from streamer.types import Float32Array, UInt8Array
+from streamer.whole_file import write_whole
 
 FORMAT = "streamer face autoencoder 1"
 

@@ -16,6 +16,7 @@ import torch
 from streamer.errors import TrainingError
 from streamer.models.classifiers import Classifier, build_classifier
 from streamer.training.config import TrainConfig, parse_config
+from streamer.whole_file import whole_file
 
 FORMAT = 1
 
@@ -58,15 +59,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write it whole or not at all, whenever the process or the machine stops. Raises TrainingError."""
     values = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
     values |= {"format": FORMAT, "config": checkpoint.config.model_dump_json()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        with whole_file(path) as file:
             torch.save(values, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise TrainingError(f"{path}: cannot write the checkpoint: {error.strerror}") from error
 
 

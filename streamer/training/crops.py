@@ -22,7 +22,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.engines import write_whole
 from streamer.errors import TrainingError
 from streamer.faces.crop import crop_faces, crop_squares
 from streamer.faces.detect import FaceDetector
@@ -31,6 +30,7 @@ from streamer.training.face_regions import face_size_px
 from streamer.training.landmarks import POINTS, LandmarkFinder
 from streamer.training.types import CropRecord, Split
 from streamer.types import Faces, Float32Array, Frame, UInt8Array
+from streamer.whole_file import write_whole
 
 MARGIN = 0.6
 """Of a cached crop, in longer sides of the box on each side: twice that of serving."""

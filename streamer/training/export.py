@@ -24,12 +24,13 @@ from torch import nn
 from streamer.backends.images import normalise
 from streamer.backends.load import load_network
 from streamer.classify import probability
-from streamer.engines import IMAGENET, write_whole
+from streamer.engines import IMAGENET
 from streamer.errors import ModelError, TrainingError
 from streamer.manifest import Calibration, Manifest, sha256_of
 from streamer.models.classifiers import Classifier
 from streamer.models.onnx_graph import fold_constants, store_as_f16
 from streamer.types import Float32Array, UInt8Array
+from streamer.whole_file import write_whole
 
 Storage = Literal["f16", "f32"]
 

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from streamer.engines import write_whole
 from streamer.errors import TrainingError
 from streamer.training.autoencoder import (
     FORMAT,
@@ -33,6 +32,7 @@ from streamer.training.memory import keep_freed_memory
 from streamer.training.precision import computes_bf16
 from streamer.training.train import fingerprint, learning_rate, seed_step
 from streamer.training.types import REAL, CropRecord
+from streamer.whole_file import write_whole
 
 BATCH_PIXELS = 64 * 64**2
 """Of a step, over all its faces."""

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from streamer.engines import write_whole
 from streamer.manifest import Manifest
 from streamer.terminal import duration
 from streamer.training.config import TrainConfig
 from streamer.training.figures import ENSEMBLE, Evaluation
 from streamer.training.report import templates
 from streamer.training.words import curve_in_words, interval, number, percent
+from streamer.whole_file import write_whole
 
 WARNING = (
     "**Measure it on data of your own before anyone relies on it.** Of other cameras, people and fakes than "

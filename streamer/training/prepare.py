@@ -16,7 +16,6 @@ from typing import Any
 
 from streamer.backends.load import load_network
 from streamer.config import Config
-from streamer.engines import write_whole
 from streamer.errors import DecodeError, TrainingError
 from streamer.faces.detect import FaceDetector
 from streamer.manifest import read_manifest
@@ -39,6 +38,7 @@ from streamer.training.landmarks import LandmarkFinder
 from streamer.training.sources import name_of
 from streamer.training.types import FAKE, CropRecord, Item
 from streamer.training.workers import Progress, in_processes
+from streamer.whole_file import write_whole
 
 FRAMES_PER_REAL, FRAMES_PER_FAKE = 10, 2
 """Of a video, by default: DFDC and FaceForensics++ hold about five fakes for each real video."""

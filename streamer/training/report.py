@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from streamer.engines import write_whole
 from streamer.errors import TrainingError
 from streamer.training import plots
 from streamer.training.figures import CONSTANT, RANDOM, CurveFigures, Evaluation, SetFigures
 from streamer.training.words import interval, number, percent, size_of, summary
+from streamer.whole_file import write_whole
 
 HTML, JSON = "report.html", "report.json"
 
