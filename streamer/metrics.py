@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Protocol, Self, get_args
+from typing import Any, Self, get_args
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 import streamer
+from streamer.batching import Batcher
 from streamer.errors import ClassifyError, ConfigError, DecodeError, DetectError, LimitError, MessageError
 from streamer.messages import ScoreUpdate
 from streamer.rolling import EnsembleInfo
@@ -167,30 +168,14 @@ def _count_tasks() -> int:
         return 0
 
 
-class BatchCounts(Protocol):
-    """What is read of a `streamer.batching.Batcher`."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def batches(self) -> int: ...
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def failures(self) -> int: ...
-
-    @property
-    def fill(self) -> float: ...
-
-
 class PipelineCollector(Collector):
     """Reads the pipeline's own counts whenever the metrics are asked for."""
 
     def __init__(
-        self, batchers: Sequence[BatchCounts], worker_restarts: Mapping[str, int], decoders: Mapping[str, int]
+        self,
+        batchers: Sequence[Batcher[Any, Any]],
+        worker_restarts: Mapping[str, int],
+        decoders: Mapping[str, int],
     ) -> None:
         """worker_restarts: decode workers replaced so far, by reason. decoders: see `DecodePool.decoders`."""
         self._batchers = batchers

@@ -19,6 +19,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from streamer.assignment import Assignment
+from streamer.batching import Batcher
 from streamer.config import Config
 from streamer.errors import StreamerError
 from streamer.gpu import gpu_collector
@@ -28,7 +29,7 @@ from streamer.kafka.deliver import Delivery, make_delivery
 from streamer.kafka.presence import Presence
 from streamer.kafka.topics import needed_topics, require_topics
 from streamer.messages import VideoChunk
-from streamer.metrics import BatchCounts, Endpoints, Metrics, PipelineCollector
+from streamer.metrics import Endpoints, Metrics, PipelineCollector
 from streamer.outcome import Predict
 from streamer.rolling import EnsembleInfo, RollingScores
 from streamer.states import PartitionStates
@@ -67,7 +68,7 @@ class Predictor(Protocol):
     def path(self) -> str: ...
 
     @property
-    def batchers(self) -> Sequence[BatchCounts]: ...
+    def batchers(self) -> Sequence[Batcher[Any, Any]]: ...
 
     @property
     def worker_restarts(self) -> Mapping[str, int]: ...
