@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from streamer.assignment import Assignment
 from streamer.batching import Batcher
 from streamer.config import Config
+from streamer.endpoints import Endpoints
 from streamer.errors import StreamerError
 from streamer.gpu import gpu_collector
 from streamer.kafka.client import CONNECT_SECONDS
@@ -29,7 +30,7 @@ from streamer.kafka.deliver import Delivery, make_delivery
 from streamer.kafka.presence import Presence
 from streamer.kafka.topics import needed_topics, require_topics
 from streamer.messages import VideoChunk
-from streamer.metrics import Endpoints, Metrics, PipelineCollector
+from streamer.metrics import Metrics, PipelineCollector
 from streamer.outcome import Predict
 from streamer.rolling import EnsembleInfo, RollingScores
 from streamer.states import PartitionStates

@@ -131,7 +131,7 @@ def test_probes_ask_what_is_answered() -> None:
         "livenessProbe": "/healthz",
         "readinessProbe": "/readyz",
     }
-    source = (ROOT / "streamer" / "metrics.py").read_text()
+    source = (ROOT / "streamer" / "endpoints.py").read_text()
     assert all(f'add_get("{path}"' in source for path in ("/healthz", "/readyz", "/metrics"))
 
 

@@ -65,7 +65,7 @@ ONLY_IN = {
         "streamer.segment",
         "streamer.training.compress",
     ),
-    "aiohttp": ("streamer.fetch", "streamer.metrics"),
+    "aiohttp": ("streamer.endpoints", "streamer.fetch"),
     "aiokafka": ("streamer.kafka", "streamer.service"),
     "defusedxml": ("streamer.mpd",),
     "m3u8": ("streamer.hls",),

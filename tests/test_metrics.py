@@ -6,14 +6,13 @@ from collections import Counter
 from pathlib import Path
 from typing import get_args
 
-import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
 from streamer.batching import Batcher
-from streamer.errors import ConfigError, DecodeError
+from streamer.errors import DecodeError
 from streamer.messages import ScoreUpdate
-from streamer.metrics import KNOWN_REASONS, Endpoints, Metrics, PipelineCollector
+from streamer.metrics import KNOWN_REASONS, Metrics, PipelineCollector
 from streamer.rolling import EnsembleInfo
 
 
@@ -138,45 +137,3 @@ def test_forgotten_partitions_leave_no_series(metrics: Metrics) -> None:
     metrics.forget_partition(3)
     metrics.forget_partition(4)
     assert metrics.registry.get_sample_value("streamer_consumer_lag_records", {"partition": "3"}) is None
-
-
-async def test_endpoints_say_why_not(metrics: Metrics) -> None:
-    why: dict[str, str | None] = {"alive": None, "ready": "loading networks"}
-    endpoints = Endpoints(
-        metrics.registry,
-        host="127.0.0.1",
-        port=0,
-        alive=lambda: why["alive"],
-        ready=lambda: why["ready"],
-        path=lambda: "networks in a fake",
-    )
-    async with endpoints, aiohttp.ClientSession(f"http://127.0.0.1:{endpoints.port}") as http:
-
-        async def ask(path: str) -> tuple[int, str]:
-            async with http.get(path) as answer:
-                return answer.status, await answer.text()
-
-        assert await ask("/healthz") == (200, "ok\n")
-        assert await ask("/readyz") == (503, "loading networks\n")
-        why.update(alive="stalled", ready=None)
-        assert await ask("/healthz") == (503, "stalled\n")
-        assert await ask("/readyz") == (200, "ok; networks in a fake\n")
-        async with http.get("/metrics") as answer:
-            assert answer.content_type == "text/plain"
-            assert "# TYPE streamer_chunks_total counter" in await answer.text()
-        async with http.get("/metrics", headers={"Accept": "application/openmetrics-text"}) as answer:
-            assert (await answer.text()).endswith("# EOF\n")
-
-
-async def test_port_in_use(metrics: Metrics) -> None:
-    def fine() -> None:
-        return None
-
-    def endpoints(port: int) -> Endpoints:
-        return Endpoints(metrics.registry, host="127.0.0.1", port=port, alive=fine, ready=fine)
-
-    async with endpoints(0) as first:
-        with pytest.raises(
-            ConfigError, match=rf"service\.http_port: cannot listen on 127\.0\.0\.1:{first.port}"
-        ):
-            await endpoints(first.port).__aenter__()
