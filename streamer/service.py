@@ -94,7 +94,6 @@ class Service:
         config: Config,
         open_pipeline: Callable[[], Predictor],
         *,
-        registry: CollectorRegistry | None = None,
         connect_seconds: float = CONNECT_SECONDS,
         tracing: Tracing | None = None,
     ) -> None:
@@ -103,7 +102,7 @@ class Service:
         self._open_pipeline = open_pipeline
         self._connect_seconds = connect_seconds
         self._tracing = tracing
-        self.metrics = Metrics(registry or CollectorRegistry())
+        self.metrics = Metrics(CollectorRegistry())
         self._stop_asked = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._failure: BaseException | None = None
