@@ -35,10 +35,7 @@ from streamer.log import printable
 from streamer.manifest import Manifest, read_manifest
 from streamer.members import prepare_members
 from streamer.nvdec import DECODERS
-from streamer.terminal import count, duration
-
-CONNECT_SECONDS = 3.0
-"""For the broker to answer; a person is waiting."""
+from streamer.terminal import CONNECT_SECONDS, count, duration
 
 PACKAGES = ("av", "aiokafka", "msgpack", "numpy", "opencv-python-headless", "openvino", "uvloop")
 OPTIONAL = {
