@@ -63,10 +63,7 @@ class BaselineRun:
 def run_baseline(config: Config, video: Path, frames_per_second: float, max_frames: int) -> BaselineRun:
     """Process the first `max_frames` sampled frames of a video after three to warm up."""
     faces_config, engines = config.faces, config.classify.engines
-    detector, scanner, verifier = (
-        WindowByWindow(engines / f"{name}.json")
-        for name in (faces_config.detector, faces_config.scanner, faces_config.verifier)
-    )
+    detector, scanner, verifier = (WindowByWindow(engines / f"{name}.json") for name in faces_config.networks)
     finder = FaceDetector(detector, faces_config, scanner=scanner, verifier=verifier)
     members = [_member(engines, name) for name in config.classify.members]
     stages = {"decode": 0.0, "detect": 0.0, "classify": 0.0}

@@ -34,7 +34,8 @@ from gpu_pipeline import measure_pipeline
 from gpu_scores import compare_scores
 from harness import FULL_SIZE
 
-from streamer.config import ClassifyConfig, Config, load_config
+from streamer.config import ClassifyConfig, Config
+from streamer.load_config import load_config
 
 PARTS = ("networks", "pipeline", "scores")
 

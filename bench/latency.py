@@ -21,8 +21,8 @@ import uvloop
 from footage import wandering_face
 from harness import FULL_SIZE, Bench, running_service
 
-from streamer.config import load_config
 from streamer.engines import ensure_untrained
+from streamer.load_config import load_config
 
 CHUNK_SECONDS = 2.0
 LOAD = 0.8

@@ -18,8 +18,8 @@ import uvloop
 from footage import wandering_face
 from harness import FULL_SIZE, running_service
 
-from streamer.config import load_config
 from streamer.engines import ensure_untrained
+from streamer.load_config import load_config
 from streamer.messages import VideoChunk
 
 CHUNK_SECONDS = 10

@@ -37,8 +37,8 @@ from conftest import fresh_names
 from fakes import dead_letters
 from kafka_broker import free_ports, restartable_kafka
 
-from streamer.config import load_config
 from streamer.engines import ensure_untrained
+from streamer.load_config import load_config
 from streamer.messages import VideoChunk
 
 LOAD = 0.8

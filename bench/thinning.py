@@ -22,8 +22,9 @@ from footage import wandering_face
 from harness import FULL_SIZE, VIDEOS
 from throughput import CHUNK_SECONDS, cpu_seconds
 
-from streamer.config import Config, load_config
+from streamer.config import Config
 from streamer.engines import ensure_untrained
+from streamer.load_config import load_config
 from streamer.messages import VideoChunk
 from streamer.pipeline import Pipeline
 from streamer.thinning import SHARES

@@ -27,8 +27,9 @@ import uvloop
 from footage import wandering_face
 from harness import FULL_SIZE, VIDEOS, running_service
 
-from streamer.config import Config, load_config
+from streamer.config import Config
 from streamer.engines import ensure_untrained
+from streamer.load_config import load_config
 from streamer.messages import VideoChunk, encode_score
 from streamer.pipeline import Pipeline
 from streamer.rolling import Arrival, RollingScores

@@ -19,9 +19,10 @@ import typer
 from typer.core import TyperGroup
 
 import streamer
-from streamer.config import Config, load_config
+from streamer.config import Config
 from streamer.errors import BrokerError, ConfigError, ModelError, StreamerError, missing_extra
 from streamer.files import CHUNK_SECONDS
+from streamer.load_config import load_config
 from streamer.overrides import parse_override, put
 from streamer.terminal import CONNECT_SECONDS
 from streamer.training.cli import train_app

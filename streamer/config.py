@@ -1,16 +1,13 @@
-"""config.toml and environment -> one frozen, validated `Config`.
+"""Every setting: frozen and validated. `config.toml` is written from here, by scripts/make_config_toml.py.
 
-Environment variables override the file: `STREAMER_KAFKA__BOOTSTRAP_SERVERS=...`, two underscores between
-levels. Secrets are `SecretStr`: they print as `**********`, in logs and in `repr`.
+Secrets are `SecretStr`: they print as `**********`, in logs and in `repr`.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -18,18 +15,12 @@ from pydantic import (
     Field,
     IPvAnyNetwork,
     SecretStr,
-    ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from streamer.errors import ConfigError
+from streamer.addresses import is_broker_address, is_loopback
 from streamer.messages import MAX_EVIDENCE_CROPS
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -122,7 +113,7 @@ class KafkaConfig(_Section):
     @classmethod
     def _addresses(cls, value: str) -> str:
         for address in value.split(","):
-            if not _is_address(address.strip()):
+            if not is_broker_address(address.strip()):
                 raise ValueError(f"takes HOST:PORT, or several with commas between; {address!r} is none")
         return value
 
@@ -223,6 +214,11 @@ class FacesConfig(_Section):
     """Frames of all videos detected together."""
     batch_timeout_ms: PositiveFloat = 20.0
     """A batch waits no longer than this to fill up."""
+
+    @property
+    def networks(self) -> tuple[str, str, str]:
+        """All that find faces."""
+        return self.detector, self.scanner, self.verifier
 
 
 class ClassifyConfig(_Section):
@@ -377,25 +373,6 @@ class DashboardConfig(_Section):
         return self
 
 
-def _is_address(text: str) -> bool:
-    """Whether Kafka's client can read it: a host, or `[::1]`, and a port unless it is the usual one."""
-    found = re.fullmatch(r"(?:\[[^\[\]\s]+\]|[^\[\]:\s]+)(?::(\d{1,5}))?", text)
-    if found is not None:
-        return int(found[1] or 9092) <= 65535
-    try:
-        return ip_address(text).version == 6
-    except ValueError:
-        return False
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 class LogConfig(_Section):
     """Logging to standard error."""
 
@@ -433,57 +410,3 @@ class Config(BaseSettings):
     dashboard: DashboardConfig = DashboardConfig()
     log: LogConfig = LogConfig()
     tracing: TracingConfig = TracingConfig()
-
-
-def load_config(path: Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
-    """Read the configuration: `overrides` (nested dict, e.g. of the command line) over environment over file.
-
-    path: a TOML file; None: built-in defaults alone. Raises ConfigError that names the key, its value and,
-    for an unknown key, the nearest valid one.
-    """
-    if path is not None and not path.is_file():
-        raise ConfigError(f"{path}: no such configuration file")
-
-    class _Loaded(Config):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            sources = (init_settings, env_settings)
-            return sources if path is None else (*sources, TomlConfigSettingsSource(settings_cls, path))
-
-    where = str(path) if path else "configuration"
-    try:
-        loaded = _Loaded(**(overrides or {}))
-        return Config.model_construct(**{name: getattr(loaded, name) for name in Config.model_fields})
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{where}: {_describe(e)}" for e in error.errors())) from error
-    except ValueError as error:  # malformed TOML, or environment values that are no JSON
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def _describe(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        valid = _keys_beside(error["loc"])
-        near = difflib.get_close_matches(str(error["loc"][-1]), valid, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"valid here: {', '.join(valid)}"
-        return f"unknown key {key!r}; {hint}"
-    secret = any(word in key for word in ("password", "secret", "token"))
-    shown = "" if secret or error["type"] == "missing" else f" (got {error['input']!r})"
-    return f"{key}: {error['msg']}" + ("" if isinstance(error["input"], dict) else shown)
-
-
-def _keys_beside(loc: tuple[str | int, ...]) -> list[str]:
-    """Keys that are valid in the section of an unknown key."""
-    model: type[BaseModel] = Config
-    for part in loc[:-1]:
-        annotation = model.model_fields[str(part)].annotation
-        candidates = (annotation, *get_args(annotation))
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return list(model.model_fields)

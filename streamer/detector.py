@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from streamer.config import Config, load_config
+from streamer.config import Config
 from streamer.errors import StreamerError
+from streamer.load_config import load_config
 from streamer.members import prepare_members
 from streamer.pipeline import Pipeline
 from streamer.rolling import EnsembleInfo

@@ -201,7 +201,7 @@ def _backends(config: ClassifyConfig) -> Iterator[Check]:
 
 def _detectors(config: Config) -> Iterator[Check]:
     """Run each configured detector on one black image."""
-    for name in dict.fromkeys((config.faces.detector, config.faces.scanner, config.faces.verifier)):
+    for name in dict.fromkeys(config.faces.networks):
         path = config.classify.engines / f"{name}.json"
         try:
             network = load_network(

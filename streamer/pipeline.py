@@ -102,7 +102,7 @@ class Pipeline:
                 threads=threads,
                 device=config.gpu.device,
             )
-            for name in (config.faces.detector, config.faces.scanner, config.faces.verifier)
+            for name in config.faces.networks
         ]
         detector, scanner, verifier = self._face_networks
         self._detector = FaceDetector(detector, config.faces, scanner=scanner, verifier=verifier)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from aiokafka.conn import collect_hosts
 
-from streamer.config import Config, load_config
+from streamer.config import Config
 from streamer.errors import ConfigError
+from streamer.load_config import load_config
 
 ROOT = Path(__file__).parents[1]
 CONFIG_TOML = ROOT / "config.toml"

@@ -19,8 +19,9 @@ import pytest
 import yaml
 
 from streamer import assignment, partition, tracing
-from streamer.config import Config, load_config
+from streamer.config import Config
 from streamer.kafka import client, publish
+from streamer.load_config import load_config
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

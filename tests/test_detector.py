@@ -17,10 +17,11 @@ from clips import make_clip
 from members import make_engines, make_member
 
 from streamer import AsyncDetector, Detector
-from streamer.config import Config, load_config
+from streamer.config import Config
 from streamer.demo_clips import demo_clips
 from streamer.errors import ConfigError, ManifestError, StreamerError, UntrainedError
 from streamer.files import FileError
+from streamer.load_config import load_config
 from streamer.types import UInt8Array
 
 SURE = 1 / (1 + math.exp(-2))

@@ -11,9 +11,10 @@ import pytest
 from conftest import fresh_names
 from members import make_engines, make_member
 
-from streamer.config import Config, KafkaConfig, load_config
+from streamer.config import Config, KafkaConfig
 from streamer.doctor import Check, all_checks, examine
 from streamer.kafka.topics import create_topics
+from streamer.load_config import load_config
 
 NOWHERE = "127.0.0.1:1"
 

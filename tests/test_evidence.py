@@ -15,11 +15,12 @@ from members import make_engines, make_member
 from updates import update
 
 from streamer.classify import Ensemble
-from streamer.config import AlertConfig, ClassifyConfig, Config, load_config
+from streamer.config import AlertConfig, ClassifyConfig, Config
 from streamer.demo_clips import demo_clips
 from streamer.errors import ConfigError, UntrainedError
 from streamer.evidence import CROPS_PER_TRACK, Evidence, faces_csv, tracks_to_show
 from streamer.evidence_page import report_html, verdict
+from streamer.load_config import load_config
 from streamer.manifest import read_manifest, sha256_of
 from streamer.messages import ScoreUpdate, TrackScore
 from streamer.score import score_files

@@ -14,8 +14,16 @@ PACKAGE = Path(__file__).parents[1] / "streamer"
 ROOMS = sorted(str(path.relative_to(PACKAGE.parent)) for path in PACKAGE.rglob("*.py"))
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"streamer.errors", "streamer.types", "streamer.sequence", "streamer.terminal"}),
-    frozenset({"streamer.config", "streamer.manifest", "streamer.messages"}),
+    frozenset(
+        {
+            "streamer.addresses",
+            "streamer.errors",
+            "streamer.sequence",
+            "streamer.terminal",
+            "streamer.types",
+        }
+    ),
+    frozenset({"streamer.config", "streamer.load_config", "streamer.manifest", "streamer.messages"}),
     frozenset(),  # pure stages and backends: whatever is named in no other layer
     frozenset({"streamer.pipeline", "streamer.kafka"}),
     frozenset(

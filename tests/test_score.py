@@ -17,10 +17,11 @@ from clips import make_clip
 from fakes import FakePipeline
 from members import make_engines, make_member
 
-from streamer.config import Config, load_config
+from streamer.config import Config
 from streamer.demo_clips import demo_clips
 from streamer.errors import DecodeError, UntrainedError
 from streamer.files import FileError
+from streamer.load_config import load_config
 from streamer.messages import MAX_VIDEO_ID_BYTES, ScoreUpdate, VideoChunk
 from streamer.pipeline import Pipeline
 from streamer.score import FileScore, _line, score_file, score_files

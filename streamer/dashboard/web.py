@@ -19,7 +19,8 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from streamer.config import DashboardConfig, is_loopback
+from streamer.addresses import is_loopback
+from streamer.config import DashboardConfig
 from streamer.dashboard.auth import COOKIE, Guard
 from streamer.dashboard.feed import Feed
 

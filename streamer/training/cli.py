@@ -22,8 +22,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from streamer.config import Config, load_config
+from streamer.config import Config
 from streamer.errors import ConfigError, missing_extra
+from streamer.load_config import load_config
 from streamer.overrides import recipe_overrides
 
 

@@ -154,7 +154,7 @@ def _check_jobs(jobs: Sequence[_Job]) -> None:
 def _settings(config: Config, seed: int, frames_per_real: int, frames_per_fake: int) -> dict[str, Any]:
     """All that decides what the crops of an item are, fit for JSON."""
     faces, engines = config.faces, config.classify.engines
-    networks = (faces.detector, faces.scanner, faces.verifier, LANDMARK_NETWORK)
+    networks = (*faces.networks, LANDMARK_NETWORK)
     return {
         "margin": MARGIN,
         "max_side": MAX_SIDE,
@@ -310,7 +310,7 @@ def _start_worker(config: Config, cache: Path) -> None:
             precision="f32",
             threads=1,
         )
-        for name in (config.faces.detector, config.faces.scanner, config.faces.verifier, LANDMARK_NETWORK)
+        for name in (*config.faces.networks, LANDMARK_NETWORK)
     )
     cutter = FaceCutter(
         FaceDetector(detector, config.faces, scanner=scanner, verifier=verifier), LandmarkFinder(landmarks)
