@@ -165,6 +165,12 @@ def test_manifests_name_each_other() -> None:
     assert SCALED["scaleTargetRef"]["name"] == "streamer"
 
 
+def test_the_disruption_budget_is_of_our_pods() -> None:
+    budget = yaml.safe_load((KUBERNETES / "poddisruptionbudget.yaml").read_text())
+    (labels,) = KUSTOMIZATION["labels"]
+    assert budget["spec"]["selector"]["matchLabels"] == labels["pairs"]  # those that the pods are given
+
+
 def tool(name: str) -> str:
     path = shutil.which(name)
     if path is None:
