@@ -16,6 +16,7 @@ from streamer.dashboard.feed import Feed, now_ms
 from streamer.dashboard.store import Store, Unreadable
 from streamer.dashboard.web import make_app
 from streamer.errors import BrokerError, ConfigError, MessageError, NoTopicError
+from streamer.kafka.presence import SILENT_SECONDS
 from streamer.kafka.tail import Tailed, tail
 from streamer.messages import decode_dead_letter, decode_evidence, decode_score
 from streamer.tasks import call_on_signal, cancel_all, gather_or_cancel
@@ -150,6 +151,14 @@ async def _read(
     nothing to speak of.
     """
     heard_seconds = time.time() - config.dashboard.back_seconds
+    where = f"Kafka at {config.kafka.bootstrap_servers}"
+
+    def note_silence(seconds: float) -> None:
+        if seconds > SILENT_SECONDS:
+            store.trouble[topic] = f"{where} has not answered for {seconds:.0f} s"
+        else:
+            store.trouble.pop(topic, None)
+
     while True:
         try:
             batches = tail(
@@ -158,10 +167,10 @@ async def _read(
                 back_seconds=time.time() - heard_seconds,
                 connect_seconds=CONNECT_SECONDS,
                 on_behind=lambda records: store.behind.update({topic: records}),
+                on_silent=note_silence,
             )
             async with aclosing(batches):
                 async for batch in batches:
-                    store.trouble.pop(topic, None)
                     must_start, heard_seconds = False, time.time()
                     take_batch(store, batch, take)
                     await asyncio.sleep(0)

@@ -7,6 +7,7 @@ the embedded broker does not know.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -27,6 +28,7 @@ from streamer.kafka.client import (
     stop_consumer,
 )
 from streamer.kafka.held import held, unreadable
+from streamer.kafka.presence import ANSWER_SECONDS
 from streamer.kafka.topics import describe_broker
 
 BACK_RECORDS = 20_000
@@ -36,6 +38,9 @@ BATCH_RECORDS = 250
 """Handed over at once: 10 ms of decoding, after which others in the process get their turn."""
 
 POLL_MS = 200
+
+LOOK_SECONDS = 5.0
+"""Between two questions whether Kafka is there: aiokafka waits for a broker without an end or a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +62,15 @@ async def tail(
     back_seconds: float,
     connect_seconds: float = CONNECT_SECONDS,
     on_behind: Callable[[int], None] = lambda _: None,
+    on_silent: Callable[[float], None] = lambda _: None,
 ) -> AsyncGenerator[list[Tailed], None]:
     """Batches of records (empty ones now and then), in the order of each partition; never ends by itself.
 
-    on_behind: told how many records are published and not handed over yet. A batch that the client cannot
-    read (damaged, unknown compression) is told of and skipped with all that was published so far. Raises
-    NoTopicError, BrokerError. Close it with `contextlib.aclosing`.
+    on_behind: told how many records are published and not handed over yet. on_silent: told, before each
+    batch, for how many seconds Kafka has not answered; it is waited for, and nothing is missed. A batch that
+    the client cannot read (damaged, unknown compression) is told of and skipped with all that was published
+    so far. Raises NoTopicError, also when the topic is deleted, BrokerError. Close it with
+    `contextlib.aclosing`.
     """
     partitions = await _partitions(kafka, topic, connect_seconds)
     consumer = AIOKafkaConsumer(
@@ -78,7 +86,13 @@ async def tail(
         oldest_ms = 1000 * (time.time() - back_seconds)
         for partition in partitions:
             consumer.seek(partition, max(first[partition], end[partition] - BACK_RECORDS))
+        answered = looked = time.monotonic()
         while True:
+            if time.monotonic() - looked >= LOOK_SECONDS:
+                there = await _is_there(consumer, topic)
+                looked = time.monotonic()
+                answered = looked if there else answered
+            on_silent(time.monotonic() - answered)
             try:
                 got = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
             except (CorruptRecordError, UnsupportedCodecError) as error:
@@ -117,8 +131,24 @@ async def retained(
                     yield Tailed(topic, record.partition, record.offset, record.value)
 
 
+async def _is_there(consumer: AIOKafkaConsumer, topic: str) -> bool:
+    """Whether Kafka answers. Raises NoTopicError if it has no such topic any more."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            topics = await consumer.topics()
+    except (TimeoutError, KafkaError):
+        return False
+    if topic not in topics:
+        raise _no_topic(topic)
+    return True
+
+
 async def _partitions(kafka: KafkaConfig, topic: str, connect_seconds: float) -> list[TopicPartition]:
     info = await describe_broker(kafka, connect_seconds=connect_seconds)
     if topic not in info.topics:
-        raise NoTopicError(f"no topic {topic}; make the topics with `streamer topics create`")
+        raise _no_topic(topic)
     return [TopicPartition(topic, partition) for partition in range(info.topics[topic])]
+
+
+def _no_topic(topic: str) -> NoTopicError:
+    return NoTopicError(f"no topic {topic}; make the topics with `streamer topics create`")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -169,6 +170,30 @@ async def test_a_missing_scores_topic_is_an_error_and_missing_dead_letters_a_not
         await send(kafka, kafka.scores_topic, encode_score(update("a")))
         await until(lambda: len(store) == 1 and store.status()["trouble"])
     assert "no topic nowhere" in store.status()["trouble"][0]
+
+
+async def test_a_broker_that_is_silent_is_spoken_of_and_nothing_is_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("streamer.kafka.tail.LOOK_SECONDS", 0.3)
+    monkeypatch.setattr("streamer.kafka.tail.ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr("streamer.dashboard.serve.SILENT_SECONDS", 1.0)
+    async with EmbeddedBroker() as broker:
+        kafka = fresh_names(broker.bootstrap_servers, "at_least_once")
+        await create_topics(kafka, partitions=1)
+        async with reading(kafka) as store:
+            await send(kafka, kafka.scores_topic, encode_score(update("before")))
+            await until(lambda: len(store) == 1 and not store.status()["trouble"])
+            assert broker.pid is not None
+            os.kill(broker.pid, signal.SIGSTOP)
+            await until(lambda: len(store.trouble) == 3)
+            said = f"Kafka at {kafka.bootstrap_servers} has not answered for "
+            assert store.trouble[kafka.scores_topic].startswith(said)
+            os.kill(broker.pid, signal.SIGCONT)
+            await until(lambda: not store.status()["trouble"])
+            await send(kafka, kafka.scores_topic, encode_score(update("after")))
+            await until(lambda: len(store) == 2)
+            assert store.updates == 2
 
 
 async def test_a_process_serves_and_ends_on_sigterm_with_a_stream_open() -> None:
