@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamer.errors import ChunkError, StreamerError
-from streamer.messages import MAX_VIDEO_ID_BYTES, VideoChunk
+from streamer.messages import MAX_SECONDS, MAX_VIDEO_ID_BYTES, VideoChunk
 from streamer.segment import Segment, segments_of
 
 CHUNK_SECONDS = 2.0
@@ -62,13 +62,16 @@ async def pieces_of(path: Path, video_id: str, chunk_seconds: float) -> AsyncGen
     with closing(_segments(path, chunk_seconds)) as segments:
         seq = 0
         while (segment := await asyncio.to_thread(next, segments, None)) is not None:
+            if segment.start_seconds > MAX_SECONDS:
+                raise FileError(path, "damaged", f"timestamps jump to {segment.start_seconds:.3g} s")
+            length = segment.video_seconds or 0.0  # as stated: it may be no length at all
             chunk = VideoChunk(
                 video_id=video_id,
                 seq=seq,
                 data=segment.data,
                 format=segment.format,
                 start_seconds=segment.start_seconds,
-                duration_seconds=segment.video_seconds or None,
+                duration_seconds=length if 0 < length <= MAX_SECONDS else None,
                 last=segment.is_last,
             )
             yield Piece(chunk, segment.start_seconds + segment.duration_seconds)

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import m3u8
@@ -25,6 +26,7 @@ from streamer.adaptive import (
 )
 from streamer.fetch import ByteRange, Fetcher, resolve
 from streamer.files import Piece, SourceError
+from streamer.messages import MAX_SECONDS
 from streamer.sources import NetworkOptions, without_secrets
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -151,10 +153,8 @@ def read_media_playlist(playlist: Any, base: str) -> Listing:
         init = None
         if one.init_section is not None:
             init = (resolve(base, one.init_section.uri or ""), _byte_range(one.init_section.byterange, 0))
-        captured = None
-        if (date := one.current_program_date_time) is not None:
-            captured = max(0, round(1000 * (date.timestamp() + (one.duration or 0.0))))
         duration = float(one.duration or 0.0)
+        captured = _captured_at_ms(one.current_program_date_time, duration)
         segments.append(Segment(number, address, part, init, duration, captured, bool(one.gap_tag)))
     if playlist.is_endlist and not segments:
         raise SourceError("no_video", "the playlist has no segment")
@@ -179,6 +179,14 @@ def _unix_seconds(segments: list[Segment]) -> float:
     if segments and (captured_at_ms := segments[0].captured_at_ms) is not None:
         return max(0.0, captured_at_ms / 1000 - segments[0].duration_seconds)
     return time.time() - sum(segment.duration_seconds for segment in segments)
+
+
+def _captured_at_ms(began: datetime | None, duration_seconds: float) -> int | None:
+    """When a segment's last frame was shot; None if that is not said, or beyond all time."""
+    if began is None:
+        return None
+    seconds = (began if began.tzinfo else began.replace(tzinfo=UTC)).timestamp() + duration_seconds
+    return max(0, round(1000 * seconds)) if seconds <= MAX_SECONDS else None
 
 
 def _byte_range(text: str | None, start: int) -> ByteRange | None:

@@ -346,6 +346,28 @@ async def test_capture_times_before_all_time(packager: Packager) -> None:
     assert piece.chunk.captured_at_ms == 0
 
 
+async def test_capture_times_beyond_all_time(packager: Packager, transport: list[bytes]) -> None:
+    packager.show(0, 1, before="#EXT-X-PROGRAM-DATE-TIME:2999-01-01T00:00:00Z\n")
+    async with aclosing(playlist(packager.location).pieces(2.0)) as found:
+        chunk = (await anext(found)).chunk
+    assert chunk.data == transport[0]
+    assert chunk.start_seconds == pytest.approx(time.time(), abs=60)
+    assert (chunk.captured_at_ms or 0) / 1000 == pytest.approx(time.time(), abs=60)
+
+
+def test_capture_times_without_a_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They mean UTC, wherever they are read."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    text = vod(segment_line("0.ts", 1.0, "#EXT-X-PROGRAM-DATE-TIME:2026-01-01T00:00:00"))
+    try:
+        (segment,) = read_media_playlist(m3u8.loads(text), "http://x/index.m3u8").segments
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert segment.captured_at_ms == 1_767_225_601_000
+
+
 async def test_a_live_playlist_that_goes_away_and_comes_back(
     packager: Packager, site: Site, at_once: None
 ) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
+import struct
 import time
 from pathlib import Path
 
+import media
 import pytest
 from clips import make_clip
 from conftest import fresh_names
@@ -87,6 +90,27 @@ async def test_what_is_no_video(tmp_path: Path, content: bytes | None, reason: s
         await publish_source(recorder, Clip(path, "x"), 1.0, realtime=False)
     assert caught.value.reason == reason
     assert not recorder.chunks
+
+
+@pytest.mark.parametrize("seconds", [-5.0, math.nan, 5e10])
+async def test_a_stated_length_that_is_none(tmp_path: Path, seconds: float) -> None:
+    data = media.encode("matroska", frames=30, gop=30)
+    at = data.index(b"\x44\x89\x88") + 3  # Duration, eight bytes, milliseconds
+    path = tmp_path / "clip.mkv"
+    path.write_bytes(data[:at] + struct.pack(">d", 1000 * seconds) + data[at + 8 :])
+    recorder = Recorder()
+    await publish_source(recorder, Clip(path, "x"), 1.0, realtime=False)
+    assert [chunk.duration_seconds for chunk in recorder.chunks] == [None]
+
+
+async def test_timestamps_that_jump_beyond_all_time(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mkv"
+    path.write_bytes(media.encode("matroska", frames=0, gop=1, pts=(0, 20_000_000_000 * media.TICKS)))
+    recorder = Recorder()
+    with pytest.raises(FileError, match=r"timestamps jump to 2e\+10 s") as caught:
+        await publish_source(recorder, Clip(path, "x"), 1.0, realtime=False)
+    assert caught.value.reason == "damaged"
+    assert len(recorder.chunks) == 1
 
 
 def test_names() -> None:
