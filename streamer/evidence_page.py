@@ -69,6 +69,7 @@ def report_html(
     evidence: Evidence,
     *,
     file_name: str,
+    was_raised: bool,
     file_sha256: str,
     manifests: Sequence[Manifest],
     alert: AlertConfig,
@@ -76,14 +77,15 @@ def report_html(
 ) -> str:
     """The page about a video that has ended.
 
-    update: its `final` one; its scores must be of trained members. heat_maps: of `crops_of`, by track, each
-    (n, size, size) float32 in [0, 1]; may be empty.
+    update: its `final` one; its scores must be of trained members. was_raised: see `page_of`. heat_maps: of
+    `crops_of`, by track, each (n, size, size) float32 in [0, 1]; may be empty.
     """
     tracks = tracks_to_show(evidence)
     return page_of(
         update,
         alert,
         source={"File": file_name, "SHA-256": file_sha256},
+        was_raised=was_raised,
         people=len(tracks),
         drawings=[_timeline(evidence, tracks, alert)] if evidence.faces else [],
         strips=[_strip(evidence, track, heat_maps.get(track)) for track in tracks],
@@ -97,19 +99,24 @@ def page_of(
     alert: AlertConfig,
     *,
     source: Mapping[str, str],
+    was_raised: bool,
     people: int,
     drawings: Sequence[Drawing],
     strips: Sequence[Strip],
     manifests: Sequence[Manifest],
     missing: Sequence[str],
 ) -> str:
-    """The page, HTML. source: where what was scored is from, by name. missing: what is, a sentence each."""
+    """The page, HTML.
+
+    was_raised: whether the alert was at any time, even if it was cleared later. source: where what was
+    scored is from, by name. missing: what is, a sentence each.
+    """
     described = {manifest.name: manifest for manifest in manifests}
     template = _templates().get_template("evidence.html.j2")
     page: str = template.render(
         update=update,
-        verdict=verdict(update, alert),
-        reasons=reasons(update, alert, people),
+        verdict=verdict(update, alert, was_raised=was_raised),
+        reasons=reasons(update, alert, people, was_raised=was_raised),
         missing=missing,
         drawings=drawings,
         strips=strips,
@@ -123,25 +130,30 @@ def page_of(
     return page
 
 
-def verdict(update: ScoreUpdate, alert: AlertConfig) -> str:
+def verdict(update: ScoreUpdate, alert: AlertConfig, *, was_raised: bool) -> str:
     """In plain words."""
     if update.fake_score is None:
         return "No verdict: no face was found."
     if update.alert.state == "raised" or update.fake_score >= alert.raise_at:
         return "Likely altered."
+    if was_raised:
+        return "Likely altered in part."
     worst = max([update.fake_score, *(track.fake_score for track in update.tracks)])
     if worst < 0.5 and (update.interval is None or update.interval[1] < alert.raise_at):
         return "No sign of alteration was found."
     return "Undecided: somewhat suspicious, below the threshold of an alert."
 
 
-def reasons(update: ScoreUpdate, alert: AlertConfig, people: int) -> list[str]:
+def reasons(update: ScoreUpdate, alert: AlertConfig, people: int, *, was_raised: bool) -> list[str]:
     """What the verdict rests on, a sentence each."""
     found = [
         f"{update.faces:,} faces of {people} {'person' if people == 1 else 'people'} in {update.frames:,} "
         "sampled frames were looked at."
     ]
     if update.fake_score is not None:
+        raised = "raised, and cleared later" if was_raised else "not raised"
+        if update.alert.state == "raised":
+            raised = "raised"
         spread = ""
         if update.interval is not None:
             spread = f" (95 % interval over time: {update.interval[0]:.2f} to {update.interval[1]:.2f})"
@@ -150,7 +162,7 @@ def reasons(update: ScoreUpdate, alert: AlertConfig, people: int) -> list[str]:
         )
         found.append(
             f"An alert is raised from {alert.raise_at:g} on, of {WATCHED[alert.score]}, by at least "
-            f"{alert.min_faces} faces; it was {'raised' if update.alert.state == 'raised' else 'not raised'}."
+            f"{alert.min_faces} faces; it was {raised}."
         )
     if update.undecodable_chunks:
         found.append(

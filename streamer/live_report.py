@@ -90,6 +90,7 @@ async def report_video(config: Config, video_id: str, output: Path) -> None:
         update,
         config.alert,
         source={"From topic": kafka.scores_topic},
+        was_raised=history.was_raised,
         people=people_in(update),
         drawings=drawings(history, config.alert),
         strips=pictures.strips(),
@@ -143,6 +144,8 @@ class ScoreHistory:
     chunks_before: int = 0
     """Counted before the first update that is retained."""
     thinned: bool = False
+    was_raised: bool = False
+    """Whether the alert was, after any of the updates that are retained."""
     other_models: bool = False
     """Whether another ensemble scored it before; then the scores began anew."""
 
@@ -150,9 +153,10 @@ class ScoreHistory:
         """Take in the next update."""
         if self.latest is None or self.latest.model_set != update.model_set:
             self.other_models = self.latest is not None
-            self.points, self.thinned = [], False
+            self.points, self.thinned, self.was_raised = [], False, False
             self.chunks_before = max(0, update.chunks + update.undecodable_chunks - 1)
         self.latest = update
+        self.was_raised = self.was_raised or update.alert.state == "raised"
         if update.end_seconds is None or update.status == "duplicate":
             return
         tracks = {t.track: t.window_score for t in update.tracks if t.window_score is not None}
@@ -211,7 +215,8 @@ def missing(history: ScoreHistory, no_pictures: str | None, *, described: bool) 
     if history.chunks_before:
         said.append(
             f"The timelines begin late: what was said after each of the first "
-            f"{count(history.chunks_before, 'chunk')} is not kept any more. The means do count them."
+            f"{count(history.chunks_before, 'chunk')} is not kept any more. The means do count them; an "
+            f"alert that was raised and cleared then is not known here."
         )
     if history.other_models:
         said.append(

@@ -130,6 +130,7 @@ async def _score_with_evidence(
                 result,
                 evidence,
                 file_name=unicode_of(path.name),
+                was_raised=result.alert_at_seconds is not None,
                 file_sha256=sha256_of(path),
                 manifests=manifests,
                 alert=config.alert,

@@ -19,7 +19,7 @@ from streamer.config import AlertConfig, ClassifyConfig, Config
 from streamer.demo_clips import demo_clips
 from streamer.errors import ConfigError, UntrainedError
 from streamer.evidence import CROPS_PER_TRACK, Evidence, faces_csv, tracks_to_show
-from streamer.evidence_page import report_html, verdict
+from streamer.evidence_page import reasons, report_html, verdict
 from streamer.load_config import load_config
 from streamer.manifest import read_manifest, sha256_of
 from streamer.messages import ScoreUpdate, TrackScore
@@ -99,7 +99,17 @@ def test_csv() -> None:
     ],
 )
 def test_verdict(said: ScoreUpdate, words: str) -> None:
-    assert verdict(said, AlertConfig()).startswith(words)
+    was_raised = said.alert.state == "raised"
+    assert verdict(said, AlertConfig(), was_raised=was_raised).startswith(words)
+
+
+def test_an_alert_that_was_cleared_is_spoken_of() -> None:
+    said = final(0.2, interval=(0.1, 0.3))
+    assert verdict(said, AlertConfig(), was_raised=True) == "Likely altered in part."
+    assert "it was raised, and cleared later." in reasons(said, AlertConfig(), 1, was_raised=True)[-1]
+    assert "it was not raised." in reasons(said, AlertConfig(), 1, was_raised=False)[-1]
+    raised = final(0.2, alert="raised")
+    assert "it was raised." in reasons(raised, AlertConfig(), 1, was_raised=True)[-1]
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +157,8 @@ async def test_page_and_table_of_a_file(
     )
     html = page.read_text()
     assert sha256_of(clip) in html
-    assert f"<strong>{verdict(said, config.alert)}</strong>" in html
+    was_raised = said.alert.state == "raised"
+    assert f"<strong>{verdict(said, config.alert, was_raised=was_raised)}</strong>" in html
     assert f"is {said.fake_score:.2f} (95 % interval" in html
     crops, heated = html.count('alt="Face of '), html.count('alt="Heat map of that face"')
     assert crops == heated > 0
@@ -179,6 +190,7 @@ def test_names_are_text(engines: Path) -> None:
         final(None, video_id=evil),
         Evidence(),
         file_name=evil,
+        was_raised=False,
         file_sha256="0",
         manifests=[manifest],
         alert=AlertConfig(),

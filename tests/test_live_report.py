@@ -67,7 +67,8 @@ async def test_page_of_a_video_that_the_service_has_scored(kafka: KafkaConfig, t
     page = tmp_path / "live.html"
     await report_video(config, "live/1", page)
     html = page.read_text()
-    assert f"<strong>{verdict(final, config.alert)}</strong>" in html
+    was_raised = any(each.alert.state == "raised" for each in scores.of("live/1"))
+    assert f"<strong>{verdict(final, config.alert, was_raised=was_raised)}</strong>" in html
     assert f"{final.faces:,} faces of 1 person" in html
     assert html.count("<svg") == 2
     assert html.count('alt="Face of ') == html.count('alt="Heat map of that face"') == CROPS_PER_TRACK
@@ -111,6 +112,13 @@ async def test_what_was_never_published_is_named(embedded_broker: str, tmp_path:
     assert "There are no pictures: there is no topic video-evidence-of-nobody." in page.read_text()
     with pytest.raises(ConfigError, match=r"cannot write .*/no/.*: No such file"):
         await report_video(config, "cam", tmp_path / "no" / "page.html")
+
+
+def test_an_alert_that_was_cleared_is_remembered() -> None:
+    calm, raised = update(seq=0), update(seq=1, alert="raised")
+    assert not history_of(calm).was_raised
+    assert history_of(calm, raised, update(seq=2)).was_raised
+    assert not history_of(raised, update(seq=2, model_set="another")).was_raised
 
 
 async def test_scores_of_untrained_members_are_none(embedded_broker: str, tmp_path: Path) -> None:
