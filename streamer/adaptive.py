@@ -140,7 +140,7 @@ class _Segments:
             fetched = await self._fetch_media(due, self._max_bytes - len(init or b""))
         except SourceError as error:
             if not due.is_live or error.reason == "forbidden_address":
-                raise
+                raise SourceError(error.reason, f"segment {due.seq}: {error}") from error
             log.warning("a segment is left out", video_id=self._video_id, seq=due.seq, error=str(error))
             return None
         captured = segment.captured_at_ms
@@ -174,7 +174,10 @@ class _Segments:
             return None
         if self._init is None or self._init[0] != segment.init:
             address, part = segment.init
-            fetched = await self._fetcher.get(address, max_bytes=self._max_bytes, part=part)
+            try:
+                fetched = await self._fetcher.get(address, max_bytes=self._max_bytes, part=part)
+            except SourceError as error:
+                raise SourceError(error.reason, f"its init segment: {error}") from error
             self._init = segment.init, fetched.data
         return self._init[1]
 

@@ -169,12 +169,15 @@ async def test_retries(site: Site, transport: list[bytes], at_once: None) -> Non
     site.failures = {"index.m3u8": [503], "0.ts": [500, 429, 502]}
     async with aclosing(playlist(f"{site.address}index.m3u8").pieces(2.0)) as found:
         assert (await anext(found)).chunk.data == transport[0]
-        with pytest.raises(SourceError, match="HTTP 404"):
+        with pytest.raises(SourceError, match=r"^segment 1: HTTP 404"):
             await anext(found)
     assert site.asked.count("0.ts") == 4
     assert site.asked.count("1.ts") == 1
     site.failures = {"index.m3u8": [503] * fetch.ATTEMPTS}
     assert str(await failure(f"{site.address}index.m3u8")) == "HTTP 503 Service Unavailable"
+    site.content["index.m3u8"] = vod(segment_line("0.ts", 1.0, '#EXT-X-MAP:URI="init.mp4"')).encode()
+    said = "segment 0: its init segment: HTTP 404 Not Found"
+    assert str(await failure(f"{site.address}index.m3u8")) == said
 
 
 # ------------------------------------------------------------------- what is refused
