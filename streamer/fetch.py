@@ -9,11 +9,12 @@ they answer becomes a chunk.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import aiohttp
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -27,6 +28,9 @@ ATTEMPTS = 4
 """At one playlist or segment, over a few seconds: a segment is worth no more to a live video."""
 
 _READ_BYTES = 64 * 1024
+
+_NOT_IN_A_URL = re.compile(r"[^!-~]+")
+"""Spaces and letters beyond ASCII, as FFmpeg writes file names into playlists."""
 
 
 class _PassingError(Exception):
@@ -96,8 +100,9 @@ class Fetcher:
         if part and part.length > max_bytes:
             raise _too_large(max_bytes)
         try:
-            # encoded: a signed URL must arrive as it was written
-            async with self._session.get(URL(address, encoded=True), headers=headers) as response:
+            # encoded, but for what no request may hold: a signed URL must arrive as it was written
+            url = URL(_NOT_IN_A_URL.sub(lambda match: quote(match[0]), address), encoded=True)
+            async with self._session.get(url, headers=headers) as response:
                 if response.status in (408, 425, 429) or response.status >= 500:
                     raise _PassingError(f"HTTP {response.status} {response.reason}")
                 if response.status >= 400:

@@ -116,6 +116,18 @@ async def test_a_master_playlist_over_http(site: Site, transport: list[bytes]) -
     ]
 
 
+async def test_names_that_are_not_escaped(site: Site, transport: list[bytes]) -> None:
+    """As FFmpeg writes them; those that are stay as they are."""
+    names = ["my vidéo0.ts", "my%20vid%C3%A9o1.ts?a=%2F|b"]
+    site.content = {
+        "a ü/index.m3u8": vod(*map(segment_line, names)).encode(),
+        "a ü/my vidéo0.ts": transport[0],
+        "a ü/my vidéo1.ts": transport[1],
+    }
+    found = await pieces(f"{site.address}a ü/index.m3u8")
+    assert [piece.chunk.data for piece in found] == transport[:2]
+
+
 async def test_init_segments_and_a_discontinuity(
     site: Site, cmaf: tuple[bytes, list[bytes]], other_cmaf: tuple[bytes, list[bytes]]
 ) -> None:
