@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
+import subprocess
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,9 +60,10 @@ async def pieces_of(path: Path, video_id: str, chunk_seconds: float) -> AsyncGen
 
     Close it with `contextlib.aclosing`. Raises FileError, after the chunks before the fault.
     """
-    with closing(_segments(path, chunk_seconds)) as segments:
+    readers: list[subprocess.Popen[bytes]] = []
+    with closing(_segments(path, chunk_seconds, readers.append)) as segments:
         seq = 0
-        while (segment := await asyncio.to_thread(next, segments, None)) is not None:
+        while (segment := await _next(segments, readers)) is not None:
             if segment.start_seconds > MAX_SECONDS:
                 raise FileError(path, "damaged", f"timestamps jump to {segment.start_seconds:.3g} s")
             length = segment.video_seconds or 0.0  # as stated: it may be no length at all
@@ -78,9 +80,26 @@ async def pieces_of(path: Path, video_id: str, chunk_seconds: float) -> AsyncGen
             seq += 1
 
 
-def _segments(path: Path, chunk_seconds: float) -> Generator[Segment, None, None]:
+async def _next(
+    segments: Generator[Segment, None, None], readers: list[subprocess.Popen[bytes]]
+) -> Segment | None:
+    """The next one. Cancelled, it ends the reader, else the thread waits for as long as a pipe is silent."""
+    reading = asyncio.ensure_future(asyncio.to_thread(next, segments, None))
     try:
-        yield from segments_of(path, chunk_seconds)
+        return await asyncio.shield(reading)
+    except asyncio.CancelledError:
+        for reader in readers:
+            reader.kill()
+        if readers:
+            await asyncio.gather(reading, return_exceptions=True)
+        raise
+
+
+def _segments(
+    path: Path, chunk_seconds: float, on_start: Callable[[subprocess.Popen[bytes]], None]
+) -> Generator[Segment, None, None]:
+    try:
+        yield from segments_of(path, chunk_seconds, on_start=on_start)
     except OSError as error:
         raise FileError(path, "unreadable", error.strerror or str(error)) from error
     except ChunkError as error:

@@ -16,7 +16,7 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -53,14 +53,19 @@ class Segment:
         return f"Segment({len(self.data)} bytes, {self.start_seconds:.3f} s + {self.duration_seconds:.3f} s)"
 
 
-def segments_of(path: Path, chunk_seconds: float) -> Iterator[Segment]:
+def segments_of(
+    path: Path, chunk_seconds: float, *, on_start: Callable[[subprocess.Popen[bytes]], None] = lambda _: None
+) -> Iterator[Segment]:
     """Cut a video file at the first keyframe after each `chunk_seconds`.
 
-    Blocks while reading; the iterator may be closed early. Raises OSError if the file cannot be opened and
-    DecodeError if it is not a video that can be cut, after the segments before the fault.
+    Blocks while reading; the iterator may be closed early. on_start: told the process that reads; if it is
+    killed from another thread, a read that waits for a silent file, such as a pipe, ends. Raises OSError if
+    the file cannot be opened and DecodeError if it is not a video that can be cut, after the segments before
+    the fault.
     """
     with path.open("rb") as file:
         process = _start_cutter(file, chunk_seconds)
+    on_start(process)
     try:
         assert process.stdout is not None
         yield from _read_segments(process.stdout)

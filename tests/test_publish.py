@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 
 import media
+import psutil
 import pytest
 from clips import make_clip
 from conftest import fresh_names
+from fakes import until
 
 from streamer.config import Config, KafkaConfig
 from streamer.dash import Presentation
@@ -111,6 +113,24 @@ async def test_timestamps_that_jump_beyond_all_time(tmp_path: Path) -> None:
         await publish_source(recorder, Clip(path, "x"), 1.0, realtime=False)
     assert caught.value.reason == "damaged"
     assert len(recorder.chunks) == 1
+
+
+async def test_a_pipe_that_says_nothing_more_can_be_left(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.ts"
+    os.mkfifo(pipe)
+    writer = os.open(pipe, os.O_RDWR)
+    try:
+        os.write(writer, media.encode("mpegts", frames=10)[:1880])
+        publishing = asyncio.create_task(publish_source(Recorder(), Clip(pipe, "x"), 1.0, realtime=False))
+        child = psutil.Process()
+        await until(lambda: any("streamer.segment" in each.cmdline() for each in child.children()))
+        await asyncio.sleep(1)
+        publishing.cancel()
+        async with asyncio.timeout(20):
+            await asyncio.wait([publishing])
+        assert publishing.cancelled()
+    finally:
+        os.close(writer)
 
 
 def test_names() -> None:
