@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import EXECUTABLE, Page, chromium, tab
-from fakes import publish, running, service_config
+from fakes import publish, running, service_config, until
 from members import make_engines, make_member
 from PIL import Image
 from scenes import evidence, letters
@@ -45,6 +45,7 @@ class Screen:
 
     page: Page
     store: Store
+    feed: Feed
     address: str
     own_problems: int = 0
 
@@ -81,7 +82,7 @@ async def screen(browser: int) -> AsyncIterator[Screen]:
         address = await resources.enter_async_context(serving(feed, DashboardConfig(port=0)))
         page = await resources.enter_async_context(tab(browser))
         await page.size(1280, 800)
-        yield Screen(page, store, address)
+        yield Screen(page, store, feed, address)
         assert page.problems == []  # no exception, nothing that the policy refused
 
 
@@ -362,6 +363,27 @@ async def test_counts_silence_and_a_broken_stream(screen: Screen) -> None:
     text = await page.eval("document.querySelector('#videos').innerText")
     assert "silent 1 min" in text
     assert "ended" in text
+
+
+async def test_a_video_in_a_tab_that_nobody_sees_takes_no_connection(screen: Screen) -> None:
+    def hidden(value: str) -> str:
+        return (
+            f"Object.defineProperty(document, 'hidden', {{value: {value}, configurable: true}});"
+            "document.dispatchEvent(new Event('visibilitychange'))"
+        )
+
+    page = screen.page
+    screen.tell("cam", 0, 0.25)
+    await screen.open("video?id=cam")
+    await page.eval(hidden("true"))
+    await until(lambda: screen.feed.streams == 0)
+    screen.tell("cam", 1, 0.75)
+    await page.eval(hidden("false"))
+    await page.until("document.querySelector('#tiles').innerText.includes('0.75')")
+    await screen.open()
+    await page.eval(hidden("true"))
+    screen.tell("cam", 2, 0.9, alert="raised", changed=True)
+    await page.until("document.title === '▲ 1 · streamer'")
 
 
 async def test_the_form_lets_in_with_the_token_only(browser: int) -> None:

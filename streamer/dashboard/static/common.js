@@ -147,7 +147,10 @@ const MAX_STALL_MS = 160000;
 const RETRY_MS = 3000;
 
 // Follows a stream of changes, for ever. The server's clock is `now()` of what this returns.
-export const follow = (address, onChange) => {
+//
+// hidden: also in a tab that nobody sees. A browser has six connections to a server, for all of its tabs
+// together, and a stream takes one: of many videos in tabs, only the pages that are seen may have theirs.
+export const follow = (address, onChange, { hidden = false } = {}) => {
   const shown = byId("connection");
   const stream = { offset: 0, now: () => Date.now() + stream.offset };
   let source;
@@ -183,14 +186,25 @@ export const follow = (address, onChange) => {
       if (answer?.status === 401) location.reload(); // the session has ended; the server asks for the token
     });
   };
+  const wanted = () => hidden || !document.hidden;
   setInterval(() => {
-    if (Date.now() - heard > patience && !retrying) {
+    if (wanted() && Date.now() - heard > patience && !retrying) {
       patience = Math.min(2 * patience, MAX_STALL_MS);
       say("broken", "not connected, trying again");
       open();
     }
   }, 1000);
-  say("opening", "connecting");
-  open();
+  const openOrClose = () => {
+    say("opening", "connecting");
+    if (wanted()) {
+      open();
+    } else {
+      clearTimeout(retrying);
+      retrying = 0;
+      source?.close();
+    }
+  };
+  if (!hidden) document.addEventListener("visibilitychange", openOrClose);
+  openOrClose();
   return stream;
 };

@@ -60,7 +60,7 @@ const stream = follow("events", (change) => {
   announce(raised);
   measureRate();
   arrange();
-});
+}, { hidden: true }); // its title counts the alerts
 
 const arrange = ({ forced = false } = {}) => {
   const wanted = sorted([...videos.values()], view);
