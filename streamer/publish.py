@@ -113,7 +113,9 @@ async def _publish_and_say(
     try:
         done = await publish_source(sender, source, chunk_seconds, realtime=realtime, on_chunk=show)
     except (SourceError, TooLargeError) as error:
-        advice = "; cut shorter chunks (--chunk-seconds)" if isinstance(error, TooLargeError) else ""
+        advice = ""
+        if isinstance(error, TooLargeError):
+            advice = "; cut shorter chunks (--chunk-seconds; of HLS and DASH, in the packager)"
         print(f"error  {name}: {printable(str(error))}{advice}", file=sys.stderr)  # noqa: T201
         return False
     finally:

@@ -210,7 +210,7 @@ async def test_chunks_too_large_for_the_producer(
     sources = [Clip(big, "noise"), Clip(clip, "camera")]
     assert await publish_sources(config, sources, 1.0, realtime=False) == 1
     out, err = capsys.readouterr()
-    assert re.search(r"error  \S+noise\.mp4: .*; cut shorter chunks \(--chunk-seconds\)", err)
+    assert re.search(r"error  \S+noise\.mp4: .*; cut shorter chunks \(--chunk-seconds; of HLS", err)
     assert f"{clip}: video camera, 3 chunks" in out
 
 
