@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 
 from streamer.config import AlertConfig
 from streamer.evidence import Evidence, tracks_to_show
+from streamer.log import printable
 from streamer.manifest import Manifest
 from streamer.messages import ScoreUpdate
 from streamer.suspects import jpeg_of, png_of_heat
@@ -84,7 +85,7 @@ def report_html(
     return page_of(
         update,
         alert,
-        source={"File": file_name, "SHA-256": file_sha256},
+        source={"File": printable(file_name), "SHA-256": file_sha256},
         was_raised=was_raised,
         people=len(tracks),
         drawings=[_timeline(evidence, tracks, alert)] if evidence.faces else [],
@@ -115,6 +116,7 @@ def page_of(
     template = _templates().get_template("evidence.html.j2")
     page: str = template.render(
         update=update,
+        name=printable(update.video_id),
         verdict=verdict(update, alert, was_raised=was_raised),
         reasons=reasons(update, alert, people, was_raised=was_raised),
         missing=missing,

@@ -184,7 +184,7 @@ async def test_the_table_alone_needs_no_extra(
 
 
 def test_names_are_text(engines: Path) -> None:
-    evil = '<script>alert(1)</script>" onload="x'
+    evil = '<script>alert(1)</script>" onload="x\u202e'  # whose last one turns what follows around
     manifest = read_manifest(engines / "plain.json").model_copy(update={"origin": evil})
     html = report_html(
         final(None, video_id=evil),
@@ -197,7 +197,8 @@ def test_names_are_text(engines: Path) -> None:
         heat_maps={},
     )
     assert "<script" not in html
-    assert "No verdict" in html
+    assert "x\\u202e: No verdict" in html
+    assert "\u202e" not in html
 
 
 async def test_what_has_no_evidence(engines: Path, tmp_path: Path) -> None:
