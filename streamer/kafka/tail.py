@@ -18,7 +18,7 @@ from aiokafka.errors import CorruptRecordException as CorruptRecordError
 from aiokafka.errors import KafkaError, UnsupportedCodecError
 
 from streamer.config import KafkaConfig
-from streamer.errors import NoTopicError
+from streamer.errors import BrokerError, NoTopicError
 from streamer.kafka.client import (
     CONNECT_SECONDS,
     client_arguments,
@@ -69,9 +69,10 @@ async def tail(
     on_behind: told how many records are published and not handed over yet. on_silent: told, before each
     batch, for how many seconds Kafka has not answered; it is waited for, and nothing is missed. A batch that
     the client cannot read (damaged, unknown compression) is told of and skipped with all that was published
-    so far. Raises NoTopicError, also when the topic is deleted, BrokerError. Close it with
-    `contextlib.aclosing`.
+    so far. Raises NoTopicError, also when the topic is deleted, and BrokerError, also when it is given more
+    partitions, of which nothing is read here. Close it with `contextlib.aclosing`.
     """
+    oldest_ms = 1000 * (time.time() - back_seconds)  # from when it was asked for, however long it connects
     partitions = await _partitions(kafka, topic, connect_seconds)
     consumer = AIOKafkaConsumer(
         **client_arguments(kafka),
@@ -83,15 +84,16 @@ async def tail(
         await start_client(consumer, kafka, connect_seconds=connect_seconds)
         consumer.assign(partitions)
         first, end = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
-        oldest_ms = 1000 * (time.time() - back_seconds)
         for partition in partitions:
             consumer.seek(partition, max(first[partition], end[partition] - BACK_RECORDS))
         answered = looked = time.monotonic()
         while True:
             if time.monotonic() - looked >= LOOK_SECONDS:
-                there = await _is_there(consumer, topic)
+                there = await _partitions_now(consumer, topic)
                 looked = time.monotonic()
                 answered = looked if there else answered
+                if there > len(partitions):
+                    raise BrokerError(f"topic {topic} has {there} partitions now, and had {len(partitions)}")
             on_silent(time.monotonic() - answered)
             try:
                 got = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
@@ -131,16 +133,17 @@ async def retained(
                     yield Tailed(topic, record.partition, record.offset, record.value)
 
 
-async def _is_there(consumer: AIOKafkaConsumer, topic: str) -> bool:
-    """Whether Kafka answers. Raises NoTopicError if it has no such topic any more."""
+async def _partitions_now(consumer: AIOKafkaConsumer, topic: str) -> int:
+    """How many partitions it has; 0 if Kafka does not answer. Raises NoTopicError if it is gone."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            topics = await consumer.topics()
+            cluster = await consumer._client.fetch_all_metadata()
     except (TimeoutError, KafkaError):
-        return False
-    if topic not in topics:
+        return 0
+    found = cluster.partitions_for_topic(topic)
+    if not found:
         raise _no_topic(topic)
-    return True
+    return len(found)
 
 
 async def _partitions(kafka: KafkaConfig, topic: str, connect_seconds: float) -> list[TopicPartition]:

@@ -11,7 +11,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 
 import aiohttp
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from conftest import fresh_names
 from fakes import until as until_within
 from scenes import evidence
@@ -43,13 +43,15 @@ def config_of(kafka: KafkaConfig) -> Config:
     return Config.model_construct(**{**Config().__dict__, "kafka": kafka})
 
 
-async def send(kafka: KafkaConfig, topic: str, *values: bytes, timestamp_ms: int | None = None) -> bool:
+async def send(
+    kafka: KafkaConfig, topic: str, *values: bytes, partition: int = 0, timestamp_ms: int | None = None
+) -> bool:
     """Whether the records carry the broker's time, not ours."""
     producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers, max_request_size=2**24)
     await producer.start()
     try:
         for value in values:
-            sent = await producer.send_and_wait(topic, value, partition=0, timestamp_ms=timestamp_ms)
+            sent = await producer.send_and_wait(topic, value, partition=partition, timestamp_ms=timestamp_ms)
     finally:
         await producer.stop()
     return sent.timestamp_type == 1
@@ -194,6 +196,28 @@ async def test_a_broker_that_is_silent_is_spoken_of_and_nothing_is_missed(
             await send(kafka, kafka.scores_topic, encode_score(update("after")))
             await until(lambda: len(store) == 2)
             assert store.updates == 2
+
+
+async def test_partitions_that_are_added_are_read_too(
+    embedded_broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kafka = fresh_names(embedded_broker, "at_least_once")
+    await create_topics(kafka, partitions=2)
+    looked: list[str] = []
+
+    async def one_at_first(kafka: KafkaConfig, topic: str, connect_seconds: float) -> list[TopicPartition]:
+        looked.append(topic)
+        return [TopicPartition(topic, partition) for partition in range(min(2, looked.count(topic)))]
+
+    monkeypatch.setattr("streamer.kafka.tail._partitions", one_at_first)
+    monkeypatch.setattr("streamer.kafka.tail.LOOK_SECONDS", 0.3)
+    monkeypatch.setattr("streamer.dashboard.serve.RETRY_SECONDS", 0.1)
+    async with reading(kafka) as store:
+        await until(lambda: looked.count(kafka.scores_topic) == 2)
+        await send(kafka, kafka.scores_topic, encode_score(update("first")))
+        await send(kafka, kafka.scores_topic, encode_score(update("added")), partition=1)
+        await until(lambda: len(store) == 2)
+        await until(lambda: not store.status()["trouble"])
 
 
 async def test_a_process_serves_and_ends_on_sigterm_with_a_stream_open() -> None:
