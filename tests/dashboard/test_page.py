@@ -256,8 +256,8 @@ async def test_the_order_waits_for_the_pointer(screen: Screen) -> None:
     await page.point(x, y)
     screen.tell("v5", 1, 0.99, alert="raised", changed=True)
     await page.until("!document.querySelector('#held').hidden")
+    await page.until("document.querySelector('#videos').innerText.includes('0.99')")  # values go on
     assert (await screen.names())[0] == "v0"
-    assert "0.99" in await page.eval("document.querySelector('#videos').innerText")  # values go on
     await page.eval("document.querySelector('#sort-now').click()")
     await screen.until_first("v5")
 
