@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -11,6 +12,7 @@ from aiokafka.structs import ConsumerRecord
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError
 from streamer.kafka.client import client_arguments, describe, isolation, start_client, stop_consumer
+from streamer.kafka.presence import AWAY_SECONDS
 
 FETCH_BYTES = 8 * 1024 * 1024
 """Of one partition at a time."""
@@ -35,12 +37,22 @@ async def held(
     try:
         await start_client(consumer, kafka, connect_seconds=connect_seconds)
         consumer.assign(partitions)
-        left = await consumer.end_offsets(partitions)
+        ends = await consumer.end_offsets(partitions)
+        before: dict[TopicPartition, int] = {}
+        moved = time.monotonic()
         while True:
             # The position also moves over transaction markers, which are no records.
-            left = {each: end for each, end in left.items() if await consumer.position(each) < end}
+            at = {each: await consumer.position(each) for each in partitions}
+            left = [each for each in partitions if at[each] < ends[each]]
             if not left:
                 return
+            if at != before:
+                before, moved = at, time.monotonic()
+            elif time.monotonic() - moved > AWAY_SECONDS:  # aiokafka would wait without an end or a word
+                raise BrokerError(
+                    f"Kafka at {kafka.bootstrap_servers} has sent nothing of topic {partitions[0].topic} for "
+                    f"{AWAY_SECONDS:.0f} s, though there is more"
+                )
             for records in (await consumer.getmany(*left, timeout_ms=POLL_MS)).values():
                 yield records
     except KafkaError as error:
