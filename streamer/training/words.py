@@ -20,9 +20,9 @@ def percent(share: float | None) -> str:
     return f"{value:.{digits}f} %"
 
 
-def number(value: float | None) -> str:
-    """Three digits; `–` for None."""
-    return "–" if value is None else f"{value:.3f}"
+def number(value: float | None, digits: int = 3) -> str:
+    """Fixed digits; `–` for None."""
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def interval(figures: Figures) -> str:

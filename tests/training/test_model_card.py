@@ -13,11 +13,10 @@ from toy import toy_config
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
-pytestmark = pytest.mark.needs_torch  # the extra `train`, to which both belong
 
-from streamer.errors import TrainingError  # noqa: E402
-from streamer.manifest import Calibration, InputSpec, Manifest  # noqa: E402
-from streamer.training.model_card import FineTuning, TrainingFacts, model_card, write_model_card  # noqa: E402
+from streamer.errors import TrainingError
+from streamer.manifest import Calibration, InputSpec, Manifest
+from streamer.training.model_card import FineTuning, TrainingFacts, model_card, write_model_card
 
 FACTS = TrainingFacts(
     data=("3,000 photographs of real faces", "1,200 face swaps from a collection"),

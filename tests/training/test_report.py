@@ -12,12 +12,11 @@ from evaluations import both_classes, evaluation, real_alone
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
-pytestmark = pytest.mark.needs_torch  # the extra `train`, to which both belong
 
-from streamer.errors import TrainingError  # noqa: E402
-from streamer.training import plots  # noqa: E402
-from streamer.training.figures import read_evaluation  # noqa: E402
-from streamer.training.report import render_html, write_report  # noqa: E402
+from streamer.errors import TrainingError
+from streamer.training import plots
+from streamer.training.figures import read_evaluation
+from streamer.training.report import render_html, write_report
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 

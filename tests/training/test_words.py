@@ -26,7 +26,7 @@ def test_percent_never_rounds_to_all_or_nothing(share: float | None, text: str) 
 
 
 def test_number() -> None:
-    assert (number(0.12345), number(2.0), number(None)) == ("0.123", "2.000", "–")
+    assert (number(0.12345), number(2.0, 1), number(None)) == ("0.123", "2.0", "–")
 
 
 def test_a_set_of_both_classes() -> None:
