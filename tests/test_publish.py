@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import math
 import os
 import re
 import struct
+import termios
 import time
 from pathlib import Path
 
@@ -124,7 +126,8 @@ async def test_a_pipe_that_says_nothing_more_can_be_left(tmp_path: Path) -> None
         publishing = asyncio.create_task(publish_source(Recorder(), Clip(pipe, "x"), 1.0, realtime=False))
         child = psutil.Process()
         await until(lambda: any("streamer.segment" in each.cmdline() for each in child.children()))
-        await asyncio.sleep(1)
+        # until all is read, and it waits for more
+        await until(lambda: fcntl.ioctl(writer, termios.FIONREAD, bytes(4)) == bytes(4))
         publishing.cancel()
         async with asyncio.timeout(20):
             await asyncio.wait([publishing])

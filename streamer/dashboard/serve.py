@@ -154,7 +154,10 @@ async def _read(
     where = f"Kafka at {config.kafka.bootstrap_servers}"
 
     def note_silence(seconds: float) -> None:
+        nonlocal heard_seconds
+        heard_seconds = time.time()
         if seconds > SILENT_SECONDS:
+            heard_seconds -= seconds  # should it end with an error, what was published meanwhile is read
             store.trouble[topic] = f"{where} has not answered for {seconds:.0f} s"
         else:
             store.trouble.pop(topic, None)
@@ -171,7 +174,7 @@ async def _read(
             )
             async with aclosing(batches):
                 async for batch in batches:
-                    must_start, heard_seconds = False, time.time()
+                    must_start = False
                     take_batch(store, batch, take)
                     await asyncio.sleep(0)
         except BrokerError as error:

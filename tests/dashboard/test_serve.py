@@ -6,8 +6,9 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any
 
 import aiohttp
 import pytest
@@ -19,11 +20,11 @@ from test_cli import options_of, process, streamer
 from updates import update
 
 from streamer.config import Config, DashboardConfig, KafkaConfig
-from streamer.dashboard.serve import MAX_SCORE_BYTES, read_topics
+from streamer.dashboard.serve import MAX_SCORE_BYTES, _read, read_topics
 from streamer.dashboard.store import Store
 from streamer.errors import BrokerError
 from streamer.kafka.embedded import EmbeddedBroker
-from streamer.kafka.tail import tail
+from streamer.kafka.tail import Tailed, tail
 from streamer.kafka.topics import create_topics
 from streamer.messages import (
     JPEG_START,
@@ -196,6 +197,31 @@ async def test_a_broker_that_is_silent_is_spoken_of_and_nothing_is_missed(
             await send(kafka, kafka.scores_topic, encode_score(update("after")))
             await until(lambda: len(store) == 2)
             assert store.updates == 2
+
+
+async def test_after_a_silence_that_ends_with_an_error_all_of_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[float] = []
+
+    async def silent_tail(
+        *_: Any, back_seconds: float, on_silent: Callable[[float], None], **__: Any
+    ) -> AsyncGenerator[list[Tailed], None]:
+        asked.append(back_seconds)
+        on_silent(0.0 if len(asked) == 2 else 40.0)
+        yield []
+        raise BrokerError("gone")
+
+    monkeypatch.setattr("streamer.dashboard.serve.tail", silent_tail)
+    monkeypatch.setattr("streamer.dashboard.serve.RETRY_SECONDS", 0.0)
+    config = config_of(KafkaConfig())
+    reading_scores = asyncio.create_task(_read(config, Store(max_videos=1), "scores", lambda _: None))
+    await until(lambda: len(asked) >= 3)
+    reading_scores.cancel()
+    first, after_silence, after_none = asked[:3]
+    assert first == pytest.approx(config.dashboard.back_seconds, abs=5)
+    assert after_silence == pytest.approx(40, abs=5)
+    assert after_none == pytest.approx(0, abs=5)
 
 
 async def test_partitions_that_are_added_are_read_too(
