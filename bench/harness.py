@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import psutil
 
 from streamer.config import Config
-from streamer.kafka.consume import read_scores
 from streamer.kafka.embedded import EmbeddedBroker
 from streamer.kafka.publish import ChunkPublisher
+from streamer.kafka.scores import read_scores
 from streamer.kafka.topics import create_topics
 from streamer.messages import ScoreUpdate, VideoChunk
 

@@ -19,9 +19,9 @@ from streamer.config import Config
 from streamer.demo_clips import demo_clips
 from streamer.errors import StreamerError
 from streamer.files import FileError
-from streamer.kafka.consume import read_scores
 from streamer.kafka.embedded import EmbeddedBroker
 from streamer.kafka.publish import ChunkPublisher
+from streamer.kafka.scores import read_scores
 from streamer.kafka.topics import create_topics
 from streamer.log import printable, set_up_logging
 from streamer.members import missing_untrained, prepare_members

@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, TextIO
 
+import structlog
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from streamer.config import Config
-from streamer.kafka.consume import read_scores
+from streamer.kafka.presence import SILENT_SECONDS as KAFKA_SILENT_SECONDS
+from streamer.kafka.scores import read_scores
 from streamer.log import printable
 from streamer.messages import ScoreUpdate, encode_score
 from streamer.terminal import CONNECT_SECONDS, clock, count, duration, sparkline
@@ -52,6 +54,8 @@ UNTRAINED_BANNER = (
     "The members of this ensemble are untrained: their weights are random, so their scores say nothing about "
     "the video and are not shown. Decoding, faces, tracks and delivery are real."
 )
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -85,6 +89,8 @@ class Board:
         self._rows: dict[str, Row] = {}
         self._alerts: deque[Text] = deque(maxlen=RECENT_ALERTS)
         self._now_seconds = 0.0
+        self.unanswered_seconds = 0.0
+        """For so long Kafka has not answered."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -139,6 +145,10 @@ class Board:
             f" ▲ {count(raised, 'alert')} " if raised else "no alerts",
             style="bold white on red" if raised else "dim",
         )
+        if self.unanswered_seconds > KAFKA_SILENT_SECONDS:
+            head.append(
+                f"   Kafka has not answered for {duration(self.unanswered_seconds)}", style="bold red"
+            )
         head.no_wrap, head.overflow = True, "ellipsis"
         return head
 
@@ -293,6 +303,10 @@ class View(Protocol):
         """Show an update."""
         ...
 
+    def note_silence(self, seconds: float) -> None:
+        """Kafka has not answered for so long; 0 when it has."""
+        ...
+
 
 class LinesView:
     """A line per update, for logs and pipes; JSON if asked for."""
@@ -301,6 +315,7 @@ class LinesView:
         self._out = out
         self._json = json
         self._warned = False
+        self._unanswered = False
 
     def __enter__(self) -> LinesView:
         return self
@@ -319,6 +334,15 @@ class LinesView:
             self._warned = True
             print(UNTRAINED_BANNER, file=self._out)
         print(line(update), file=self._out, flush=True)
+
+    def note_silence(self, seconds: float) -> None:
+        """Log the beginning of a silence, and its end."""
+        unanswered = seconds > KAFKA_SILENT_SECONDS
+        if unanswered and not self._unanswered:
+            log.warning("Kafka has not answered", seconds=round(seconds))
+        elif self._unanswered and not unanswered:
+            log.info("Kafka answers again")
+        self._unanswered = unanswered
 
 
 class TableView:
@@ -345,6 +369,10 @@ class TableView:
         """Put an update on the board; the table is drawn anew a few times a second."""
         self._board.apply(update, time.monotonic())
 
+    def note_silence(self, seconds: float) -> None:
+        """Say it beside the alerts."""
+        self._board.unanswered_seconds = seconds
+
 
 def make_view(title: str, *, json: bool) -> View:
     """The table on a terminal, else lines."""
@@ -358,8 +386,13 @@ async def watch_scores(config: Config, *, json: bool, from_beginning: bool) -> N
     """Show updates as they come from Kafka, until cancelled. Raises BrokerError."""
     kafka = config.kafka
     title = f"{kafka.bootstrap_servers} · {kafka.scores_topic}"
-    reading = read_scores(kafka, from_beginning=from_beginning, connect_seconds=CONNECT_SECONDS)
-    async with aclosing(reading) as updates:
-        with make_view(title, json=json) as view:
+    with make_view(title, json=json) as view:
+        reading = read_scores(
+            kafka,
+            from_beginning=from_beginning,
+            connect_seconds=CONNECT_SECONDS,
+            on_silent=view.note_silence,
+        )
+        async with aclosing(reading) as updates:
             async for update in updates:
                 view.show(update)

@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, ClassVar, Self
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import RecordsToDelete
 
 from streamer.config import Config, KafkaConfig, RollingConfig, ServiceConfig
 from streamer.errors import DecodeError, InferenceError
 from streamer.kafka.client import admin_client
-from streamer.kafka.consume import read_scores
 from streamer.kafka.publish import ChunkPublisher
+from streamer.kafka.scores import read_scores
 from streamer.kafka.tail import retained
 from streamer.kafka.topics import describe_broker
 from streamer.messages import (
@@ -149,6 +149,16 @@ async def delete_records(kafka: KafkaConfig, before: dict[int, int]) -> None:
     }
     async with admin_client(kafka) as admin:
         await admin.delete_records(wanted)
+
+
+@asynccontextmanager
+async def producer(kafka: KafkaConfig) -> AsyncIterator[AIOKafkaProducer]:
+    client = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.stop()
 
 
 class ScoreLog:

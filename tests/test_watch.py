@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from structlog.testing import capture_logs
 from updates import update
 
 from streamer import watch
@@ -216,6 +217,24 @@ def test_lines_warn_once_of_untrained_members() -> None:
     view.show(update(trained=False))
     view.show(update(trained=False))
     assert out.getvalue().count(watch.UNTRAINED_BANNER) == 1
+
+
+def test_lines_say_once_that_kafka_is_silent_and_that_it_is_back() -> None:
+    view = LinesView(io.StringIO())
+    with capture_logs() as logs:
+        for seconds in (0.0, 14.0, 16.2, 21.0, 0.0, 0.0):
+            view.note_silence(seconds)
+    assert [(entry["log_level"], entry["event"], entry.get("seconds")) for entry in logs] == [
+        ("warning", "Kafka has not answered", 16),
+        ("info", "Kafka answers again", None),
+    ]
+
+
+def test_the_table_says_that_kafka_is_silent() -> None:
+    board = board_of(update())
+    assert "answered" not in shown(board)
+    board.unanswered_seconds = 42.0
+    assert "no alerts   Kafka has not answered for 42 s" in shown(board)
 
 
 def test_json_is_one_object_per_line() -> None:

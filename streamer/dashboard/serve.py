@@ -13,7 +13,7 @@ import uvicorn
 
 from streamer.config import Config, DashboardConfig
 from streamer.dashboard.feed import Feed, now_ms
-from streamer.dashboard.store import Store, Unreadable
+from streamer.dashboard.store import MAX_LETTERS, Store, Unreadable
 from streamer.dashboard.web import make_app
 from streamer.errors import BrokerError, ConfigError, MessageError, NoTopicError
 from streamer.kafka.presence import SILENT_SECONDS
@@ -27,6 +27,10 @@ RETRY_SECONDS = 5.0
 
 LOOK_SECONDS = 60.0
 """Between looks for the topic of evidence while there is none, as where nobody publishes any."""
+
+BACK_SCORES, BACK_LETTERS, BACK_EVIDENCE = 20_000, MAX_LETTERS, 1_000
+"""Records of a partition that are read at the start, at most. Of scores, what a minute at the greatest rate
+brings; dead letters are whole chunks, and evidence pictures: not more than is shown."""
 
 CLOSE_SECONDS = 3
 """For open connections, at the end."""
@@ -129,9 +133,9 @@ async def read_topics(config: Config, store: Store) -> None:
     kafka = config.kafka
     await gather_or_cancel(
         [
-            _read(config, store, kafka.scores_topic, take_score, must_start=True),
-            _read(config, store, kafka.dead_letters_topic, take_letter),
-            _read(config, store, kafka.evidence_topic, take_evidence, may_lack=True),
+            _read(config, store, kafka.scores_topic, take_score, BACK_SCORES, must_start=True),
+            _read(config, store, kafka.dead_letters_topic, take_letter, BACK_LETTERS),
+            _read(config, store, kafka.evidence_topic, take_evidence, BACK_EVIDENCE, may_lack=True),
         ]
     )
 
@@ -141,6 +145,7 @@ async def _read(
     store: Store,
     topic: str,
     take: Callable[[bytes], None],
+    back_records: int,
     *,
     must_start: bool = False,
     may_lack: bool = False,
@@ -168,6 +173,7 @@ async def _read(
                 config.kafka,
                 topic,
                 back_seconds=time.time() - heard_seconds,
+                back_records=back_records,
                 connect_seconds=CONNECT_SECONDS,
                 on_behind=lambda records: store.behind.update({topic: records}),
                 on_silent=note_silence,

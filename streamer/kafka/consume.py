@@ -1,4 +1,4 @@
-"""Chunks out of Kafka for a member of the group; score updates out of Kafka for whoever watches.
+"""Chunks out of Kafka for a member of the group.
 
 What aiokafka 0.14 does that shapes this module:
 - `getmany` ignores its timeout while the group rebalances, and with records of several partitions in its
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -33,7 +33,7 @@ from aiokafka.errors import (
 from aiokafka.errors import CorruptRecordException as CorruptRecordError
 
 from streamer.config import KafkaConfig
-from streamer.errors import BrokerError, MessageError
+from streamer.errors import BrokerError
 from streamer.kafka.client import (
     CONNECT_SECONDS,
     client_arguments,
@@ -43,8 +43,7 @@ from streamer.kafka.client import (
     stop_consumer,
 )
 from streamer.kafka.intake import Switches
-from streamer.kafka.topics import describe_broker
-from streamer.messages import Headers, ScoreUpdate, decode_score
+from streamer.messages import Headers
 
 REBALANCE_SLACK_SECONDS = 5.0
 """What the broker grants for a rebalance beyond the drain budget: committing and joining."""
@@ -363,53 +362,3 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
             self._on_error(error)
             return False
         return True
-
-
-async def read_scores(
-    kafka: KafkaConfig,
-    *,
-    from_beginning: bool = False,
-    ready: asyncio.Event | None = None,
-    connect_seconds: float = CONNECT_SECONDS,
-) -> AsyncGenerator[ScoreUpdate, None]:
-    """All score updates from now on (or from the beginning), without joining a group; never ends by itself.
-
-    ready: set once nothing published from then on can be missed. Records that are no score updates are
-    logged and left out. Raises BrokerError. Close it with `contextlib.aclosing`.
-    """
-    info = await describe_broker(kafka, connect_seconds=connect_seconds)
-    if kafka.scores_topic not in info.topics:
-        raise BrokerError(f"no topic {kafka.scores_topic}; make the topics with `streamer topics create`")
-    partitions = [TopicPartition(kafka.scores_topic, p) for p in range(info.topics[kafka.scores_topic])]
-    consumer = AIOKafkaConsumer(
-        **client_arguments(kafka),
-        auto_offset_reset="earliest" if from_beginning else "latest",
-        isolation_level=isolation(kafka),
-        max_partition_fetch_bytes=kafka.max_message_bytes,
-    )
-    try:
-        await start_client(consumer, kafka, connect_seconds=connect_seconds)
-        try:
-            consumer.assign(partitions)
-            for partition in partitions:
-                await consumer.position(partition)
-            if ready is not None:
-                ready.set()
-            while True:
-                record = await consumer.getone()
-                try:
-                    yield decode_score(record.value or b"")
-                except MessageError as error:
-                    log.warning(
-                        "not a score update",
-                        topic=record.topic,
-                        partition=record.partition,
-                        offset=record.offset,
-                        error=str(error),
-                    )
-        except KafkaError as error:
-            raise BrokerError(
-                f"cannot read topic {kafka.scores_topic} at {kafka.bootstrap_servers}: {describe(error)}"
-            ) from error
-    finally:
-        await stop_consumer(consumer)

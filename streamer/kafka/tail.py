@@ -1,15 +1,15 @@
 """Records of a topic for viewers: no group, no commit, no state.
 
-`tail`: the newest ones and whatever follows; `retained`: all of one key. `tail` starts at most BACK_RECORDS
-before each partition's end and leaves out what is older than asked for. So it needs no offsets by time, which
-the embedded broker does not know.
+`tail`: the newest ones and whatever follows; `retained`: all of one key. `tail` starts some records before
+each partition's end and leaves out what is older than asked for. So it needs no offsets by time, which the
+embedded broker does not know.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from aiokafka.errors import CorruptRecordException as CorruptRecordError
 from aiokafka.errors import KafkaError, UnsupportedCodecError
 
 from streamer.config import KafkaConfig
-from streamer.errors import BrokerError, NoTopicError
+from streamer.errors import NoTopicError
 from streamer.kafka.client import (
     CONNECT_SECONDS,
     client_arguments,
@@ -30,9 +30,6 @@ from streamer.kafka.client import (
 from streamer.kafka.held import held, unreadable
 from streamer.kafka.presence import ANSWER_SECONDS
 from streamer.kafka.topics import describe_broker
-
-BACK_RECORDS = 20_000
-"""Before the end of a partition at most: what a minute at the greatest rate brings."""
 
 BATCH_RECORDS = 250
 """Handed over at once: 10 ms of decoding, after which others in the process get their turn."""
@@ -59,18 +56,23 @@ async def tail(
     kafka: KafkaConfig,
     topic: str,
     *,
-    back_seconds: float,
+    back_seconds: float = 0.0,
+    back_records: int = 0,
+    ready: asyncio.Event | None = None,
     connect_seconds: float = CONNECT_SECONDS,
     on_behind: Callable[[int], None] = lambda _: None,
     on_silent: Callable[[float], None] = lambda _: None,
 ) -> AsyncGenerator[list[Tailed], None]:
     """Batches of records (empty ones now and then), in the order of each partition; never ends by itself.
 
-    on_behind: told how many records are published and not handed over yet. on_silent: told, before each
-    batch, for how many seconds Kafka has not answered; it is waited for, and nothing is missed. A batch that
-    the client cannot read (damaged, unknown compression) is told of and skipped with all that was published
-    so far. Raises NoTopicError, also when the topic is deleted, and BrokerError, also when it is given more
-    partitions, of which nothing is read here. Close it with `contextlib.aclosing`.
+    It starts `back_records` before the end of each partition and leaves out what is older than
+    `back_seconds` (math.inf: nothing). Partitions that are added later are read from their beginning.
+
+    ready: set once nothing published from then on can be missed. on_behind: told how many records are
+    published and not handed over yet. on_silent: told, before each batch, for how many seconds Kafka has not
+    answered; it is waited for, and nothing is missed. A batch that the client cannot read (damaged, unknown
+    compression) is told of and skipped with all that was published so far. Raises NoTopicError, also when the
+    topic is deleted, and BrokerError. Close it with `contextlib.aclosing`.
     """
     oldest_ms = 1000 * (time.time() - back_seconds)  # from when it was asked for, however long it connects
     partitions = await _partitions(kafka, topic, connect_seconds)
@@ -82,10 +84,10 @@ async def tail(
     )
     try:
         await start_client(consumer, kafka, connect_seconds=connect_seconds)
-        consumer.assign(partitions)
         first, end = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
-        for partition in partitions:
-            consumer.seek(partition, max(first[partition], end[partition] - BACK_RECORDS))
+        _read_at(consumer, {each: max(first[each], end[each] - back_records) for each in partitions})
+        if ready is not None:
+            ready.set()
         answered = looked = time.monotonic()
         while True:
             if time.monotonic() - looked >= LOOK_SECONDS:
@@ -93,7 +95,9 @@ async def tail(
                 looked = time.monotonic()
                 answered = looked if there else answered
                 if there > len(partitions):
-                    raise BrokerError(f"topic {topic} has {there} partitions now, and had {len(partitions)}")
+                    at = {each: await consumer.position(each) for each in partitions}
+                    partitions = [TopicPartition(topic, partition) for partition in range(there)]
+                    _read_at(consumer, {each: at.get(each, 0) for each in partitions})
             on_silent(time.monotonic() - answered)
             try:
                 got = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
@@ -115,6 +119,13 @@ async def tail(
         raise unreadable(kafka, topic, error) from error
     finally:
         await stop_consumer(consumer)
+
+
+def _read_at(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
+    """Read these partitions, each from an offset."""
+    consumer.assign(list(offsets))
+    for partition, offset in offsets.items():
+        consumer.seek(partition, offset)
 
 
 async def retained(

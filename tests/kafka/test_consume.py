@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from fakes import (
     dead_letters,
     delete_records,
     partition_of,
+    producer,
     publish,
     running,
     service_config,
@@ -25,9 +26,8 @@ from fakes import (
 from structlog.testing import capture_logs
 
 from streamer.config import KafkaConfig
-from streamer.errors import BrokerError
 from streamer.kafka.client import admin_client
-from streamer.kafka.consume import ChunkConsumer, Record, read_scores
+from streamer.kafka.consume import ChunkConsumer, Record
 from streamer.kafka.intake import Switches
 from streamer.messages import encode_chunk
 
@@ -39,16 +39,6 @@ class NotText(str):
 
     def encode(self, *_: Any) -> bytes:
         return b"\xff\xfe"
-
-
-@asynccontextmanager
-async def producer(kafka: KafkaConfig) -> AsyncIterator[AIOKafkaProducer]:
-    client = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers)
-    await client.start()
-    try:
-        yield client
-    finally:
-        await client.stop()
 
 
 async def send_unreadable(kafka: KafkaConfig, partition: int, *before: bytes) -> None:
@@ -242,40 +232,6 @@ async def test_callback_errors_are_handed_over(real_kafka: KafkaConfig) -> None:
     finally:
         await consumer.stop()
     assert [str(error) for error in errors] == ["mine", "mine"]
-
-
-async def test_scores_are_read_from_now_on_or_from_the_beginning(kafka: KafkaConfig) -> None:
-    async with running(service_config(kafka), FakePipeline()), watching(kafka) as scores:
-        await publish(kafka, chunk("early", 0))
-        await until(lambda: len(scores.updates) == 1)
-        ready = asyncio.Event()
-
-        async def first_new() -> str:
-            async with aclosing(read_scores(kafka, ready=ready)) as updates:
-                async for update in updates:
-                    return update.video_id
-            raise AssertionError
-
-        reading = asyncio.create_task(first_new())
-        await asyncio.wait_for(ready.wait(), 10)
-        await publish(kafka, chunk("late", 0))
-        assert await asyncio.wait_for(reading, 10) == "late"
-        await until(lambda: len(scores.updates) == 2)
-
-
-async def test_reading_steps_over_what_is_no_score(kafka: KafkaConfig) -> None:
-    async with watching(kafka) as scores, running(service_config(kafka), FakePipeline()):
-        async with producer(kafka) as client:
-            await client.send_and_wait(kafka.scores_topic, b"not a score")
-            await client.send_and_wait(kafka.scores_topic, None, key=b"tombstone")
-        await publish(kafka, chunk("v", 0))
-        await until(lambda: len(scores.updates) == 1)
-
-
-async def test_reading_a_missing_topic(kafka: KafkaConfig) -> None:
-    absent = kafka.model_copy(update={"scores_topic": "absent"})
-    with pytest.raises(BrokerError, match="no topic absent; make the topics with `streamer topics create`"):
-        await anext(read_scores(absent))
 
 
 @pytest.mark.needs_kafka
