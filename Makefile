@@ -43,7 +43,7 @@ demo: setup
 	$(BIN)/streamer demo --page
 
 test: $(VENV)/.dev-ready
-	$(BIN)/pytest -m "not needs_cuda and not needs_torch"
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile -m "not needs_cuda and not needs_torch"
 
 test-torch: $(VENV)/.bench-ready
 	$(BIN)/pytest -m needs_torch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Literal
@@ -24,6 +25,9 @@ from streamer.log import LOUD_LIBRARIES
 # How long an example takes says something of the machine, not of the code.
 hypothesis.settings.register_profile("streamer", deadline=None)
 hypothesis.settings.load_profile("streamer")
+
+# Processes that tests interrupt would ignore it, too, where a shell runs the tests in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
