@@ -23,6 +23,9 @@ EDGE_SEGMENTS = 3
 
 MIN_RELOAD_SECONDS, MAX_RELOAD_SECONDS = 0.5, 30.0
 
+STALLED_RELOADS = 6
+"""A live listing that has not changed in so many reload times is spoken of."""
+
 _SOUND = frozenset({"mp4a", "ac-3", "ec-3", "opus", "Opus", "vorbis", "flac", "fLaC"})
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -98,7 +101,9 @@ async def _readings(
 ) -> AsyncIterator[Listing]:
     """The listing as it grows, until it has ended; attempts: as in NetworkOptions."""
     seen: list[Segment] = []
+    changed = time.monotonic()
     failures = 0
+    stalled = False
     while True:
         started = time.monotonic()
         try:
@@ -118,8 +123,15 @@ async def _readings(
         if listing.is_ended:
             return
         # RFC 8216, 6.3.4: after the target duration, or half of it if nothing had changed
-        wait = listing.reload_seconds / (2 if listing.segments == seen else 1)
-        seen = listing.segments
+        wait = listing.reload_seconds
+        if listing.segments == seen:
+            wait /= 2
+            silent = started - changed
+            if not stalled and silent > STALLED_RELOADS * listing.reload_seconds:
+                stalled = True
+                log.warning("a playlist or manifest does not grow", video_id=video_id, seconds=round(silent))
+        else:
+            seen, changed, stalled = listing.segments, started, False
         await asyncio.sleep(max(wait - (time.monotonic() - started), MIN_RELOAD_SECONDS))
 
 

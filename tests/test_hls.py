@@ -11,6 +11,8 @@ from typing import Any
 import m3u8
 import media
 import pytest
+from fakes import until
+from structlog.testing import capture_logs
 from test_decode import decode
 from web_site import Site
 
@@ -392,6 +394,21 @@ async def test_a_live_playlist_that_goes_away_and_comes_back(
         site.failures["live.m3u8"] = [404]
         packager.show(1, 3)
         assert (await anext(found)).chunk.seq == 2
+
+
+async def test_a_live_playlist_that_does_not_grow_is_told_of_once(
+    packager: Packager, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.adaptive.STALLED_RELOADS", 0.5)
+    packager.show(0, 2)
+    with capture_logs() as logs:
+        async with asyncio.timeout(60), aclosing(playlist(packager.location).pieces(2.0)) as found:
+            assert [(await anext(found)).chunk.seq for _ in range(2)] == [0, 1]
+            following = asyncio.ensure_future(anext(found))
+            await until(lambda: site.asked.count("live.m3u8") == 5)
+            packager.show(1, 3)
+            assert (await following).chunk.seq == 2
+    assert [entry["event"] for entry in logs] == ["a playlist or manifest does not grow"]
 
 
 async def test_it_is_given_up_after_so_many_attempts(packager: Packager, site: Site, at_once: None) -> None:
