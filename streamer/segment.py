@@ -1,7 +1,9 @@
 """Video files -> segments cut at keyframes, nothing re-encoded. FFmpeg runs in a process of its own.
 
 The video stream alone is copied, into Matroska: unlike MPEG-TS, it holds every codec, keeps the rotation, and
-protects the pictures by checksums, so that a chunk damaged on its way is noticed whatever its codec. A file
+protects the pictures by checksums, so that a chunk damaged on its way is noticed whatever its codec. Where a
+file was trimmed without being encoded anew, the pictures between the keyframe and the trim are needed to
+decode the others, and no player shows them; such a segment is MP4, whose edit list hides them again. A file
 can crash FFmpeg, so a child process reads it and writes the segments to a pipe; it holds one segment at a
 time and waits while nobody asks for the next.
 """
@@ -174,25 +176,36 @@ def _open(file: IO[bytes]) -> Any:
         raise DecodeError("not_media", "no video that FFmpeg can read") from error
 
 
-def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[dict[str, Any], bytes]]:
+def _stated_seconds(source: Any, stream: Any) -> float | None:
     import av
 
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    if not source.duration:
+        return None
+    # In Matroska as FFmpeg writes it, the time at which the file ends, wherever it starts.
+    start_time = max(0, source.start_time or 0) if "matroska" in source.format.name else 0
+    length = source.duration - start_time
+    return float((length if length > 0 else source.duration) / av.time_base)
+
+
+def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[dict[str, Any], bytes]]:
     time_base = stream.time_base
-    video_seconds = float(stream.duration * time_base) if stream.duration else None
-    if video_seconds is None and source.duration:
-        # In Matroska as FFmpeg writes it, the time at which the file ends, wherever it starts.
-        start_time = max(0, source.start_time or 0) if "matroska" in source.format.name else 0
-        length = source.duration - start_time
-        video_seconds = (length if length > 0 else source.duration) / av.time_base
-    origin = start = end = 0
+    video_seconds = _stated_seconds(source, stream)
+    origin: int | None = None
+    start = end = 0
     current: Muxer | None = None
+    hidden: list[Any] = []  # of the group of pictures, since its last picture that is shown
 
     def finished(muxer: Muxer, *, until: int, is_last: bool) -> tuple[dict[str, Any], bytes]:
+        nonlocal origin
+        origin = start if origin is None else origin
         fields = {
             "start_seconds": float((start - origin) * time_base),
             "duration_seconds": max(float((until - start) * time_base), 0.0),
             "video_seconds": video_seconds,
             "is_last": is_last,
+            "format": muxer.format,
         }
         return fields, muxer.finish()
 
@@ -204,15 +217,24 @@ def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[
         pts = packet.dts if packet.pts is None else packet.pts
         if pts is None:
             raise DecodeError("damaged", "the file's video has no timestamps")
-        if current is None:
-            if not packet.is_keyframe:
-                continue  # a recording that was joined in the middle of a group of pictures
-            current, origin, start, end = Muxer(stream), pts, pts, pts
-        elif packet.is_keyframe and (pts - start) * time_base >= chunk_seconds:
-            yield finished(current, until=pts, is_last=False)
-            current, start = Muxer(stream), pts
+        if packet.is_keyframe:
+            hidden = []
+        if packet.is_discard:  # before or after what an MP4 edit list shows
+            hidden.append(packet)
+            continue
+        first = hidden[0] if hidden else packet
+        if current is None and not first.is_keyframe:
+            continue  # a recording that was joined in the middle of a group of pictures
+        if current is None or (first.is_keyframe and (hidden or (pts - start) * time_base >= chunk_seconds)):
+            if current is not None:
+                yield finished(current, until=end if hidden else pts, is_last=False)
+            current, start = Muxer(stream, "mp4" if hidden else "matroska"), pts
+        if current.format == "mp4":
+            start = min(start, pts)  # the first picture shown need not be the first decoded
         end = max(end, pts + (packet.duration or 0))
-        current.add(packet)  # changes the packet's time base
+        for each in (*hidden, packet):
+            current.add(each)  # changes the packet's time base
+        hidden = []
     if current is None:
         raise DecodeError("no_keyframe", "the file's video has no keyframe")
     yield finished(current, until=end, is_last=True)
@@ -221,19 +243,31 @@ def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[
 class Muxer:
     """Writes one segment."""
 
-    def __init__(self, template: Any) -> None:
+    def __init__(self, template: Any, container: str = "matroska") -> None:
+        """container: `matroska`, or `mp4`, which can say that its first pictures are not to be shown."""
         import av
 
+        self.format = container
         self._buffer = io.BytesIO()
-        self._container = av.open(self._buffer, "w", format="matroska", options={"write_crc32": "1"})
+        options = {"write_crc32": "1"} if container == "matroska" else {}
+        self._container = av.open(self._buffer, "w", format=container, options=options)
         # opaque: copy the parameters as they are; PyAV would look for an encoder of the same name otherwise
         self._stream = self._container.add_stream_from_template(template, opaque=True)
+        self._waiting: list[Any] = []
 
     def add(self, packet: Any) -> None:
+        if self.format == "mp4":
+            self._waiting.append(packet)  # until all are here that say which is shown first
+            return
         packet.stream = self._stream
         self._container.mux(packet)
 
     def finish(self) -> bytes:
+        shown_from = min((packet.pts for packet in self._waiting if not packet.is_discard), default=0)
+        for packet in self._waiting:  # FFmpeg's edit list hides what is before 0
+            packet.pts, packet.dts = packet.pts - shown_from, packet.dts - shown_from
+            packet.stream = self._stream
+            self._container.mux(packet)
         self._container.close()
         return self._buffer.getvalue()
 

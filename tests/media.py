@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("SVT_LOG", "0")  # SVT-AV1 would write to stderr
 
@@ -185,6 +186,41 @@ def mp4_boxes(data: bytes) -> list[tuple[int, bytes, int]]:
         boxes.append((position, data[position + 4 : position + 8], size))
         position += size
     return boxes
+
+
+def trimmed(data: bytes, seconds: float) -> bytes:
+    """An MP4 copied as it is, with an edit list that hides its beginning: as `ffmpeg -ss` and phones trim."""
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source, av.open(buffer, "w", format="mp4") as output:
+        template = source.streams.video[0]
+        stream = output.add_stream_from_template(template, opaque=True)
+        offset = round(seconds / cast(Fraction, template.time_base))
+        for packet in source.demux(template):
+            if packet.size:
+                packet.stream = stream
+                packet.pts, packet.dts = cast(int, packet.pts) - offset, cast(int, packet.dts) - offset
+                output.mux(packet)
+    return buffer.getvalue()
+
+
+def edited(data: bytes, pieces: Sequence[tuple[float, float]]) -> bytes:
+    """An MP4 whose edit list shows, one after the other, these pieces of what it showed: [start, end),
+    seconds."""
+    clip = bytearray(data)
+    boxes = {kind: clip.index(kind) - 4 for kind in (b"moov", b"trak", b"edts", b"elst", b"mvhd", b"mdhd")}
+    movie_ticks, ticks = (
+        int.from_bytes(clip[boxes[kind] + 20 :][:4], "big") for kind in (b"mvhd", b"mdhd")
+    )  # a second, in the header of the movie and in that of its only track
+    entries = boxes[b"elst"] + 16  # of 12 bytes: duration, start, speed
+    first = int.from_bytes(clip[entries + 4 : entries + 8], "big")
+    listed = [(round((end - start) * movie_ticks), first + round(start * ticks)) for start, end in pieces]
+    old = 12 * int.from_bytes(clip[entries - 4 : entries], "big")
+    new = b"".join(struct.pack(">IiI", *entry, 1 << 16) for entry in listed)
+    clip[entries - 4 : entries + old] = struct.pack(">I", len(listed)) + new
+    for kind in (b"moov", b"trak", b"edts", b"elst"):
+        size = int.from_bytes(clip[boxes[kind] : boxes[kind] + 4], "big") + len(new) - old
+        clip[boxes[kind] : boxes[kind] + 4] = size.to_bytes(4, "big")
+    return bytes(clip)
 
 
 def cut_at_keyframes(data: bytes, container: str) -> list[bytes]:

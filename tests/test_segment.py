@@ -57,6 +57,39 @@ def test_a_recording_that_starts_after_an_hour(tmp_path: Path, container: str) -
     assert (first.start_seconds, first.video_seconds) == (0, pytest.approx(4, abs=0.1))
 
 
+@pytest.mark.parametrize("codec", ["h264", "hevc", "vp9", "av1", "mpeg4"])
+def test_pictures_that_a_trim_hides_stay_hidden(tmp_path: Path, codec: str) -> None:
+    whole = media.encode("mp4", codec, frames=120, gop=30, rotation=90)
+    segments = list(segments_of(written(tmp_path, media.trimmed(whole, 50 / media.FPS)), 0.9))
+    assert [segment.format for segment in segments] == ["mp4", "matroska"]
+    assert [(segment.start_seconds, segment.duration_seconds) for segment in segments] == [
+        pytest.approx(span, abs=0.002) for span in ((0, 4 / 3), (4 / 3, 1))
+    ]
+    seen = []
+    for segment in segments:
+        times, images, _ = decode(segment.data)
+        assert times == pytest.approx([number / media.FPS for number in range(len(times))], abs=0.002)
+        assert media.corners_of(images[0]) == [1, 2, 3, 0]
+        upright = [np.rot90(image, -1) for image in images]
+        seen += [media.index_of(image) for image in upright]
+    assert seen == list(range(50, 120))
+
+
+def test_an_edit_list_of_several_pieces(tmp_path: Path) -> None:
+    """Nothing of a piece is lost; a picture after its end may come along if one before needs it."""
+    data = media.edited(media.encode("mp4", frames=150, gop=15), [(0.7, 1.2), (2.2, 4.0)])
+    segments = list(segments_of(written(tmp_path, data), 1))
+    pieces = [range(21, 36), range(66, 105), range(105, 120)]
+    assert len(segments) == len(pieces)
+    for segment, piece in zip(segments, pieces, strict=True):
+        seen = [media.index_of(image) for image in decode(segment.data)[1]]
+        assert seen[: len(piece)] == list(piece)
+        assert seen[len(piece) :] in ([], [piece.stop], [piece.stop + 1])
+    starts = [segment.start_seconds for segment in segments]
+    assert starts == pytest.approx([0, 0.5, 1.8], abs=0.002)
+    assert [segment.is_last for segment in segments] == [False, False, True]
+
+
 def test_pixels_are_those_of_the_file(tmp_path: Path) -> None:
     data = media.encode("mp4", frames=60, gop=30)
     whole = decode(data)[1]
