@@ -28,6 +28,9 @@ _TS_SYNC = 0x47
 _EBML_MAGIC = b"\x1a\x45\xdf\xa3"
 _SEGMENT = 0x18538067
 _CLUSTER = 0x1F43B675
+HEAD_BYTES = 4096
+"""Of Matroska, up to the size of its `Segment`."""
+
 _CRC32_HEAD = b"\xbf\x84"  # element ID of CRC-32, size 4
 
 _MAX_PROGRAM_TABLES = 64
@@ -97,6 +100,20 @@ def _check_mp4(data: bytes) -> None:
         raise DecodeError("unsupported_format", "MP4 with a compressed `moov` is not accepted")
     if b"moov" not in seen:
         raise DecodeError("no_init", "MP4 without `moov`: a CMAF/fMP4 segment needs its init segment")
+
+
+def matroska_end(head: bytes) -> int | None:
+    """Where a Matroska file says that it ends, in bytes; None: it does not, as a live one.
+
+    head: its first HEAD_BYTES. Raises DecodeError if they are no head of Matroska.
+    """
+    position = 0
+    while True:
+        element, position = _ebml_number(head, position, max_length=4, keep_marker=True)
+        size, position = _ebml_number(head, position, max_length=8, keep_marker=False)
+        if element == _SEGMENT:
+            return None if size is None else position + size
+        position += size or 0
 
 
 def _is_box_name(kind: bytes) -> bool:

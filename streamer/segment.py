@@ -15,6 +15,7 @@ import io
 import json
 import os
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -145,7 +146,22 @@ def write_message(fields: dict[str, Any], data: bytes = b"") -> None:
 def _cut(file: IO[bytes], chunk_seconds: float) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Fields and data of each segment."""
     with _open(file) as source:
-        yield from _segments(source, video_stream(source), chunk_seconds)
+        is_cut = "matroska" in source.format.name and _is_cut_matroska(file)
+        for fields, data in _segments(source, video_stream(source), chunk_seconds):
+            if is_cut and fields["is_last"]:  # FFmpeg takes the cut for the end
+                raise DecodeError("damaged", "the file is cut or damaged")
+            yield fields, data
+
+
+def _is_cut_matroska(file: IO[bytes]) -> bool:
+    """Whether it ends before where it says; of a pipe, or one that was recorded live, nobody knows."""
+    from streamer.media_structure import HEAD_BYTES, matroska_end
+
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        return False
+    end = matroska_end(os.pread(file.fileno(), HEAD_BYTES, 0))
+    return end is not None and end > status.st_size
 
 
 def video_stream(source: Any) -> Any:

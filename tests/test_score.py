@@ -226,8 +226,9 @@ def cut_short(clip: Path, container: str, options: dict[str, str]) -> Path:
         ("mp4", {"movflags": "frag_keyframe+empty_moov+default_base_moof"}),
         ("avi", {}),
         ("flv", {}),
+        ("matroska", {}),
     ],
-    ids=["faststart", "fragmented", "avi", "flv"],
+    ids=["faststart", "fragmented", "avi", "flv", "matroska"],
 )
 async def test_what_comes_before_a_cut_is_scored(
     tmp_path: Path, container: str, options: dict[str, str]
