@@ -104,6 +104,8 @@ async def _score_with_evidence(
                 f"--report needs the extra report: {missing_extra('report')} ({error})"
             ) from error
     (path,) = files
+    if report and path.exists() and not (path.is_file() or path.is_dir()):
+        raise ConfigError("--report states the file's SHA-256, for which it is read again: no pipe can be")
     folder = config.classify.engines
     manifests = [read_manifest(folder / f"{member}.json") for member in config.classify.members]
     if untrained := [manifest.name for manifest in manifests if not manifest.trained]:

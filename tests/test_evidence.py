@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -204,6 +205,10 @@ async def test_what_has_no_evidence(engines: Path, tmp_path: Path) -> None:
     clip = demo_clips()[0]
     with pytest.raises(ConfigError, match="one file, not 2"):
         await score_files(config_with(engines, "plain"), [clip, clip], json=False, report=tmp_path / "r.html")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError, match="no pipe"):  # of which the SHA-256 would be that of nothing
+        await score_files(config_with(engines, "plain"), [pipe], json=False, report=tmp_path / "r.html")
     make_member(engines, "random", 0.0, trained=False)
     config = config_with(engines, "random")
     allowed = config.model_copy(
