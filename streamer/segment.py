@@ -209,7 +209,7 @@ def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[
     time_base = stream.time_base
     video_seconds = _stated_seconds(source, stream)
     origin: int | None = None
-    start = end = 0
+    start = latest = end = 0
     current: Muxer | None = None
     hidden: list[Any] = []  # of the group of pictures, since its last picture that is shown
 
@@ -241,13 +241,18 @@ def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[
         first = hidden[0] if hidden else packet
         if current is None and not first.is_keyframe:
             continue  # a recording that was joined in the middle of a group of pictures
-        if current is None or (first.is_keyframe and (hidden or (pts - start) * time_base >= chunk_seconds)):
+        is_joined = first.is_keyframe and not hidden and pts < latest  # recordings one after the other
+        if current is None or (
+            first.is_keyframe and (hidden or is_joined or (pts - start) * time_base >= chunk_seconds)
+        ):
             if current is not None:
-                yield finished(current, until=end if hidden else pts, is_last=False)
-            current, start = Muxer(stream, "mp4" if hidden else "matroska"), pts
+                yield finished(current, until=end if hidden or is_joined else pts, is_last=False)
+            if is_joined and origin is not None:  # the clock is set back, the video goes on
+                origin, end = origin - (end - pts), pts
+            current, start, latest = Muxer(stream, "mp4" if hidden else "matroska"), pts, pts
         if current.format == "mp4":
             start = min(start, pts)  # the first picture shown need not be the first decoded
-        end = max(end, pts + (packet.duration or 0))
+        latest, end = max(latest, pts), max(end, pts + (packet.duration or 0))
         for each in (*hidden, packet):
             current.add(each)  # changes the packet's time base
         hidden = []

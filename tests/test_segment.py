@@ -49,6 +49,23 @@ def test_segments_hold_all_frames_once(tmp_path: Path, container: str, codec: st
         assert len(segments) == 4  # every second keyframe
 
 
+def test_recordings_one_after_the_other(tmp_path: Path) -> None:
+    """Each begins at the same time; the packets are numbered on, as where they are joined on purpose."""
+    data = bytearray(media.encode("mpegts", frames=45, gop=15) * 2)
+    numbers: dict[int, int] = {}
+    for at in range(0, len(data), 188):
+        stream = (data[at + 1] & 0x1F) << 8 | data[at + 2]
+        if data[at + 3] & 0x10:  # has a payload, and with it the next number
+            numbers[stream] = (numbers.get(stream, -1) + 1) % 16
+        data[at + 3] = data[at + 3] & 0xF0 | numbers.get(stream, 0)
+    segments = list(segments_of(written(tmp_path, bytes(data)), 0.9))
+    spans = [(segment.start_seconds, segment.duration_seconds) for segment in segments]
+    assert spans == [pytest.approx(span, abs=0.002) for span in ((0, 1), (1, 0.5), (1.5, 1), (2.5, 0.5))]
+    seen = [media.index_of(image) for segment in segments for image in decode(segment.data)[1]]
+    assert seen == [*range(45), *range(45)]
+    assert [segment.is_last for segment in segments] == [False, False, False, True]
+
+
 @pytest.mark.parametrize("container", ["matroska", "mp4", "mpegts"])
 def test_a_recording_that_starts_after_an_hour(tmp_path: Path, container: str) -> None:
     """Lasts as long as any: by its stated length the sampling rate is chosen."""
