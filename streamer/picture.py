@@ -1,7 +1,7 @@
 """Decoded frames as a player would show them.
 
 Upright, with square pixels, in the colours that they are tagged with, and without the combs of interlaced
-video, of which one field is kept. HDR is shown as on an ordinary screen (`hdr`), as phones show it there.
+video, of which one field is kept. HDR of PQ is shown as on an ordinary screen (`hdr`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
-from streamer.hdr import HDR_TRANSFERS, tone_mapped
+from streamer.hdr import PQ, tone_mapped
 from streamer.types import MATRICES, UInt8Array, YuvLayout
 
 _HD_HEIGHT = 720  # untagged video is BT.709 from here on and BT.601 below, as players assume
@@ -52,9 +52,9 @@ class SampledFrame:
     def yuv_layout(self) -> YuvLayout | None:
         """What `write_yuv` gives; None if the frame is not 4:2:0 of 8 bits with a matrix of `MATRICES`.
 
-        Nor if it is interlaced, HDR, or its pixels are not square: only `write_rgb` undoes that.
+        Nor if it is interlaced, of PQ, or its pixels are not square: only `write_rgb` undoes that.
         """
-        if self.picture.interlaced_frame or self._is_stretched() or _is_hdr(self.picture):
+        if self.picture.interlaced_frame or self._is_stretched() or _is_pq(self.picture):
             return None
         matrix, full_range = _colours(self.picture)
         kind = self.picture.format.name
@@ -117,19 +117,19 @@ def _to_rgb(picture: Any, height: int, width: int) -> UInt8Array:
         _top_field(picture) if picture.interlaced_frame else picture,
         width=width,
         height=height,
-        format="rgb48le" if _is_hdr(picture) else "rgb24",
+        format="rgb48le" if _is_pq(picture) else "rgb24",
         src_colorspace=matrix,
         src_color_range=ColorRange.JPEG if full_range else ColorRange.MPEG,
         dst_color_range=ColorRange.JPEG,
         threads=1,
     )
-    if _is_hdr(picture):
-        return tone_mapped(cast(NDArray[np.uint16], converted.to_ndarray()), int(picture.color_trc))
+    if _is_pq(picture):
+        return tone_mapped(cast(NDArray[np.uint16], converted.to_ndarray()))
     return cast(UInt8Array, converted.to_ndarray())
 
 
-def _is_hdr(picture: Any) -> bool:
-    return int(picture.color_trc) in HDR_TRANSFERS
+def _is_pq(picture: Any) -> bool:
+    return int(picture.color_trc) == PQ
 
 
 def _top_field(picture: Any) -> Any:
