@@ -53,6 +53,8 @@ class Piece:
     chunk: VideoChunk
     end_seconds: float
     """Where its last frame stops being shown, seconds from the start of the video."""
+    lost: int = 0
+    """Chunks of a file before it that were damaged, and left out: their seq is missing."""
 
 
 async def pieces_of(path: Path, video_id: str, chunk_seconds: float) -> AsyncGenerator[Piece, None]:
@@ -66,6 +68,7 @@ async def pieces_of(path: Path, video_id: str, chunk_seconds: float) -> AsyncGen
         while (segment := await _next(segments, readers)) is not None:
             if segment.start_seconds > MAX_SECONDS:
                 raise FileError(path, "damaged", f"timestamps jump to {segment.start_seconds:.3g} s")
+            seq += segment.lost
             length = segment.video_seconds or 0.0  # as stated: it may be no length at all
             chunk = VideoChunk(
                 video_id=video_id,
@@ -76,7 +79,7 @@ async def pieces_of(path: Path, video_id: str, chunk_seconds: float) -> AsyncGen
                 duration_seconds=length if 0 < length <= MAX_SECONDS else None,
                 last=segment.is_last,
             )
-            yield Piece(chunk, segment.start_seconds + segment.duration_seconds)
+            yield Piece(chunk, segment.start_seconds + segment.duration_seconds, segment.lost)
             seq += 1
 
 

@@ -43,6 +43,8 @@ class Published:
     """Of video published."""
     video_seconds: float | None
     """Length of the whole video, if the source says it."""
+    lost: int = 0
+    """Chunks of a file that were damaged, and left out."""
 
 
 async def publish_sources(
@@ -93,7 +95,11 @@ async def publish_source(
                     chunk = chunk.model_copy(update={"captured_at_ms": round(1000 * time.time())})
             await sender.send_chunk(chunk)
             done = Published(
-                done.chunks + 1, done.bytes + len(chunk.data), piece.end_seconds, chunk.duration_seconds
+                done.chunks + 1,
+                done.bytes + len(chunk.data),
+                piece.end_seconds,
+                chunk.duration_seconds,
+                done.lost + piece.lost,
             )
             on_chunk(done)
     return done
@@ -122,7 +128,10 @@ async def _publish_and_say(
         bars.remove_task(bar)
     about = f"{count(done.chunks, 'chunk')}, {duration(done.seconds)}, {filesize.decimal(done.bytes)}"
     print(f"{name}: video {printable(source.video_id)}, {about}", flush=True)  # noqa: T201
-    return True
+    if done.lost:
+        lost = count(done.lost, "damaged chunk")
+        print(f"error  {name}: {lost} left out", file=sys.stderr)  # noqa: T201
+    return not done.lost
 
 
 def _bars() -> Progress:

@@ -152,8 +152,8 @@ async def score_file(
     on_face: told of every face, with its crop.
 
     Raises FileError if it cannot be read, or if not one of its chunks can be decoded. A chunk that cannot,
-    among others that can, is counted in `undecodable_chunks`; so is what is left of a file where it is cut or
-    damaged.
+    among others that can, is counted in `undecodable_chunks`; so is what is left of a file where it is cut.
+    One that is damaged in the file itself is left out, and counted in `missing_chunks`.
     """
     started = time.monotonic()
     rolling = RollingScores(config.rolling, config.alert, config.faces, pipeline.ensemble)
@@ -162,7 +162,7 @@ async def score_file(
     first_error: ChunkError | None = None
     cut: FileError | None = None
     alert_at: float | None = None
-    seqs = 0
+    next_seq = 0
 
     async def count_next() -> None:
         nonlocal first_error, alert_at
@@ -181,7 +181,7 @@ async def score_file(
         try:
             async with aclosing(pieces_of(path, video_id, CHUNK_SECONDS)) as pieces:
                 async for piece in pieces:
-                    seqs += 1
+                    next_seq = piece.chunk.seq + 1
                     waiting.append(
                         (
                             piece.chunk,
@@ -204,7 +204,7 @@ async def score_file(
         await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
     if cut is not None:
         arrival = Arrival(time.monotonic(), round(1000 * time.time()))
-        rolling.apply_undecodable(video_id, seqs, cut.reason, arrival=arrival)
+        rolling.apply_undecodable(video_id, next_seq, cut.reason, arrival=arrival)
     elapsed_ms = 1000 * (time.monotonic() - started)
     end = Arrival(math.inf, round(1000 * time.time()), latency_ms={"total": elapsed_ms})
     final = next(rolling.expire(end, at_most=1), None)
@@ -246,6 +246,8 @@ def _line(path: Path, result: FileScore | FileError) -> str:
         about.insert(0, f"95 % interval {result.interval[0]:.2f}–{result.interval[1]:.2f}")
     if result.undecodable_chunks:
         about.append(f"{count(result.undecodable_chunks, 'chunk')} undecodable")
+    if result.missing_chunks:
+        about.append(f"{count(result.missing_chunks, 'damaged chunk')} left out")
     if result.trained and result.alert_at_seconds is not None:
         cleared = "" if result.alert.state == "raised" else ", cleared later"
         about.append(f"ALERT at {result.alert_at_seconds:.0f} s{cleared}")

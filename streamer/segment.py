@@ -48,6 +48,8 @@ class Segment:
     video_seconds: float | None
     """Length of the whole video as its container states it; None: it does not."""
     is_last: bool
+    lost: int = 0
+    """Segments before it that were damaged, and left out."""
     format: str = "matroska"
     init: bytes | None = None
     """No segment needs a separate initialisation."""
@@ -63,8 +65,8 @@ def segments_of(
 
     Blocks while reading; the iterator may be closed early. on_start: told the process that reads; if it is
     killed from another thread, a read that waits for a silent file, such as a pipe, ends. Raises OSError if
-    the file cannot be opened and DecodeError if it is not a video that can be cut, after the segments before
-    the fault.
+    the file cannot be opened and DecodeError if it is not a video that can be cut, or ends with a damaged
+    segment, after the segments before it.
     """
     with path.open("rb") as file:
         process = _start_cutter(file, chunk_seconds)
@@ -209,7 +211,7 @@ def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[
     time_base = stream.time_base
     video_seconds = _stated_seconds(source, stream)
     origin: int | None = None
-    start = latest = end = 0
+    start = latest = end = lost = 0
     current: Muxer | None = None
     hidden: list[Any] = []  # of the group of pictures, since its last picture that is shown
 
@@ -221,6 +223,7 @@ def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[
             "duration_seconds": max(float((until - start) * time_base), 0.0),
             "video_seconds": video_seconds,
             "is_last": is_last,
+            "lost": lost,
             "format": muxer.format,
         }
         return fields, muxer.finish()
@@ -229,7 +232,9 @@ def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[
         if not packet.size:  # the packet at the end that would flush a decoder
             continue
         if packet.is_corrupt:
-            raise DecodeError("damaged", "the file is cut or damaged")
+            lost += current is not None or not lost  # up to the next keyframe
+            current, hidden = None, []
+            continue
         pts = packet.dts if packet.pts is None else packet.pts
         if pts is None:
             raise DecodeError("damaged", "the file's video has no timestamps")
@@ -247,6 +252,7 @@ def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[
         ):
             if current is not None:
                 yield finished(current, until=end if hidden or is_joined else pts, is_last=False)
+                lost = 0
             if is_joined and origin is not None:  # the clock is set back, the video goes on
                 origin, end = origin - (end - pts), pts
             current, start, latest = Muxer(stream, "mp4" if hidden else "matroska"), pts, pts
@@ -256,6 +262,8 @@ def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[
         for each in (*hidden, packet):
             current.add(each)  # changes the packet's time base
         hidden = []
+    if current is None and lost:
+        raise DecodeError("damaged", "the file is cut or damaged")
     if current is None:
         raise DecodeError("no_keyframe", "the file's video has no keyframe")
     yield finished(current, until=end, is_last=True)

@@ -257,6 +257,15 @@ def without_packets(data: bytes, drops: Callable[[int], bool]) -> bytes:
     return buffer.getvalue()
 
 
+def damaged_mpegts(data: bytes, place: float) -> bytes:
+    """A clip of which one packet, in a picture after a place in [0, 1], is marked as damaged."""
+    damaged = bytearray(data)
+    packets = range(int(place * len(data)) // 188 * 188, len(data), 188)
+    at = next(n for n in packets if not data[n + 1] & 0x40 and not data[n + 3] & 0x20)
+    damaged[at + 1] |= 0x80
+    return bytes(damaged)
+
+
 def mpegts_joined(*clips: bytes) -> bytes:
     """MPEG-TS clips of the same codec one after the other in one stream, copied as they are."""
     buffer = io.BytesIO()

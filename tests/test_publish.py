@@ -117,6 +117,15 @@ async def test_timestamps_that_jump_beyond_all_time(tmp_path: Path) -> None:
     assert len(recorder.chunks) == 1
 
 
+async def test_a_damaged_chunk_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "clip.ts"
+    path.write_bytes(media.damaged_mpegts(media.encode(frames=60, gop=15, width=320, height=240), 0.6))
+    recorder = Recorder()
+    done = await publish_source(recorder, Clip(path, "x"), 0.4, realtime=False)
+    assert [(chunk.seq, chunk.last) for chunk in recorder.chunks] == [(0, False), (1, False), (3, True)]
+    assert (done.chunks, done.lost) == (3, 1)
+
+
 async def test_a_pipe_that_says_nothing_more_can_be_left(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.ts"
     os.mkfifo(pipe)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import av
+import media
 import pytest
 from clips import make_clip
 from fakes import FakePipeline
@@ -206,15 +207,21 @@ async def test_the_most_suspicious_of_several_people(faceless: Path) -> None:
     assert "suspicious" not in _line(faceless, await scored(faceless, lambda at: (0.95,)))
 
 
-def cut_short(clip: Path, container: str, options: dict[str, str]) -> Path:
-    """The clip in another container, without its last seventh."""
-    path = clip.with_name(f"cut {container}")
+def copied(clip: Path, container: str, options: dict[str, str]) -> Path:
+    """The clip in another container."""
+    path = clip.with_name(f"copy {container}")
     with av.open(str(clip)) as source, av.open(str(path), "w", format=container, options=options) as output:
         stream = output.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.size:
                 packet.stream = stream
                 output.mux(packet)
+    return path
+
+
+def cut_short(clip: Path, container: str, options: dict[str, str]) -> Path:
+    """The clip in another container, without its last seventh."""
+    path = copied(clip, container, options)
     os.truncate(path, path.stat().st_size * 6 // 7)
     return path
 
@@ -239,6 +246,14 @@ async def test_what_comes_before_a_cut_is_scored(
     assert result.chunks == 4
     assert (result.undecodable_chunks, result.missing_chunks) == (1, 0)
     assert ", 1 chunk undecodable" in _line(path, result)
+
+
+async def test_a_damaged_chunk_in_the_middle_is_left_out(tmp_path: Path) -> None:
+    path = copied(make_clip(tmp_path / "clip.mp4", seconds=10, noise=True), "mpegts", {})
+    path.write_bytes(media.damaged_mpegts(path.read_bytes(), 0.5))
+    result = await scored(path, lambda at: (0.25,))
+    assert (result.chunks, result.undecodable_chunks, result.missing_chunks) == (5, 0, 1)
+    assert _line(path, result).endswith(", 1 damaged chunk left out")
 
 
 async def test_nothing_but_undecodable_chunks_before_a_cut_is_an_error(tmp_path: Path) -> None:

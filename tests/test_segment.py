@@ -66,6 +66,18 @@ def test_recordings_one_after_the_other(tmp_path: Path) -> None:
     assert [segment.is_last for segment in segments] == [False, False, False, True]
 
 
+@pytest.mark.parametrize(("place", "lost"), [(0.1, 0), (0.6, 2)], ids=["first", "another"])
+def test_a_damaged_segment_is_left_out(tmp_path: Path, place: float, lost: int) -> None:
+    clip = media.encode("mpegts", frames=60, gop=15, width=320, height=240)
+    segments = list(segments_of(written(tmp_path, media.damaged_mpegts(clip, place)), 0.4))
+    left = [number for number in range(4) if number != lost]
+    seen = [media.index_of(image) for segment in segments for image in decode(segment.data)[1]]
+    assert seen == [frame for number in left for frame in range(15 * number, 15 * number + 15)]
+    assert [segment.lost for segment in segments] == [int(number == lost + 1) for number in left]
+    starts = [0.5 * (number - left[0]) for number in left]
+    assert [segment.start_seconds for segment in segments] == pytest.approx(starts, abs=0.002)
+
+
 @pytest.mark.parametrize("container", ["matroska", "mp4", "mpegts"])
 def test_a_recording_that_starts_after_an_hour(tmp_path: Path, container: str) -> None:
     """Lasts as long as any: by its stated length the sampling rate is chosen."""
