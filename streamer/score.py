@@ -96,6 +96,9 @@ async def _score_with_evidence(
 ) -> int:
     if len(files) != 1:
         raise ConfigError(f"--report and --csv are about one file, not {len(files)}")
+    for option, target, suffix in (("--report", report, ".html"), ("--csv", csv, ".csv")):
+        if target and target.suffix.lower() != suffix:  # it may be a video that was meant to be scored
+            raise ConfigError(f"{option} takes the name of the {suffix} file to write, not {target}")
     if report:
         try:
             from streamer.evidence_page import report_html

@@ -205,6 +205,10 @@ async def test_what_has_no_evidence(engines: Path, tmp_path: Path) -> None:
     clip = demo_clips()[0]
     with pytest.raises(ConfigError, match="one file, not 2"):
         await score_files(config_with(engines, "plain"), [clip, clip], json=False, report=tmp_path / "r.html")
+    with pytest.raises(
+        ConfigError, match=r"--report takes the name of the \.html file to write, not .*\.mp4"
+    ):
+        await score_files(config_with(engines, "plain"), [clip], json=False, report=tmp_path / "b.mp4")
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(ConfigError, match="no pipe"):  # of which the SHA-256 would be that of nothing
