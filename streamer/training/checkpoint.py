@@ -64,8 +64,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             torch.save(values, file)
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
-        raise TrainingError(f"{path}: cannot write the checkpoint: {error.strerror}") from error
+    except (OSError, RuntimeError) as error:
+        # torch then closes its archive, which fails with an error of its own
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise TrainingError(f"{path}: cannot write the checkpoint: {cause.strerror}") from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

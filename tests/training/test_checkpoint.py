@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from toy import toy_config
@@ -90,17 +93,32 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
             load_checkpoint(tmp_path / name)
 
 
+class FullDisk(io.BytesIO):
+    """Takes the first thousand bytes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self.file = file
+
+    def write(self, data: Any) -> int:
+        if self.file.tell() + len(data) > 1000:
+            raise OSError(28, "No space left on device")
+        return self.file.write(data)
+
+
 def test_a_failed_write_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from streamer.training import checkpoint
 
     path = tmp_path / "a.pt"
     path.write_text("old")
+    whole_file = checkpoint.whole_file
 
-    def full(values: Any, file: Any) -> None:
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
+    @contextmanager
+    def on_full_disk(path: Path) -> Iterator[BinaryIO]:
+        with whole_file(path) as file:
+            yield FullDisk(file)
 
-    monkeypatch.setattr(checkpoint.torch, "save", full)
+    monkeypatch.setattr(checkpoint, "whole_file", on_full_disk)
     with pytest.raises(TrainingError, match=r"a.pt: cannot write the checkpoint: No space left"):
         checkpoint.save_checkpoint(path, make_state().checkpoint())
     assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
