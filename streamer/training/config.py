@@ -35,7 +35,8 @@ NOT_PART_OF_THE_RESULT = frozenset({"workers", "log_every", "checkpoint_every"})
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # JSON, which checkpoints keep it in, has no infinite numbers
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _several(value: object) -> object:

@@ -34,4 +34,5 @@ CrfRange = Annotated[tuple[Crf, Crf], AfterValidator(_rising)]
 class Section(BaseModel):
     """A part of the configuration: cannot be changed, knows all its keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # JSON, which checkpoints keep it in, has no infinite numbers
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -56,6 +56,8 @@ def test_one_start_or_several(start: object, paths: tuple[str, ...]) -> None:
         (MODEL | {"input": {"size": 200}}, r"input.size: .*multiple of 32"),
         (MODEL | {"mixture": {"self_blended": 0}}, r"at least one kind of pair"),
         (MODEL | {"mixture": {"decoded": 1}}, r"decoded is above 0: name an autoencoder"),
+        (MODEL | {"optimiser": {"gradient_clip": float("inf")}}, r"optimiser.gradient_clip: .*finite"),
+        (MODEL | {"blend": {"outline_noise": float("inf")}}, r"blend.outline_noise: .*finite"),
         ({}, r"model: Field required"),
     ],
 )
