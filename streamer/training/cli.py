@@ -12,6 +12,7 @@ In a row they make a member out of a data set:
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,13 +24,14 @@ import typer
 from typer.core import TyperGroup
 
 from streamer.config import Config
-from streamer.errors import ConfigError, missing_extra
+from streamer.errors import ConfigError, TrainingError, missing_extra
 from streamer.load_config import load_config
 from streamer.overrides import recipe_overrides
 
 
 class _Group(TyperGroup):
-    """Says which extra to install, where one of its libraries is missing."""
+    """Says which extra to install, where one of its libraries is missing; and what cannot be written, where
+    there is no room for it or something else in its place."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -39,6 +41,11 @@ class _Group(TyperGroup):
             if library == "streamer":
                 raise
             raise ConfigError(f"this needs {library}: {missing_extra('train')}") from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read our output went away
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            raise TrainingError(f"{where}{error.strerror or error}") from error
 
 
 train_app = typer.Typer(

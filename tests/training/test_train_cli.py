@@ -281,6 +281,12 @@ def test_errors_say_what_to_do(words: tuple[str, ...], says: str, tmp_path: Path
         run(*(str(tmp_path / "cache") if word == "CACHE" else word for word in words))
 
 
+def test_a_cache_that_cannot_be_written(prepared: Prepared, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TrainingError, match="file: File exists"):
+        run("prepare", prepared.cache.parent / "dfdc", "--source", "dfdc", "--cache", tmp_path / "file")
+
+
 def test_prepare_faceforensics(tmp_path: Path) -> None:
     data, cache = make_faceforensics(tmp_path / "ff"), tmp_path / "cache"
     words = ("prepare", data, "--source", "faceforensics", "--cache", cache)
