@@ -11,6 +11,7 @@ A crop is wider than what serving cuts out, so that training can shift and turn 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -37,6 +38,9 @@ MARGIN = 0.6
 
 MAX_SIDE = 384
 """Pixels of a cached crop's side; larger ones are shrunk. Serving shrinks the half of it to 224 or less."""
+
+LONGEST_NAME = 220
+"""Bytes of an item's name without its folders that its crops are called after; file systems allow 255."""
 
 INDEX, ITEMS, SETTINGS = "index.jsonl", "items.jsonl", "cache.json"
 UNLISTED = "unlisted-"
@@ -128,6 +132,17 @@ def cut_crop(
     box = (face.boxes[0] - np.tile(square[:2], 2)) * scale
     x_min, y_min = square[:2].tolist()
     return crop, box, (face.keypoints[0] - square[:2]) * scale, (x_min, y_min, float(side))
+
+
+def file_of(item: str, frame: int) -> str:
+    """Of a crop: its PNG, relative to the cache's folder, called after the item as far as its name's length
+    leaves room for what `write_crop` adds to it."""
+    *folders, name = item.split("/")
+    encoded = name.encode()
+    if len(encoded) > LONGEST_NAME:
+        digest = hashlib.sha256(encoded).hexdigest()[:16]
+        name = f"{encoded[: LONGEST_NAME - 17].decode('utf-8', 'ignore')}-{digest}"
+    return "/".join(("crops", *folders, f"{name}.{frame:03d}.png"))
 
 
 def write_crop(cache: Path, file: str, crop: Crop) -> None:

@@ -29,6 +29,7 @@ from streamer.training.crops import (
     UNLISTED,
     FaceCutter,
     Finished,
+    file_of,
     parse_record,
     to_lines,
     write_crop,
@@ -334,7 +335,7 @@ def _work(job: _Job) -> tuple[Finished, list[CropRecord]]:
     records = []
     for frame, crop in enumerate(seen):
         if crop is not None:
-            file = f"crops/{job.name}.{frame:03d}.png"
+            file = file_of(job.name, frame)
             write_crop(_worker.cache, file, crop)
             records.append(
                 CropRecord(

@@ -6,6 +6,7 @@ An item whose file is missing stays in the list; whoever opens it reports it.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,11 +46,13 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 def name_of(path: Path, roots: Mapping[str, Path]) -> str:
     """What an item is called in caches and reports: `NAME/PATH-BELOW-ITS-DATA-SET'S-FOLDER`.
 
-    roots: data set's name -> its folder. Raises TrainingError if the path lies in none of them.
+    Bytes of the path that are no UTF-8 are written as `\\xff`, for reports are UTF-8. roots: data set's name
+    -> its folder. Raises TrainingError if the path lies in none of them.
     """
     for name, root in roots.items():
         if path.is_relative_to(root):
-            return f"{name}/{path.relative_to(root).as_posix()}"
+            below = os.fsencode(path.relative_to(root)).decode("utf-8", "backslashreplace")
+            return f"{name}/{below}"
     known = ", ".join(f"{name}: {root}" for name, root in roots.items())
     raise TrainingError(f"{path}: lies in none of the data sets' folders ({known})")
 

@@ -120,7 +120,10 @@ def _fixed_split(name: str, members: Sequence[Item]) -> Split | None:
 
 
 def _deal(names: Sequence[str], seed: int, fractions: Mapping[Split, float]) -> dict[str, Split]:
-    ranked = sorted(names, key=lambda name: hashlib.blake2b(f"{seed} {name}".encode()).digest())
+    def drawn(name: str) -> bytes:  # groups are called after files, whose names need be no UTF-8
+        return hashlib.blake2b(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest()
+
+    ranked = sorted(names, key=drawn)
     count = len(ranked)
     validation = round(fractions.get("validation", 0) * count)
     if fractions.get("validation", 0) > 0 and count > 1:

@@ -15,6 +15,7 @@ from streamer.training.crops import (
     Crop,
     Finished,
     cut_crop,
+    file_of,
     largest,
     read_crop,
     read_index,
@@ -132,6 +133,15 @@ def test_without_landmarks(tmp_path: Path) -> None:
         read_landmarks(tmp_path, record)
     with pytest.raises(TrainingError, match="cannot read the landmarks"):
         read_landmarks(tmp_path, RECORD)
+
+
+def test_a_crop_is_called_after_its_item_as_far_as_there_is_room(tmp_path: Path) -> None:
+    assert file_of("set/real/a.mp4", 3) == RECORD.file
+    files = {file_of(f"set/{'é' * 120}{end}.mp4", 0) for end in "ab"}
+    assert len(files) == 2
+    for file in files:
+        assert file.startswith("crops/set/ééé")
+        write_crop(tmp_path, file, Crop(frame()[:9, :9], 1.25, (0, 0, 1, 1), (), landmarks()))
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", None])

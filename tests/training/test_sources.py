@@ -371,5 +371,6 @@ def test_folder_of_something_else(tmp_path: Path) -> None:
 def test_name_of(tmp_path: Path) -> None:
     roots = {"a": tmp_path / "one", "b": tmp_path / "two"}
     assert name_of(tmp_path / "two" / "x" / "y.mp4", roots) == "b/x/y.mp4"
+    assert name_of(tmp_path / "two" / "é\udcff.mp4", roots) == r"b/é\xff.mp4"
     with pytest.raises(TrainingError, match="lies in none"):
         name_of(tmp_path / "y.mp4", roots)

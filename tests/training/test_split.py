@@ -103,6 +103,11 @@ def test_few_groups(count: int, validation: int) -> None:
     assert Counter(each.split for each in assigned)["validation"] == validation
 
 
+def test_groups_are_called_after_files_of_any_name() -> None:
+    items = [item(f"{k}.mp4", f"set/{k}\udcff") for k in range(10)]
+    assert Counter(splits_of(assign_splits(items, seed=1)).values()) == {"train": 8, "validation": 2}
+
+
 def test_a_split_that_gets_nothing() -> None:
     one = [item("1", "a", "b"), item("2", "b")]
     with pytest.raises(TrainingError, match=r"nothing is left for validation: .* \(groups: a\)"):
