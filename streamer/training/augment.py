@@ -6,7 +6,7 @@ still; and last, the classifier's input size as serving makes it. All at the cro
 codec acts on pixels.
 
 Everything given in one call gets the same random changes, the noise included, so that a real picture and its
-blend differ in the blend alone.
+blend differ in the blend alone. Calls with generators of one state draw the same, whatever the shapes.
 """
 
 from __future__ import annotations
@@ -178,7 +178,8 @@ def _add_noise(
     views: list[UInt8Array], settings: settings_of.Noise, face_px: float, rng: np.random.Generator
 ) -> list[UInt8Array]:
     levels, grain = float(rng.uniform(*settings.levels)), float(rng.uniform(0, settings.grain_px))
-    noise = ops.draw_noise(views[0].shape[:2], levels, grain, rng)
+    # By a generator of its own, for its draws are as many as the pixels.
+    noise = ops.draw_noise(views[0].shape[:2], levels, grain, np.random.default_rng(int(rng.integers(2**63))))
     return [ops.add_levels(view, noise) for view in views]
 
 

@@ -75,6 +75,22 @@ def test_each_changes_the_view_and_both_of_a_pair_alike(name: str) -> None:
         assert not np.array_equal(one, view(NOTHING))
 
 
+def test_pictures_of_two_shapes_suffer_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a fake of a data set and its original, which are cut out each by its own box."""
+    drawn: list[float] = []
+
+    def watched(images: list[UInt8Array], *, crf: float, **more: object) -> list[UInt8Array]:
+        drawn.append(crf)
+        return images
+
+    monkeypatch.setattr(augment, "h264", watched)
+    for side in (150, 170):
+        picture = np.zeros((side, side, 3), np.uint8)
+        box = (0.3 * side, 0.3 * side, 0.7 * side, 0.7 * side)
+        views([picture], AugmentConfig().only("noise", "h264"), box=box)
+    assert drawn[0] == drawn[1]
+
+
 def test_same_seed_same_view() -> None:
     config = AugmentConfig()
     np.testing.assert_array_equal(view(config, seed=7), view(config, seed=7))
