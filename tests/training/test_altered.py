@@ -65,3 +65,13 @@ def test_nothing_was_altered() -> None:
 def test_faces_at_different_places() -> None:
     fake, real = frames()
     assert altered_pixels(fake[:64, :64], (0.0, 0.0, 64.0), real[-64:, -64:], (448.0, 448.0, 64.0)) is None
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.9])
+def test_frames_of_another_size(scale: float) -> None:
+    fake, real = frames()
+    fake = np.asarray(cv2.resize(fake, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+    x, y, side = FAKE_SQUARE
+    square = (scale * x, scale * y, scale * side)
+    crops = crop(fake, square, round(square[2])), crop(real, REAL_SQUARE, 280)
+    assert altered_pixels(crops[0], square, crops[1], REAL_SQUARE) is None
