@@ -61,14 +61,15 @@ def write_card(
         manifest,
         read_evaluation(report),
         facts,
-        fine_tuning(manifest.name, loaded.config.model.architecture),
+        fine_tuning(manifest.name, loaded.config.model.architecture, size=manifest.input.height),
         warning=SHIPPED_WARNING if manifest.name in RECIPES else WARNING,
     )
     return write_model_card(card, manifest_path)
 
 
-def fine_tuning(name: str, architecture: str) -> tuple[FineTuning, ...]:
-    """The commands that go on training a member on each of the two public data sets."""
+def fine_tuning(name: str, architecture: str, *, size: int) -> tuple[FineTuning, ...]:
+    """The commands that go on training a member on each of the two public data sets. size: of its input,
+    pixels; that of the recipe may be another."""
 
     def commands(folder: str, source: str) -> str:
         cache, run = f"cache-{source}", f"runs/{name}-{source}"
@@ -77,8 +78,8 @@ def fine_tuning(name: str, architecture: str) -> tuple[FineTuning, ...]:
             f"streamer train prepare {folder} --source {source} --cache {cache} --workers 8\n"
             f"streamer train fit recipes/{recipe}.toml --cache {cache} --run {run} "
             f"--set model.architecture={architecture} --set model.start=engines/{name}.json "
-            f"--set model.batch_statistics=0 --set mixture.dataset_fake=1 --set validation.crops=2000 "
-            f"--set validation.patience=10 --set workers=8\n"
+            f"--set model.batch_statistics=0 --set input.size={size} --set mixture.dataset_fake=1 "
+            f"--set validation.crops=2000 --set validation.patience=10 --set workers=8\n"
             f"streamer train export {run}/best.pt --cache {cache} --name {name}-{source}"
         )
 

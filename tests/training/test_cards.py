@@ -30,9 +30,10 @@ def test_the_commands_that_fine_tune(member: str) -> None:
     assert member in RECIPES
     card = (ROOT / "engines" / f"{member}.md").read_text()
     assert f"> {SHIPPED_WARNING}\n" in card
-    title = read_manifest(ROOT / "engines" / f"{member}.json").architecture
+    manifest = read_manifest(ROOT / "engines" / f"{member}.json")
+    title, size = manifest.architecture, manifest.input.height
     (architecture,) = (name for name, known in ARCHITECTURES.items() if known.title == title)
-    ways = fine_tuning(member, architecture)
+    ways = fine_tuning(member, architecture, size=size)
     assert len(ways) == 2
     for way in ways:
         assert f"{way.words}\n\n```\n{way.commands}\n```\n" in card
@@ -41,6 +42,7 @@ def test_the_commands_that_fine_tune(member: str) -> None:
         config = load_recipe(ROOT / fit[3], recipe_overrides(settings))
         assert config.model.start == (Path(f"engines/{member}.json"),)
         assert config.model.architecture == architecture
+        assert config.input.size == size
         assert config.mixture.dataset_fake >= config.mixture.self_blended
         assert config.validation.crops > 0
         assert config.validation.patience * config.validation.every <= 10_000
