@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +61,27 @@ def test_an_error_of_a_job_is_raised_after_the_results_before_it() -> None:
 def test_a_dead_worker() -> None:
     with pytest.raises(TrainingError, match="a worker process died"):
         list(in_processes(work, [-1], workers=1, start=start, arguments=(0,)))
+
+
+def test_workers_end_with_a_parent_that_is_killed() -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", "from test_workers import wait\nif __name__ == '__main__': wait()"],
+        cwd=Path(__file__).parent,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout
+    assert parent.stdout.readline() == "working\n"
+    parent.kill()
+    assert parent.communicate(timeout=30)[0] == ""  # its workers, too, have let go of its output
+
+
+def wait() -> None:
+    results = in_processes(work, [1, 2], workers=1, start=start, arguments=(0,))
+    next(results)
+    print("working", flush=True)
+    time.sleep(170)
 
 
 def test_no_jobs() -> None:
