@@ -206,7 +206,7 @@ class TrainConfig(_Section):
     run gives other weights. The time before an interruption counts."""
     batch: Annotated[int, Field(gt=0, multiple_of=2)] = 32
     """Images of a step, over all processes."""
-    seed: NonNegativeInt = 1
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA if there is any."""

@@ -58,6 +58,7 @@ def test_one_start_or_several(start: object, paths: tuple[str, ...]) -> None:
         (MODEL | {"mixture": {"decoded": 1}}, r"decoded is above 0: name an autoencoder"),
         (MODEL | {"optimiser": {"gradient_clip": float("inf")}}, r"optimiser.gradient_clip: .*finite"),
         (MODEL | {"blend": {"outline_noise": float("inf")}}, r"blend.outline_noise: .*finite"),
+        (MODEL | {"seed": 2**63}, r"seed: .*less than 9223372036854775808"),
         ({}, r"model: Field required"),
     ],
 )
