@@ -30,8 +30,8 @@ from streamer.overrides import recipe_overrides
 
 
 class _Group(TyperGroup):
-    """Says which extra to install, where one of its libraries is missing; and what cannot be written, where
-    there is no room for it or something else in its place."""
+    """Says which extra to install, where one of its libraries is missing; what cannot be written, where there
+    is no room for it or something else in its place; and that a worker of torch died."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -46,6 +46,13 @@ class _Group(TyperGroup):
                 raise
             where = f"{error.filename}: " if error.filename else ""
             raise TrainingError(f"{where}{error.strerror or error}") from error
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):  # from a signal's handler, wherever we are
+                raise
+            raise TrainingError(
+                f"a process that prepares batches died, most likely for want of memory: {error}; go on with "
+                f"--resume, with fewer workers if it happens again"
+            ) from error
 
 
 train_app = typer.Typer(

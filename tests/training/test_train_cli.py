@@ -352,6 +352,21 @@ def test_help(command: str) -> None:
 
 
 @pytest.mark.needs_torch
+def test_a_worker_of_torch_that_dies(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from streamer.training import train as module
+
+    def dying(*_: object, **__: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(module, "train", dying)
+    (tmp_path / "r.toml").write_text(RECIPE)
+    with pytest.raises(TrainingError, match=r"died, most likely .*pid 7.*--resume, with fewer workers"):
+        run("fit", tmp_path / "r.toml", "--cache", prepared.cache, "--run", tmp_path / "run")
+
+
+@pytest.mark.needs_torch
 @pytest.mark.parametrize(
     ("start", "kept", "says"),
     [
