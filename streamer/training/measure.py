@@ -19,7 +19,7 @@ from streamer.training.evaluate import (
     originals_of,
 )
 from streamer.training.evaluate import evaluate as evaluate_members
-from streamer.training.figures import ENSEMBLE, RANDOM, Evaluation, MemberFacts
+from streamer.training.figures import CONSTANT, ENSEMBLE, RANDOM, Evaluation, MemberFacts
 from streamer.training.robustness import DEGRADATIONS
 from streamer.training.scoring import (
     Blends,
@@ -198,7 +198,9 @@ def _opened(members: Sequence[str], config: Config) -> Iterator[tuple[list[Score
                     calibration=manifest.calibration,
                     origin=manifest.origin,
                 )
-            if scorer.name in (ENSEMBLE, RANDOM) or scorer.name in (known.name for known in scorers):
+            if scorer.name in (ENSEMBLE, RANDOM, CONSTANT) or scorer.name in (
+                known.name for known in scorers
+            ):
                 raise TrainingError(f"{member}: another scorer is called {scorer.name} already")
             scorers.append(scorer)
             facts.append(about)

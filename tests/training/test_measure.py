@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from scorers import green_scorer, score_records
-from toy import make_cache
+from toy import make_cache, toy_config
 
 from streamer.config import Config
+from streamer.errors import TrainingError
 from streamer.training import measure as module
 from streamer.training import metrics
 from streamer.training.crops import INDEX, to_lines
@@ -96,3 +97,27 @@ def test_quick_takes_a_part_of_what_is_measured_and_of_what_chooses(
     found = measured(records, "test", quick=True).sets[0]
     assert (found.real_videos, found.fake_videos, found.frames) == (2, 2, 4)
     assert scored == [4, 4]
+
+
+@pytest.mark.needs_torch
+@pytest.mark.parametrize("name", ["random", "constant", "ensemble"])
+def test_a_run_that_is_called_as_a_row_of_the_report(name: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from streamer.training.checkpoint import save_checkpoint
+    from streamer.training.state import State
+
+    (tmp_path / INDEX).write_text(to_lines(make_cache(tmp_path, split="validation")))
+    path = tmp_path / name / "best.pt"
+    path.parent.mkdir()
+    save_checkpoint(path, State.start(toy_config(), "data", torch.device("cpu")).checkpoint())
+    with pytest.raises(TrainingError, match=f"another scorer is called {name} already"):
+        measure(
+            [str(path)],
+            cache=tmp_path,
+            split="validation",
+            config=Config(),
+            curves=False,
+            quick=False,
+            workers=1,
+            report=lambda _: None,
+        )
