@@ -52,10 +52,17 @@ def export_calibrated(
     from streamer.training.checkpoint import load_checkpoint, load_model
     from streamer.training.export import MemberTexts, export_member
 
+    if not name or name.startswith(".") or Path(name).name != name:
+        raise TrainingError(f"{name!r}: a member's name is that of its files, without a folder")
     records = read_index(cache)
     held_out = read_split(cache, split)
     loaded = load_checkpoint(checkpoint)
-    size = loaded.config.input.size
+    size, margin = loaded.config.input.size, loaded.config.input.margin
+    if margin != config.faces.margin:
+        raise TrainingError(
+            f"{checkpoint}: trained on faces with margin {margin:g}, but faces.margin, with which the "
+            f"service cuts them for all members, is {config.faces.margin:g}"
+        )
     scores, on = _scores_to_calibrate(
         checkpoint_scorer(name, checkpoint, size=size), held_out, cache, loaded.config
     )
@@ -131,13 +138,14 @@ def _scores_to_calibrate(
     """Logits on real and fake faces; on real ones and self-blends of them where there are no fakes."""
     labels = {record.label for record in records}
     if REAL not in labels:
-        raise TrainingError(f"{cache}: a member is calibrated on held-out real faces, and there are none")
+        raise TrainingError(f"{cache}: a member is calibrated on real faces too, and the split has none")
     faces: FaceSet = RecordFaces(records, cache) if FAKE in labels else Blends(records, cache)
     (scores,) = score_faces([scorer], faces, margin=config.input.margin)
     fakes = len({v for v, label in zip(scores.videos, scores.labels, strict=True) if label == FAKE})
     kind = "fake" if FAKE in labels else "self-blended"
     real = len({record.item for record in records if record.label == REAL})
-    return scores, f"{real} real and {fakes} {kind} held-out videos or pictures"
+    seen = "trained-on" if records[0].split == "train" else "held-out"
+    return scores, f"{real} real and {fakes} {kind} {seen} videos or pictures"
 
 
 def _views(records: Sequence[CropRecord], cache: Path, config: TrainConfig) -> UInt8Array:
