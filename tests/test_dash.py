@@ -502,8 +502,10 @@ async def test_addresses_by_time_count_by_unix_time(site: Site, cmaf: tuple[byte
 async def test_a_live_manifest_that_goes_away_and_comes_back(
     site: Site, cmaf: tuple[bytes, list[bytes]], at_once: None
 ) -> None:
+    began = began_ago(10)
+
     def show(end: int) -> None:
-        text = mpd(template("", timeline(f'd="1" r="{end - 1}"')), attributes=began_ago(10))
+        text = mpd(template("", timeline(f'd="1" r="{end - 1}"')), attributes=began)
         names = [f"show/{number}.m4s" for number in range(1, end + 1)]
         put(site, text, cmaf, names, "show/init.mp4")
 
