@@ -68,6 +68,7 @@ def test_workers_end_with_a_parent_that_is_killed() -> None:
         [sys.executable, "-c", "from test_workers import wait\nif __name__ == '__main__': wait()"],
         cwd=Path(__file__).parent,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -81,7 +82,7 @@ def wait() -> None:
     results = in_processes(work, [1, 2], workers=1, start=start, arguments=(0,))
     next(results)
     print("working", flush=True)
-    time.sleep(170)
+    sys.stdin.read()  # until it is killed, or the test has failed
 
 
 def test_no_jobs() -> None:
