@@ -31,17 +31,7 @@ from streamer.media_structure import check_structure
 from streamer.nvdec import Nvdec, choose
 from streamer.picture import SampledFrame, square_size
 from streamer.sample import GivenTimes, Sampler
-
-CODECS = {
-    "h264": "H.264",
-    "hevc": "HEVC",
-    "vp8": "VP8",
-    "vp9": "VP9",
-    "libdav1d": "AV1",
-    "mpeg4": "MPEG-4 part 2",
-    "mpeg2video": "MPEG-2",
-}
-"""FFmpeg decoders that may run; all others, audio included, are never opened."""
+from streamer.video_stream import CODECS, is_accepted, video_streams
 
 _DEMUXERS = {"mpegts": "mpegts", "mp4": "mov", "matroska": "matroska"}
 _EXPLODING = frozenset({"hevc", "vp8", "vp9", "libdav1d"})
@@ -153,11 +143,11 @@ def _open(media: bytes, demuxer: str, limits: DecodeLimits, nvdec: Nvdec | None)
 
 def _video_stream(container: Any, limits: DecodeLimits) -> Any:
     """The stream to decode, ready for it."""
-    stream = container.streams.best("video")
-    if stream is None:
+    streams = video_streams(container)
+    if not streams:
         raise DecodeError("no_video", "no video stream in the chunk")
-    context = stream.codec_context
-    if context is None or context.name not in CODECS:
+    stream, context = streams[0], streams[0].codec_context
+    if not is_accepted(stream):
         name = "unknown" if context is None else context.name
         raise DecodeError("unsupported_codec", f"codec {name}; accepted: {', '.join(CODECS.values())}")
     _check_pixels(stream.width, stream.height, limits)

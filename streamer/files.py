@@ -9,12 +9,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from streamer.errors import ChunkError, StreamerError
 from streamer.messages import MAX_SECONDS, MAX_VIDEO_ID_BYTES, VideoChunk
 from streamer.segment import Segment, segments_of
 
 CHUNK_SECONDS = 2.0
 """Least length of a chunk, if nothing else is asked for."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class SourceError(StreamerError):
@@ -68,6 +72,12 @@ async def pieces_of(path: Path, video_id: str, chunk_seconds: float) -> AsyncGen
         while (segment := await _next(segments, readers)) is not None:
             if segment.start_seconds > MAX_SECONDS:
                 raise FileError(path, "damaged", f"timestamps jump to {segment.start_seconds:.3g} s")
+            if seq == 0 and segment.videos > 1:
+                log.warning(
+                    "only the first video stream of a file is looked at",
+                    file=str(path),
+                    streams=segment.videos,
+                )
             seq += segment.lost
             length = segment.video_seconds or 0.0  # as stated: it may be no length at all
             chunk = VideoChunk(

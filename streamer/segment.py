@@ -25,15 +25,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from streamer.errors import DecodeError
+from streamer.video_stream import is_accepted, video_streams
 
 LENGTH = struct.Struct("!I")
 _READ_BYTES = 1024 * 1024
 
 DEMUXERS = "mov,matroska,mpegts,avi,flv,mpeg,asf,mxf,ogg,ivf"
 """What a file may be: no raw streams, which have no timestamps; no playlists, which open other files."""
-
-CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "libdav1d", "mpeg4", "mpeg2video"})
-"""FFmpeg decoders of what `decode` accepts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,8 @@ class Segment:
     lost: int = 0
     """Segments before it that were damaged, and left out."""
     format: str = "matroska"
+    videos: int = 1
+    """Video streams in the file, of which it holds the first."""
     init: bytes | None = None
     """No segment needs a separate initialisation."""
 
@@ -149,10 +149,11 @@ def _cut(file: IO[bytes], chunk_seconds: float) -> Iterator[tuple[dict[str, Any]
     """Fields and data of each segment."""
     with _open(file) as source:
         is_cut = "matroska" in source.format.name and _is_cut_matroska(file)
+        videos = sum(map(is_accepted, video_streams(source)))
         for fields, data in _segments(source, video_stream(source), chunk_seconds):
             if is_cut and fields["is_last"]:  # FFmpeg takes the cut for the end
                 raise DecodeError("damaged", "the file is cut or damaged")
-            yield fields, data
+            yield {**fields, "videos": videos}, data
 
 
 def _is_cut_matroska(file: IO[bytes]) -> bool:
@@ -168,12 +169,12 @@ def _is_cut_matroska(file: IO[bytes]) -> bool:
 
 def video_stream(source: Any) -> Any:
     """The stream to copy. Raises DecodeError."""
-    stream = source.streams.best("video")
-    if stream is None:
+    streams = video_streams(source)
+    if not streams:
         raise DecodeError("no_video", "no video stream in it")
-    if stream.codec_context is None or stream.codec_context.name not in CODECS:
+    if not is_accepted(streams[0]):
         raise DecodeError("unsupported_codec", "the video's codec is not accepted")
-    return stream
+    return streams[0]
 
 
 def _open(file: IO[bytes]) -> Any:

@@ -6,6 +6,7 @@ import io
 import os
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from fractions import Fraction
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ os.environ.setdefault("SVT_LOG", "0")  # SVT-AV1 would write to stderr
 
 import av
 import numpy as np
+from av.stream import Disposition
 from numpy.typing import NDArray
 
 FPS = 30
@@ -284,4 +286,24 @@ def mpegts_joined(*clips: bytes) -> bytes:
                         end = max(end, packet.pts + packet.duration)
                         output.mux(packet)
                 offset = end
+    return buffer.getvalue()
+
+
+def side_by_side(container: str, *clips: bytes, covers: Sequence[int] = ()) -> bytes:
+    """The video streams of several clips in one file, copied as they are; covers: which are pictures."""
+    buffer = io.BytesIO()
+    with ExitStack() as opened:
+        output = opened.enter_context(av.open(buffer, "w", format=container))
+        packets: list[Any] = []
+        for number, clip in enumerate(clips):
+            source = opened.enter_context(av.open(io.BytesIO(clip)))
+            stream = output.add_stream_from_template(source.streams.video[0], opaque=True)
+            if number in covers:
+                stream.disposition = Disposition.attached_pic
+            for packet in source.demux(source.streams.video[0]):
+                if packet.size:
+                    packet.stream = stream
+                    packets.append(packet)
+        for packet in sorted(packets, key=lambda each: each.dts * each.time_base):
+            output.mux(packet)
     return buffer.getvalue()

@@ -72,6 +72,7 @@ ONLY_IN = {
         "streamer.record",
         "streamer.segment",
         "streamer.training.compress",
+        "streamer.video_stream",
     ),
     "aiohttp": ("streamer.endpoints", "streamer.fetch"),
     "aiokafka": ("streamer.kafka", "streamer.service"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from streamer.decode import CODECS
 from streamer.nvdec import _LIMITS, DECODERS, choose
+from streamer.video_stream import CODECS
 
 HD = 1280 * 720
 
