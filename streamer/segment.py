@@ -14,6 +14,8 @@ import errno
 import io
 import json
 import os
+import resource
+import select
 import signal
 import stat
 import struct
@@ -28,6 +30,9 @@ from streamer.errors import DecodeError
 from streamer.video_stream import is_accepted, video_streams
 
 LENGTH = struct.Struct("!I")
+
+_MEMORY_BYTES = 1 << 30
+"""Address space of the child, which holds a group of pictures, at times three times."""
 _READ_BYTES = 1024 * 1024
 
 DEMUXERS = "mov,matroska,mpegts,avi,flv,mpeg,asf,mxf,ogg,ivf"
@@ -68,7 +73,8 @@ def segments_of(
     the file cannot be opened and DecodeError if it is not a video that can be cut, or ends with a damaged
     segment, after the segments before it.
     """
-    with path.open("rb") as file:
+    # A named pipe that nobody writes to would keep a blocking `open` waiting, which nothing could end.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         process = _start_cutter(file, chunk_seconds)
     on_start(process)
     try:
@@ -123,9 +129,11 @@ def _read_segments(pipe: IO[bytes]) -> Iterator[Segment]:
 def main() -> None:
     """Entry point of the child: the file is standard input, segments go to standard output."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     import av
 
     try:
+        _wait_for_writer(sys.stdin.fileno())
         for fields, data in _cut(sys.stdin.buffer, float(sys.argv[1])):
             write_message({**fields, "bytes": len(data)}, data)
     except BrokenPipeError:
@@ -133,9 +141,19 @@ def main() -> None:
     except DecodeError as error:
         write_message({"error": [error.reason, str(error)]})
     except MemoryError:
-        write_message({"error": ["decoder_out_of_memory", "not enough memory to cut this file"]})
+        text = "no keyframe for so long that cutting the file takes more memory than allowed"
+        write_message({"error": ["decoder_out_of_memory", text]})
     except av.FFmpegError as error:
         write_message({"error": ["damaged", f"FFmpeg: {error.strerror}"]})
+
+
+def _wait_for_writer(file: int) -> None:
+    """Until a named pipe, which was opened without waiting, has been opened by whoever writes to it."""
+    if stat.S_ISFIFO(os.fstat(file).st_mode):
+        poll = select.poll()
+        poll.register(file, select.POLLIN)
+        poll.poll()
+    os.set_blocking(file, True)
 
 
 def write_message(fields: dict[str, Any], data: bytes = b"") -> None:

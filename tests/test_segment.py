@@ -1,9 +1,16 @@
 from __future__ import annotations
 
 import gc
+import io
+import os
+import subprocess
+import sys
+import threading
 from contextlib import closing
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import media
 import numpy as np
 import psutil
@@ -11,7 +18,7 @@ import pytest
 from test_decode import decode
 
 from streamer.errors import DecodeError
-from streamer.segment import segments_of
+from streamer.segment import _read_segments, child_environment, segments_of
 
 
 def written(folder: Path, data: bytes, name: str = "clip") -> Path:
@@ -218,3 +225,52 @@ def test_process_that_is_killed(tmp_path: Path) -> None:
         with pytest.raises(DecodeError, match="SIGKILL") as caught:
             list(segments)
         assert caught.value.reason == "decoder_crashed"
+
+
+def test_a_pipe_that_nobody_writes_to_can_be_given_up(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def end_soon(child: subprocess.Popen[bytes]) -> None:
+        threading.Timer(0.5, child.kill).start()
+
+    with pytest.raises(DecodeError, match="SIGKILL"):
+        next(segments_of(pipe, 0.9, on_start=end_soon))
+
+
+def test_a_pipe_is_read_when_somebody_writes_to_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    clip = media.encode(frames=60, gop=15)
+
+    def write_soon(_: subprocess.Popen[bytes]) -> None:
+        threading.Timer(0.5, pipe.write_bytes, [clip]).start()
+
+    assert len(list(segments_of(pipe, 0.9, on_start=write_soon))) == 2
+
+
+def test_a_group_of_pictures_without_end_is_refused_in_time(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with (
+        av.open(io.BytesIO(media.encode("matroska", frames=1))) as source,
+        av.open(buffer, "w", format="matroska") as output,
+    ):
+        (keyframe,) = (packet for packet in source.demux() if packet.size)
+        keyframe.stream = output.add_stream_from_template(source.streams.video[0], opaque=True)
+        output.mux(keyframe)
+        for number in range(1, 81):
+            packet = av.Packet(bytes(1_000_000))
+            packet.stream, packet.time_base = keyframe.stream, Fraction(1, media.FPS)
+            packet.pts = packet.dts = number
+            output.mux(packet)
+    code = "import streamer.segment as s; s._MEMORY_BYTES = 240 << 20; s.main()"
+    answer = subprocess.run(
+        [sys.executable, "-c", code, "2.0"],
+        input=buffer.getvalue(),
+        capture_output=True,
+        env=child_environment(),
+        check=True,
+    )
+    with pytest.raises(DecodeError, match="no keyframe for so long") as caught:
+        list(_read_segments(io.BytesIO(answer.stdout)))
+    assert caught.value.reason == "decoder_out_of_memory"
