@@ -8,6 +8,8 @@ its traceback.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import sys
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -410,4 +412,12 @@ def _exit(code: int) -> None:
 def main() -> None:
     """Entry point."""
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names need be no UTF-8
-    app(prog_name="streamer")
+    try:
+        app(prog_name="streamer")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+        typer.echo(f"cannot write what was asked for{where}: {error.strerror}", err=True)
+        os._exit(SOME_FAILED)  # what is left in the buffer of standard output would fail once more

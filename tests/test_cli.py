@@ -59,6 +59,23 @@ def streamer(*words: str | Path, cwd: Path = ROOT, **settings: str) -> subproces
     )
 
 
+@pytest.mark.parametrize("words", [["doctor"], ["score", "--json", "nowhere.mp4"]])
+def test_a_full_disk_under_the_results_is_an_error_in_one_line(words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, *words],
+            cwd=ROOT,
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: cannot write what was asked for: No space left on device\n"
+
+
 def options_of(kafka: KafkaConfig) -> list[str]:
     """Global options that point to a test's own topics."""
     names = (

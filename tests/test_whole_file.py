@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,3 +18,19 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         write_whole(path, "text")  # type: ignore[arg-type]
     assert path.read_bytes() == b"one"
     assert [path] == list(tmp_path.iterdir())
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    """Here as a limit on the size of files, which is answered in the same way."""
+    path = tmp_path / "a"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        with pytest.raises(OSError, match="a'") as caught:
+            write_whole(path, bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caught.value.filename == str(path)
+    assert not list(tmp_path.iterdir())
