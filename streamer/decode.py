@@ -162,7 +162,9 @@ def _video_stream(container: Any, limits: DecodeLimits) -> Any:
 
 def _check_pixels(width: int, height: int, limits: DecodeLimits) -> None:
     if width * height > limits.max_pixels:
-        raise DecodeError("too_large", f"{width}x{height} pixels, at most {limits.max_pixels} allowed in all")
+        raise DecodeError(
+            "too_large", f"{width}x{height} pixels, at most {limits.max_pixels} (decode.max_pixels)"
+        )
 
 
 def _sample(
@@ -174,12 +176,18 @@ def _sample(
         stream.codec_context.skip_frame = "NONREF"
     timeline = _Timeline(stream.time_base, fps or _FALLBACK_FPS, limits.max_seconds)
     packets = _Packets(limits)
+    coded_first: Fraction | None = None
     shown: SampledFrame | None = None  # latest decoded frame: how long it is shown is known by the next one
     for picture in _decode(container, stream, packets):
         _check_pixels(picture.width, picture.height, limits)
         if picture.is_corrupt:
             raise packets.damaged("the decoder had to conceal errors")
-        size = square_size(picture, stream, limits.max_pixels)
+        coded = stream.codec_context.sample_aspect_ratio
+        if shown is None:
+            coded_first = coded
+        # The container states that of the beginning; where the coded one has changed since, that one holds.
+        aspect = coded if coded != coded_first else stream.sample_aspect_ratio or coded
+        size = square_size(picture, aspect, limits.max_pixels)
         following = SampledFrame(picture, timeline.place(picture.pts), size)
         if shown is None:
             packets.check_start(picture.pts)
@@ -208,7 +216,7 @@ def _decode(container: Any, stream: Any, packets: _Packets) -> Iterator[Any]:
         except av.FFmpegError as error:
             if (picture_size := stream.width * stream.height) > packets.limits.max_pixels:
                 raise DecodeError(
-                    "too_large", f"{picture_size} pixels after a change of resolution"
+                    "too_large", f"{picture_size} pixels after a change of resolution (decode.max_pixels)"
                 ) from error
             raise packets.damaged(f"the decoder failed: {error.strerror}") from error
 
@@ -229,7 +237,10 @@ class _Packets:
             self._starts_with_keyframe = packet.is_keyframe
         self._count += 1
         if self._count > self.limits.max_frames:
-            raise DecodeError("too_long", f"more than {self.limits.max_frames} frames in one chunk")
+            raise DecodeError(
+                "too_long",
+                f"more than {self.limits.max_frames} frames in one chunk (decode.max_chunk_frames)",
+            )
         if packet.is_corrupt:
             raise self.damaged("a packet is cut or incomplete")
         if packet.is_discard:  # before an MP4 edit list's start: decoded, not shown
@@ -303,4 +314,7 @@ class _Timeline:
 
     def _check(self, seconds: float) -> None:
         if seconds > self._max_seconds:
-            raise DecodeError("too_long", f"lasts {seconds:.1f} s, at most {self._max_seconds:.1f} s allowed")
+            raise DecodeError(
+                "too_long",
+                f"lasts {seconds:.1f} s, at most {self._max_seconds:.1f} s (decode.max_chunk_seconds)",
+            )

@@ -106,7 +106,8 @@ class DecodePool:
         """
         if (size := len(chunk.data) + len(chunk.init or b"")) > self._config.max_chunk_bytes:
             raise DecodeError(
-                "too_many_bytes", f"{size} bytes of media, at most {self._config.max_chunk_bytes} allowed"
+                "too_many_bytes",
+                f"{size} bytes of media, at most {self._config.max_chunk_bytes} (decode.max_chunk_bytes)",
             )
         async with self._turns:
             worker = await self._take_idle()

@@ -91,13 +91,14 @@ class SampledFrame:
         return self.size != (self.picture.height, self.picture.width)
 
 
-def square_size(picture: Any, stream: Any, max_pixels: int) -> tuple[int, int]:
+def square_size(picture: Any, aspect: Fraction | None, max_pixels: int) -> tuple[int, int]:
     """Height and width of a decoded frame, one of them stretched so that its pixels become square.
 
-    Both are smaller where that would be more than `max_pixels`.
+    aspect: a pixel's width by its height; None: not stated. Both are smaller where that would be more than
+    `max_pixels`.
     """
     height, width = picture.height, picture.width
-    aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
+    aspect = aspect or Fraction(1)
     if abs(aspect - 1) < _SAME_SHAPE or not Fraction(1, _LARGEST_ASPECT) <= aspect <= _LARGEST_ASPECT:
         return height, width
     if aspect > 1:

@@ -168,6 +168,17 @@ def test_pixels_become_square(container: str, aspect: Fraction, shape: tuple[int
     assert (frame.yuv_layout() is None) == (shape != (96, 128, 3))
 
 
+@pytest.mark.parametrize("codec", ["h264", "mpeg4"])
+def test_pixels_become_square_by_their_own_shape_after_a_change(codec: str) -> None:
+    """As in television, from 16:9 to 4:3 and back; the container knows the first one alone."""
+    wide = media.encode("mpegts", codec, frames=12, aspect=Fraction(2))
+    narrow = media.encode("mpegts", codec, frames=12, aspect=Fraction(4, 3))
+    _, images, _ = decode(media.mpegts_joined(wide, narrow, wide))
+    widths = [image.shape[1] for image in images]
+    for begins, width in ((0, 256), (12, 171), (24, 256)):
+        assert set(widths[begins : begins + 10]) == {width}  # the decoder reads two pictures ahead
+
+
 @pytest.mark.parametrize(("degrees", "shape"), [(90, (256, 96, 3)), (180, (96, 256, 3)), (270, (256, 96, 3))])
 def test_pixels_become_square_before_the_frame_is_turned(degrees: int, shape: tuple[int, int, int]) -> None:
     _, images, _ = decode(encode("mp4", frames=3, aspect=Fraction(2), rotation=degrees))

@@ -120,7 +120,7 @@ def read_picture(path: Path, max_pixels: int) -> UInt8Array:
             with Image.open(file, formats=PICTURE_FORMATS) as picture:
                 if picture.width * picture.height > max_pixels:
                     size = f"{picture.width}x{picture.height}"
-                    raise DecodeError("too_large", f"{size} pixels, at most {max_pixels} allowed in all")
+                    raise DecodeError("too_large", f"{size} pixels, at most {max_pixels} (decode.max_pixels)")
                 return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
         except DecodeError:
             raise
