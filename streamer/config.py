@@ -203,7 +203,7 @@ class FacesConfig(_Section):
     min_height_px: PositiveFloat = 20.0
     """Smaller faces are ignored: too few pixels for the classifiers."""
     max_faces_per_frame: PositiveInt = 16
-    """The best are kept; of candidates, so many get a close-up."""
+    """The best are kept, the others counted as `unscored_faces`; of candidates, so many get a close-up."""
     margin: Annotated[float, Field(ge=0, le=2)] = 0.3
     """Added on each side of the box before cropping, as a fraction of its width and height."""
     track_iou: Probability = 0.3
@@ -270,7 +270,7 @@ class RollingConfig(_Section):
     window_seconds: PositiveFloat = 10.0
     """Of video that `window_score` looks back on."""
     max_tracks: PositiveInt = 32
-    """People followed in a video."""
+    """People followed in a video; at least `faces.max_faces_per_frame`, or some of a crowd are not."""
     idle_seconds: PositiveFloat = 300.0
     """A video without chunks for so long gets its `final` update and is forgotten."""
     max_videos: PositiveInt = 100_000

@@ -7,6 +7,7 @@ their heat maps, the members.
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,6 +29,9 @@ from streamer.types import Float32Array
 JPEG_QUALITY = 88
 
 TIMELINE_INCHES = (9.0, 2.8)
+
+LEGEND_ROWS, LEGEND_COLUMNS = 12, 3
+"""What fits beside a timeline."""
 
 WATCHED = {
     "track": "the last seconds of the most suspicious person, or of all faces",
@@ -166,6 +170,11 @@ def reasons(update: ScoreUpdate, alert: AlertConfig, people: int, *, was_raised:
             f"An alert is raised from {alert.raise_at:g} on, of {WATCHED[alert.score]}, by at least "
             f"{alert.min_faces} faces; it was {raised}."
         )
+    if update.unscored_faces:
+        found.append(
+            f"{update.unscored_faces} more faces were found and not scored: of a frame with many, those that "
+            f"are least sure to be a face are left out."
+        )
     if update.undecodable_chunks:
         found.append(
             f"{update.undecodable_chunks} pieces of the video could not be decoded and are left out."
@@ -195,7 +204,15 @@ def finish_timeline(axes: Axes, alert: AlertConfig, x_label: str) -> None:
     """What all timelines have."""
     axes.axhline(alert.raise_at, color=INK, linewidth=0.8, linestyle=":", alpha=0.7)
     axes.set(xlabel=x_label, ylabel="probability of fake", ylim=(-0.02, 1.02))
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    handles, labels = axes.get_legend_handles_labels()
+    named = min(len(labels), LEGEND_ROWS * LEGEND_COLUMNS)  # a crowd would leave no room for the axes
+    axes.legend(
+        handles[:named],
+        labels[:named],
+        ncols=max(1, math.ceil(named / LEGEND_ROWS)),
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+    )
 
 
 def _strip(evidence: Evidence, track: int, heat: Float32Array | None) -> Strip:

@@ -128,6 +128,9 @@ class ScoreUpdate(_Message):
     """Sampled frames so far."""
     faces: int
     """Faces scored so far."""
+    unscored_faces: int = 0
+    """Faces found and not scored so far, in frames with more than `faces.max_faces_per_frame`; at least so
+    many."""
     models: dict[str, float]
     """Mean probability by member."""
     tracks: list[TrackScore]

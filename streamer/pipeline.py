@@ -333,7 +333,7 @@ class Pipeline:
 
     async def _classify(self, time_seconds: float, found: FoundFaces, *, keep_crops: bool) -> FramePrediction:
         if not len(found.faces):
-            return FramePrediction(time_seconds, ())
+            return FramePrediction(time_seconds, (), found.faces.left_out)
         in_shadow = asyncio.create_task(self._in_shadow(found))
         try:
             probabilities = await _run(
@@ -355,6 +355,7 @@ class Pipeline:
                     strict=True,
                 )
             ),
+            found.faces.left_out,
         )
 
 

@@ -220,6 +220,7 @@ class RollingScores:
         state.chunks += 1
         state.ended |= last
         state.frames += len(prediction.frames)
+        state.unscored_faces += sum(frame.unscored for frame in prediction.frames)
         clusters: dict[int, MeanScore] = {}
         for frame in prediction.frames:
             total = sum(self._count_face(state, face) for face in frame.faces)
@@ -292,7 +293,8 @@ class RollingScores:
             if on_face is not None:
                 on_face(track.track, at, face)
         while len(state.tracks) > self._config.max_tracks:
-            state.tracks.remove(min(state.tracks, key=lambda t: (t.seen_seconds, t.track)))
+            # Of those seen last the newest, so that the people of a crowd do not push each other out.
+            state.tracks.remove(min(state.tracks, key=lambda t: (t.seen_seconds, -t.track)))
 
     def _update(
         self,
@@ -318,6 +320,7 @@ class RollingScores:
             interval=state.spread.interval(state.score, self._members),
             frames=state.frames,
             faces=state.score.faces,
+            unscored_faces=state.unscored_faces,
             models={
                 name: total / (state.score.faces * UNIT)
                 for name, total in zip(self.ensemble.names, state.by_member, strict=True)

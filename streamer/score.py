@@ -247,6 +247,8 @@ def _line(path: Path, result: FileScore | FileError) -> str:
         ]
     if result.trained and result.interval is not None:
         about.insert(0, f"95 % interval {result.interval[0]:.2f}–{result.interval[1]:.2f}")
+    if result.unscored_faces:
+        about.append(f"{count(result.unscored_faces, 'face')} not scored (faces.max_faces_per_frame)")
     if result.undecodable_chunks:
         about.append(f"{count(result.undecodable_chunks, 'chunk')} undecodable")
     if result.missing_chunks:

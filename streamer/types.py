@@ -106,6 +106,8 @@ class Faces:
     """(n,) float32, detector's confidence in [0, 1]."""
     keypoints: Float32Array
     """(n, 6, 2) float32, (x, y) pixels: right eye, left eye, nose tip, mouth, right ear, left ear."""
+    left_out: int = 0
+    """Faces found beside these, and left out: more than `faces.max_faces_per_frame`."""
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
@@ -168,6 +170,8 @@ class FramePrediction:
     time_seconds: float
     """Time within the chunk, seconds since its first frame."""
     faces: tuple[FacePrediction, ...]
+    unscored: int = 0
+    """Faces found beside these; see `Faces.left_out`."""
 
 
 @dataclass(frozen=True, slots=True)

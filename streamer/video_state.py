@@ -135,6 +135,7 @@ class VideoState:
     chunks: int = 0
     undecodable_chunks: int = 0
     frames: int = 0
+    unscored_faces: int = 0
     score: MeanScore = field(default_factory=MeanScore)
     by_member: list[int] = field(default_factory=list)
     spread: SpreadOverTime = field(default_factory=SpreadOverTime)
@@ -162,6 +163,7 @@ def pack_state(state: VideoState, model_set: str) -> bytes:
         "chunks": state.chunks,
         "undecodable_chunks": state.undecodable_chunks,
         "frames": state.frames,
+        "unscored_faces": state.unscored_faces,
         "score": _pack_score(state.score),
         "by_member": [_integer(total) for total in state.by_member],
         "spread": [spread.clusters, *map(_integer, (spread.ss, spread.sn, spread.nn))],
@@ -197,6 +199,7 @@ def unpack_state(value: bytes, *, touched_seconds: float) -> tuple[VideoState, s
             chunks=fields["chunks"],
             undecodable_chunks=fields["undecodable_chunks"],
             frames=fields["frames"],
+            unscored_faces=fields.get("unscored_faces", 0),
             score=_mean_score(*fields["score"]),
             by_member=[int(total) for total in fields["by_member"]],
             spread=SpreadOverTime(*map(int, fields["spread"])),

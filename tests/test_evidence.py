@@ -184,6 +184,27 @@ async def test_the_table_alone_needs_no_extra(
         await score_files(config, [clip], json=True, report=tmp_path / "report.html")
 
 
+def test_the_page_of_a_crowd_has_room_for_its_timeline(engines: Path) -> None:
+    """Warnings are errors here: one would say that there is none."""
+    evidence = Evidence()
+    for track in range(60):
+        for second in range(3):
+            evidence.add(track, second, face(0.5))
+    html = report_html(
+        final(0.5, unscored_faces=418),
+        evidence,
+        file_name="crowd.mp4",
+        was_raised=False,
+        file_sha256="0",
+        manifests=[read_manifest(engines / "plain.json")],
+        alert=AlertConfig(),
+        heat_maps={},
+    )
+    assert "418 more faces were found and not scored" in html
+    assert "person 36</text>" in html
+    assert "person 37</text>" not in html
+
+
 def test_names_are_text(engines: Path) -> None:
     evil = '<script>alert(1)</script>" onload="x\u202e'  # whose last one turns what follows around
     manifest = read_manifest(engines / "plain.json").model_copy(update={"origin": evil})

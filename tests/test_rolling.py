@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -265,6 +266,24 @@ def test_new_faces_are_followed_after_a_clock_was_set_back():
         frames = meeting(seq, 0.5).frames
         update = feed(state, [ChunkPrediction("v", seq, 2.0 * (seq - 40), 2.0, frames)])[-1]
     assert max(t.faces for t in update.tracks) == 32
+
+
+def test_people_of_a_crowd_that_is_too_large_do_not_push_each_other_out():
+    state = RollingScores(RollingConfig(max_tracks=4), AlertConfig(), FacesConfig(), ENSEMBLE)
+    update = feed(state, [meeting(seq, 0.1, 0.9, 0.1, 0.1, 0.1, 0.1) for seq in range(2)])[-1]
+    assert [(t.track, t.faces) for t in update.tracks] == [(track, 16) for track in range(4)]
+    assert update.suspect_track == 1
+    assert update.alert.state == "raised"
+
+
+def test_faces_that_were_not_scored_are_counted():
+    state = rolling()
+    crowds = [meeting(seq, 0.1, 0.2) for seq in range(2)]
+    crowds = [replace(c, frames=tuple(replace(f, unscored=3) for f in c.frames)) for c in crowds]
+    assert [u.unscored_faces for u in feed(state, crowds)] == [24, 48]
+    again = rolling()
+    again.restore(state.take_changed(), now_seconds=0.0)
+    assert feed(again, [meeting(2, 0.1)])[-1].unscored_faces == 48
 
 
 def test_too_many_videos_end_the_one_idle_longest():

@@ -246,6 +246,8 @@ async def test_what_comes_before_a_cut_is_scored(
     assert result.chunks == 4
     assert (result.undecodable_chunks, result.missing_chunks) == (1, 0)
     assert ", 1 chunk undecodable" in _line(path, result)
+    crowd = result.model_copy(update={"unscored_faces": 3})
+    assert ", 3 faces not scored (faces.max_faces_per_frame)" in _line(path, crowd)
 
 
 async def test_a_damaged_chunk_in_the_middle_is_left_out(tmp_path: Path) -> None:

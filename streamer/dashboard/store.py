@@ -310,6 +310,7 @@ def _check(update: ScoreUpdate) -> None:
     numbers = (
         *(update.seq, update.frames, update.faces, update.chunks, update.missing_chunks),
         *(update.undecodable_chunks, update.processed_at_ms, update.suspect_track or 0),
+        update.unscored_faces,
         *(update.alert.since_seq or 0, *(n for track in update.tracks for n in (track.track, track.faces))),
     )
     if max(map(abs, numbers)) >= 2**63:
@@ -369,6 +370,7 @@ def _summary(row: Row, since: int) -> dict[str, Any]:
         "chunks": update.chunks,
         "missing": update.missing_chunks,
         "undecodable": update.undecodable_chunks,
+        "unscored": update.unscored_faces,
         "at": row.at_seconds,
         "latency": update.latency_ms.get("total"),
         "lag": row.seen_ms - update.processed_at_ms,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -197,5 +198,7 @@ class FaceDetector:
         tall = boxes[:, 3] - boxes[:, 1] >= self._config.min_height_px
         good = seen.faces.take(tall & (scores >= self._config.min_score))
         best = np.argsort(-good.scores, kind="stable")
-        good = good.take(best[: self._config.max_faces_per_frame])
-        return self._consensus.confirm(frame.rgb(), good) if self._consensus else good
+        kept = good.take(best[: self._config.max_faces_per_frame])
+        if self._consensus:
+            kept = self._consensus.confirm(frame.rgb(), kept)
+        return replace(kept, left_out=max(0, len(good) - self._config.max_faces_per_frame))

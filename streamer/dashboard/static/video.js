@@ -75,6 +75,9 @@ const showTiles = () => {
     ["missing", numberText(video.missing), ""],
     ["undecodable", numberText(video.undecodable), ""],
   ];
+  if (video.unscored) {
+    tiles.push(["faces not scored", numberText(video.unscored), ""]);
+  }
   if (latest.shadow) {
     const { trained, score, overall } = latest.shadow;
     tiles.push(["shadow now", trained ? scoreText(score) : WITHHELD, ""]);
