@@ -1,15 +1,8 @@
-"""The command line: options -> configuration -> one call. Heavy libraries load inside the commands.
-
-Exit status: 0 all well; 1 some inputs failed; 2 wrong usage or configuration; 3 Kafka; 4 networks;
-130 interrupted. What `streamer` raises on purpose is shown as one message; anything else is a bug and shows
-its traceback.
-"""
+"""The command line: options -> configuration -> one call. Heavy libraries load inside the commands."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import sys
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -18,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 import streamer
+from streamer.command_group import CommandGroup, full_disk_told
 from streamer.config import Config
-from streamer.errors import BrokerError, ConfigError, ModelError, StreamerError, missing_extra
+from streamer.errors import ConfigError, missing_extra
 from streamer.files import CHUNK_SECONDS
 from streamer.load_config import load_config
 from streamer.overrides import parse_override, put
@@ -32,61 +25,10 @@ from streamer.training.cli import train_app
 if TYPE_CHECKING:
     from streamer.tracing import Tracing
 
-OK, SOME_FAILED, USAGE, BROKER, MODELS, INTERRUPTED = 0, 1, 2, 3, 4, 130
-
 DEFAULT_CONFIG = Path("config.toml")
 
-GLOBAL_OPTIONS = ("--config", "--log-level", "--set")
-"""Options of `streamer` itself that take a value; they may follow the command, too."""
-
-
-def exit_code_of(error: StreamerError) -> int:
-    """Exit status that tells a caller what to look at."""
-    if isinstance(error, ConfigError):
-        return USAGE
-    if isinstance(error, BrokerError):
-        return BROKER
-    return MODELS if isinstance(error, ModelError) else SOME_FAILED
-
-
-class _Group(TyperGroup):
-    """Takes global options anywhere, and turns our errors into a message and an exit status."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, _global_options_first(args))
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except StreamerError as error:
-            from streamer.log import printable
-
-            typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-            typer.echo("\n".join(printable(line) for line in str(error).splitlines()), err=True)
-            raise typer.Exit(exit_code_of(error)) from error
-        except KeyboardInterrupt:
-            raise typer.Exit(INTERRUPTED) from None
-
-
-def _global_options_first(args: list[str]) -> list[str]:
-    """`run --set a.b=c` -> `--set a.b=c run`, up to a `--`, or to `train`, whose --set is for recipes."""
-    first: list[str] = []
-    rest: list[str] = []
-    words = iter(args)
-    for word in words:
-        if word in ("--", "train"):
-            rest += [word, *words]
-        elif word in GLOBAL_OPTIONS:
-            first += [word, *(value for value in (next(words, None),) if value is not None)]
-        elif word.startswith(tuple(f"{option}=" for option in GLOBAL_OPTIONS)):
-            first.append(word)
-        else:
-            rest.append(word)
-    return first + rest
-
-
 app = typer.Typer(
-    cls=_Group,
+    cls=CommandGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -412,12 +354,5 @@ def _exit(code: int) -> None:
 def main() -> None:
     """Entry point."""
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names need be no UTF-8
-    try:
+    with full_disk_told():
         app(prog_name="streamer")
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-        typer.echo(f"cannot write what was asked for{where}: {error.strerror}", err=True)
-        os._exit(SOME_FAILED)  # what is left in the buffer of standard output would fail once more

@@ -20,7 +20,8 @@ from members import make_engines, make_member
 from typer.testing import CliRunner, Result
 from updates import update
 
-from streamer.cli import USAGE, app, exit_code_of
+from streamer.cli import app
+from streamer.command_group import USAGE, exit_code_of
 from streamer.config import KafkaConfig
 from streamer.demo_clips import demo_clips
 from streamer.errors import (

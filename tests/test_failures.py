@@ -34,7 +34,7 @@ from members import make_engines, make_picky_detector, make_picky_member
 from proxy import proxy
 from structlog.testing import capture_logs
 
-from streamer.cli import BROKER, exit_code_of
+from streamer.command_group import BROKER, exit_code_of
 from streamer.config import ClassifyConfig, Config, DecodeConfig, FacesConfig, KafkaConfig
 from streamer.errors import BrokerError, InferenceError
 from streamer.kafka.client import admin_client

@@ -39,6 +39,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         {
             "streamer.adaptive",
             "streamer.cli",
+            "streamer.command_group",
             "streamer.dash",
             "streamer.dashboard",
             "streamer.demo",
@@ -80,7 +81,7 @@ ONLY_IN = {
     "m3u8": ("streamer.hls",),
     "sse_starlette": ("streamer.dashboard",),
     "starlette": ("streamer.dashboard",),
-    "typer": ("streamer.cli", "streamer.training.cli"),
+    "typer": ("streamer.cli", "streamer.command_group", "streamer.training.cli"),
     "opentelemetry": ("streamer.tracing",),
     "matplotlib": ("streamer.svg", "streamer.evidence_page", "streamer.live_report", "streamer.training"),
     "rich": (*LAYERS[PEOPLE], "streamer.training.progress", "streamer.training.cli"),
