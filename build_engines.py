@@ -4,19 +4,19 @@
     python build_engines.py --precision int8 --calibration CROPS [MEMBER ...]
     python build_engines.py --precision bf16 [MEMBER ...]  nothing to build: checks only
     python build_engines.py --target tensorrt --precision fp16 [MEMBER ...]   on a node with an NVIDIA GPU
-    python build_engines.py --target tensorrt --from-checkpoint runs/mine/best.pt --name mine
+    python build_engines.py --from-checkpoint runs/mine/best.pt --name mine    also with the options above
 
-MEMBER is a classifier's name, or its path under engines/ without `.json`; all of them if none is given, but
-for untrained ones with tensorrt, which also builds the face detectors. int8 and fp8 need a folder of face
-crops, at least 32, as the service cuts them, and for openvino the extra `quantize`. Without a folder,
-tensorrt checks on faces of the bundled clips. Engines that fit this GPU, driver and TensorRT are left as they
-are.
+MEMBER is a classifier's name, or its path under engines/ without `.json`; all trained ones if none is given.
+tensorrt also builds the face detectors. int8 and fp8 need a folder of face crops, at least 32, as the service
+cuts them, and for openvino the extra `quantize`. Without a folder, tensorrt checks on faces of the bundled
+clips. Engines that fit this GPU, driver and TensorRT are left as they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from pathlib import Path
 
@@ -25,13 +25,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
-from rich.table import Table
+from rich.table import Column, Table
 
 from streamer.backends.compiled import INT8_FOLDER, CompiledManifest
 from streamer.config import ClassifyConfig, Config
 from streamer.demo_clips import demo_clips
 from streamer.engines import UNTRAINED, make_untrained
-from streamer.errors import ModelError, StreamerError
+from streamer.errors import BackendError, ModelError, StreamerError, missing_extra
 from streamer.files import pieces_of
 from streamer.gpu.build import Options, Progress, build_engines, outdated, precision_of, stamp_for
 from streamer.gpu.graph import FORMATS
@@ -57,16 +57,23 @@ MAX_ENGINE_DIFFERENCE = 0.01
 
 
 def main() -> int:
-    """Exit status 0: built; 1: refused or failed; 2: wrong usage."""
+    """Exit status 0: built; 1: refused or failed; 2: wrong usage; 130: interrupted."""
     arguments = parse_arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that half-built files are removed
     try:
         build(arguments)
     except StreamerError as error:
-        console.print(
-            f"build_engines.py: {error}", style="red", highlight=False, markup=False, soft_wrap=True
-        )
-        return 1
+        return failed(str(error), 1)
+    except OSError as error:
+        return failed(f"{error.filename or arguments.engines}: {error.strerror or error}", 1)
+    except KeyboardInterrupt:
+        return failed("interrupted; what was not finished is not installed", 130)
     return 0
+
+
+def failed(why: str, code: int) -> int:
+    console.print(f"build_engines.py: {why}", style="red", highlight=False, markup=False, soft_wrap=True)
+    return code
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -84,16 +91,16 @@ def parse_arguments() -> argparse.Namespace:
         help="refuse a member whose probability changes by more on any checked image (default "
         f"{MAX_DIFFERENCE:g}, {MAX_ENGINE_DIFFERENCE:g} with tensorrt)",
     )
+    parser.add_argument(
+        "--from-checkpoint", type=Path, metavar="FILE", help="make a member of it first, uncalibrated"
+    )
+    parser.add_argument("--name", help="of that member")
     gpu = parser.add_argument_group("tensorrt")
     gpu.add_argument("--builder", choices=("tensorrt", "torch-tensorrt"), default="tensorrt")
     gpu.add_argument("--max-batch", type=int, default=64, metavar="N", help="images at once (default 64)")
     gpu.add_argument("--device", default="cuda:0", help="as PyTorch names it (default %(default)s)")
     gpu.add_argument("--jobs", type=int, default=1, metavar="N", help="engines built at the same time")
     gpu.add_argument("--rebuild", action="store_true", help="also engines that fit this machine")
-    gpu.add_argument(
-        "--from-checkpoint", type=Path, metavar="FILE", help="make a member of it first, uncalibrated"
-    )
-    gpu.add_argument("--name", help="of that member")
     parser.add_argument("--engines", type=Path, default=Path("engines"), metavar="DIR")
     parser.add_argument("--dry-run", action="store_true", help="say what would be built, and stop")
     arguments = parser.parse_args()
@@ -113,19 +120,31 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def build(arguments: argparse.Namespace) -> None:
+    if arguments.from_checkpoint and arguments.dry_run:
+        say(f"{arguments.from_checkpoint} -> make and build {arguments.engines / arguments.name}.onnx")
+        if not arguments.members:
+            return
     if arguments.target == "tensorrt":
         build_for_gpu(arguments)
-        return
+    else:
+        build_for_cpu(arguments)
+
+
+def build_for_cpu(arguments: argparse.Namespace) -> None:
+    """int8 members for OpenVINO; the other precisions need none, and are checked."""
+    if arguments.from_checkpoint and not arguments.dry_run:
+        make_member(arguments, Crops(arguments.calibration, arguments.engines))
     only_untrained = arguments.members == ["untrained"]
-    wanted = set(UNTRAINED) if only_untrained or not arguments.members else set(arguments.members)
+    wanted = set(UNTRAINED) if only_untrained else set(arguments.members)
     for name in UNTRAINED:
         if wanted & {name, f"untrained/{name}"}:
             build_untrained(arguments, name, again=only_untrained)
     if only_untrained:
         return
-    members = find_members(arguments.engines, arguments.members)
+    found = find_members(arguments.engines, arguments.members)
+    members = [member for member in found if member.manifest.trained or arguments.members]
     if not members:
-        raise ModelError(f"no classifiers under {arguments.engines}")
+        raise ModelError(f"no trained classifiers under {arguments.engines}")
     if arguments.dry_run:
         for member in members:
             target = arguments.engines / INT8_FOLDER / f"{member.manifest.name}.xml"
@@ -166,10 +185,10 @@ def build_for_gpu(arguments: argparse.Namespace) -> None:
         jobs=arguments.jobs,
         rebuild=arguments.rebuild,
     )
+    stamp = stamp_for(options)
     images = Crops(arguments.calibration, arguments.engines)
     if arguments.from_checkpoint and not arguments.dry_run:
         make_member(arguments, images)
-        arguments.members.append(arguments.name)
     found = find_networks(arguments.engines, ("classifier", "detector"))
     wanted = find_members(arguments.engines, arguments.members)
     members = [
@@ -180,7 +199,7 @@ def build_for_gpu(arguments: argparse.Namespace) -> None:
     ]
     if arguments.precision in FORMATS and not arguments.calibration:
         raise ModelError(f"{arguments.precision} needs --calibration with real crops")
-    todo = outdated(members, options, stamp_for(options))
+    todo = outdated(members, options, stamp)
     if arguments.dry_run:
         for member in members:
             goal = f"build in {precision_of(member, options)}" if member in todo else "fits this machine"
@@ -194,11 +213,15 @@ def build_for_gpu(arguments: argparse.Namespace) -> None:
 
 
 def make_member(arguments: argparse.Namespace, images: Crops) -> None:
-    """Export a training checkpoint, without calibration."""
-    from streamer.training.checkpoint import load_checkpoint, load_model
-    from streamer.training.export import MemberTexts, export_member
-    from streamer.training.make_member import origin_of
+    """Export a training checkpoint, without calibration; it is one of the members to build then."""
+    try:
+        from streamer.training.checkpoint import load_checkpoint, load_model
+        from streamer.training.export import MemberTexts, export_member
+        from streamer.training.make_member import check_name, origin_of
+    except ImportError as error:
+        raise BackendError(f"--from-checkpoint: {error}; {missing_extra('train')}") from error
 
+    check_name(arguments.name)
     checkpoint = load_checkpoint(arguments.from_checkpoint)
     size = checkpoint.config.input.size
     export_member(
@@ -213,6 +236,7 @@ def make_member(arguments: argparse.Namespace, images: Crops) -> None:
         crops=images(size).check,
         calibration=Calibration(),
     )
+    arguments.members.append(arguments.name)
     say(f"{arguments.name}: made from {arguments.from_checkpoint}, uncalibrated")
 
 
@@ -293,7 +317,10 @@ def check(arguments: argparse.Namespace, members: list[Member]) -> None:
     """Compare what needs no building with its reference, and show it. Raises ModelError beyond the bound."""
     precision = arguments.precision
     table = Table(
-        "member", f"max difference of {precision}", "allowed", title="nothing to build for openvino"
+        Column("member", overflow="fold"),
+        f"max difference of {precision}",
+        "allowed",
+        title="nothing to build for openvino",
     )
     far = []
     for member in members:
@@ -310,7 +337,7 @@ def check(arguments: argparse.Namespace, members: list[Member]) -> None:
 
 def table_of(made: list[CompiledManifest]) -> Table:
     table = Table(
-        "network",
+        Column("network", overflow="fold"),
         "calibrated with",
         "checked on",
         "max difference",

@@ -28,6 +28,11 @@ def missing_extra(extra: str) -> str:
     return f"pip install -e '.[{extra}]' in the repository"
 
 
+def one_line(error: BaseException) -> str:
+    """Its text; that of inference libraries has several lines."""
+    return " ".join(str(error).split())
+
+
 class StreamerError(Exception):
     """Base of all errors raised on purpose; its text is fit to be shown to a user."""
 

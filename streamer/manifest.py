@@ -89,19 +89,25 @@ def read_manifest(path: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()[:5])
-        raise ManifestError(f"{path}: not a valid manifest: {wrong}") from error
+        raise ManifestError(f"{path}: not a valid manifest: {what_is_wrong(error)}") from error
     network = manifest.path(path.parent)
     if network.parent != path.parent:
         raise ManifestError(f"{path}: `file` must be a plain file name, got {manifest.file!r}")
     if not network.is_file():
-        raise ManifestError(f"{network}: missing, though {path.name} describes it; run build_engines.py")
+        raise ManifestError(
+            f"{network}: missing, though {path.name} describes it; restore it or build it again"
+        )
     if (actual := sha256_of(network)) != manifest.sha256:
         raise ManifestError(
             f"{network}: SHA-256 is {actual}, but {path.name} says {manifest.sha256}; "
             f"the file was changed or damaged: restore it or build it again"
         )
     return manifest
+
+
+def what_is_wrong(error: ValidationError) -> str:
+    """The fields of a manifest that are not as they should be, in one line."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()[:5])
 
 
 def _what_is_there(path: Path) -> str:

@@ -23,7 +23,7 @@ from streamer.backends.images import normalise
 from streamer.backends.load import load_network
 from streamer.backends.openvino_backend import OpenVinoNetwork, shared_core
 from streamer.classify import probability
-from streamer.errors import BackendError, ModelError, missing_extra
+from streamer.errors import BackendError, ModelError, missing_extra, one_line
 from streamer.manifest import Manifest, read_manifest, sha256_of
 from streamer.types import Float32Array, UInt8Array
 
@@ -199,12 +199,21 @@ def _quantise_one(core: Any, nncf: Any, member: Member, images: UInt8Array, fold
 
     manifest = member.manifest
     spec = manifest.input
-    model = core.read_model(manifest.path(member.path.parent))
     channels_first = spec.layout == "NCHW"
-    model.reshape([1, 3, spec.height, spec.width] if channels_first else [1, spec.height, spec.width, 3])
+    shape = [1, 3, spec.height, spec.width] if channels_first else [1, spec.height, spec.width, 3]
     dataset = nncf.Dataset(range(len(images)), lambda i: normalise(images[i : i + 1], spec))
-    quantised = nncf.quantize(model, dataset, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images))
-    openvino.save_model(quantised, folder / f"{manifest.name}.xml", compress_to_fp16=False)
+    mixed = nncf.QuantizationPreset.MIXED
+    try:
+        model = core.read_model(manifest.path(member.path.parent))
+        model.reshape(shape)
+        quantised = nncf.quantize(model, dataset, preset=mixed, subset_size=len(images))
+    except Exception as error:  # their exceptions share no base class
+        raise BackendError(f"{manifest.name}: cannot be quantised: {one_line(error)}") from error
+    file = folder / f"{manifest.name}.xml"
+    try:
+        openvino.save_model(quantised, file, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise ModelError(f"{file}: cannot be written, is there room?: {one_line(error)}") from error
 
 
 def _run(network: Any, images: UInt8Array) -> Float32Array:

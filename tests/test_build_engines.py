@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,78 @@ def test_errors_a_person_can_act_on(tmp_path: Path, arguments: list[str], code: 
     got, text = build("--engines", tmp_path, *arguments)
     assert got == code
     assert message in " ".join(text.split())
+
+
+def test_without_names_it_is_all_trained_ones_and_nothing_is_made(tmp_path: Path) -> None:
+    make_network(tmp_path, "small", trained=True)
+    make_network(tmp_path, "random")
+    code, text = build("--engines", tmp_path, "--dry-run")
+    assert code == 0
+    assert re.findall(r"(\w+)\.json -> check", text) == ["small"]
+    wrong = tmp_path / "enginse"
+    code, text = build("--engines", wrong)
+    assert code == 1
+    assert f"no trained classifiers under {wrong}" in text
+    assert not wrong.exists()
+
+
+@pytest.mark.parametrize("target", ["openvino", "tensorrt"])
+def test_a_checkpoint_that_cannot_be_read_is_never_passed_over(tmp_path: Path, target: str) -> None:
+    if target == "tensorrt" and not DRIVER.exists():
+        pytest.skip("there is no GPU, which is said first")
+    make_network(tmp_path, "small", trained=True)
+    wanted = ("--target", target, "--from-checkpoint", tmp_path / "absent.pt", "--name", "mine")
+    code, text = build("--engines", tmp_path, *wanted)
+    assert code == 1
+    assert re.search(r"absent\.pt: cannot read|--from-checkpoint: No module .*'\.\[train\]'", text)
+
+
+@pytest.mark.needs_torch
+def test_a_checkpoint_becomes_a_member_and_is_checked(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from streamer.training.checkpoint import save_checkpoint
+    from streamer.training.config import parse_config
+    from streamer.training.state import State
+
+    config = {"model": {"architecture": "mobilenet_v2", "pretrained": False}, "input": {"size": 64}}
+    state = State.start(parse_config(config, "test"), "data", torch.device("cpu"))
+    save_checkpoint(tmp_path / "best.pt", state.checkpoint())
+    engines = tmp_path / "engines"
+    engines.mkdir()
+    for file in (SCRIPT.parent / "engines").glob("[bm]*.[jo]*"):  # detectors, and the default members
+        (engines / file.name).symlink_to(file)
+    wanted = ("--engines", engines, "--from-checkpoint", tmp_path / "best.pt", "--name")
+    code, text = build(*wanted, "../mine")
+    assert code == 1
+    assert "a member's name is that of its files" in text
+    assert not list(tmp_path.glob("mine.*"))
+    code, text = build(*wanted, "mine")
+    assert code == 0, text
+    assert "mine: checking f32" in text
+    assert (engines / "mine.json").is_file()
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    make_network(tmp_path, "small")
+    (tmp_path / "compiled").write_text("in the way")
+    code, text = build("--engines", tmp_path, "--precision", "int8", "small")
+    assert code == 1
+    assert f"{tmp_path / INT8_FOLDER}: Not a directory" in text
+
+
+def test_what_an_ended_build_had_begun_is_removed(tmp_path: Path) -> None:
+    make_network(tmp_path, "small")
+    command = [sys.executable, SCRIPT, "--engines", tmp_path, "--precision", "int8", "small"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob(f"{INT8_FOLDER}/.building-*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, text = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in text
+    assert "Traceback" not in text
+    assert list((tmp_path / INT8_FOLDER).iterdir()) == []
 
 
 def test_tensorrt_needs_a_gpu(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import resource
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,7 @@ from networks import SIZE, images, make_network
 from streamer.backends.compiled import INT8_FOLDER, CompiledManifest
 from streamer.backends.load import load_network
 from streamer.errors import BackendError, ModelError
+from streamer.manifest import sha256_of
 from streamer.quantise import (
     CALIBRATION_IMAGES,
     check_precision,
@@ -69,6 +72,29 @@ def test_too_far_from_f32_is_refused_and_nothing_is_installed(tmp_path: Path) ->
     make_network(tmp_path, "a", seed=1)
     with pytest.raises(ModelError, match=r"not installed.*a by 0\.\d+ \(allowed 1e-09\)"):
         quantise(find_members(tmp_path, ["a"]), tmp_path, calibration=None, max_difference=1e-9)
+    assert list((tmp_path / INT8_FOLDER).iterdir()) == []
+
+
+def test_a_network_that_is_none_is_said(tmp_path: Path) -> None:
+    path = make_network(tmp_path, "a")
+    (tmp_path / "a.onnx").write_bytes((tmp_path / "a.onnx").read_bytes()[:1000])
+    text = json.loads(path.read_text()) | {"sha256": sha256_of(tmp_path / "a.onnx")}
+    path.write_text(json.dumps(text))
+    with pytest.raises(BackendError, match=r"^a: cannot be quantised: [^\n]+$"):
+        quantise(find_members(tmp_path, ["a"]), tmp_path, calibration=None, max_difference=0.2)
+    with pytest.raises(BackendError, match=r"^a: OpenVINO cannot use [^\n]+$"):
+        load_network(path, backend="openvino", precision="f32")
+
+
+def test_a_full_disk_is_said_and_nothing_is_installed(tmp_path: Path) -> None:
+    make_network(tmp_path, "a")
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, hard))
+    try:
+        with pytest.raises(ModelError, match=r"a\.xml: cannot be written, is there room\?"):
+            quantise(find_members(tmp_path, ["a"]), tmp_path, calibration=None, max_difference=0.2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert list((tmp_path / INT8_FOLDER).iterdir()) == []
 
 

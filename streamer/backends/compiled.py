@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from streamer.errors import BackendError, ManifestError
-from streamer.manifest import Manifest, sha256_of
+from streamer.manifest import Manifest, sha256_of, what_is_wrong
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -32,7 +32,7 @@ class CompiledManifest(BaseModel):
     """Name of the network, as in its own manifest."""
     target: Literal["openvino", "tensorrt"]
     precision: Literal["f32", "fp16", "bf16", "int8", "fp8"]
-    files: dict[str, Sha256]
+    files: Annotated[dict[str, Sha256], Field(min_length=1)]
     """File name, beside this manifest -> SHA-256; the first is the one to load."""
     source_sha256: Sha256
     """Of the network that it was made from."""
@@ -88,8 +88,10 @@ def find_compiled(
         raise BackendError(f"{manifest.name}: not built ({path} is missing); run: {command}")
     try:
         compiled = CompiledManifest.model_validate_json(path.read_text())
-    except (OSError, ValidationError) as error:
-        raise BackendError(f"{path}: not a valid manifest; run: {command}\n{error}") from error
+    except OSError as error:
+        raise BackendError(f"{path}: cannot read the manifest: {error.strerror}") from error
+    except ValidationError as error:
+        raise BackendError(f"{path}: not a valid manifest: {what_is_wrong(error)}; run: {command}") from error
     if compiled.source_sha256 != manifest.sha256:
         raise BackendError(f"{manifest.name}: built from another version of it ({path}); run: {command}")
     if made_for is not None and (other := _differences(compiled.made_for, made_for)):

@@ -21,7 +21,7 @@ import numpy as np
 
 from streamer.backends.images import in_memory
 from streamer.backends.probe import Precision, cpu_shows_amx, lower_isa, probe
-from streamer.errors import BackendError, InferenceError, ManifestError
+from streamer.errors import BackendError, InferenceError, ManifestError, one_line
 from streamer.manifest import Manifest
 from streamer.types import Float32Array, Images, UInt8Array
 
@@ -62,7 +62,7 @@ class OpenVinoNetwork:
                 },
             )
         except RuntimeError as error:
-            raise BackendError(f"{manifest.name}: OpenVINO cannot use {file}: {error}") from error
+            raise BackendError(f"{manifest.name}: OpenVINO cannot use {file}: {one_line(error)}") from error
         self._outputs = [self._compiled.output(name) for name in manifest.outputs]
         self._local = threading.local()
         # One run before any two threads meet. OpenVINO's binding sets something up on first use: where two
@@ -90,7 +90,7 @@ class OpenVinoNetwork:
         try:
             rows = [future.result() for future in futures]
         except RuntimeError as error:
-            raise InferenceError(f"{self._manifest.name}: {error}") from error
+            raise InferenceError(f"{self._manifest.name}: {one_line(error)}") from error
         return tuple(np.concatenate(parts) for parts in zip(*rows, strict=True))
 
     def _infer(self, image: UInt8Array) -> list[Float32Array]:

@@ -52,8 +52,7 @@ def export_calibrated(
     from streamer.training.checkpoint import load_checkpoint, load_model
     from streamer.training.export import MemberTexts, export_member
 
-    if not name or name.startswith(".") or Path(name).name != name:
-        raise TrainingError(f"{name!r}: a member's name is that of its files, without a folder")
+    check_name(name)
     records = read_index(cache)
     held_out = read_split(cache, split)
     loaded = load_checkpoint(checkpoint)
@@ -83,6 +82,12 @@ def export_calibrated(
         storage=storage,
         heat_map=heat_map and loaded.config.model.mask_head,
     )
+
+
+def check_name(name: str) -> None:
+    """Raise TrainingError for a name that would put a member's files elsewhere, or nowhere."""
+    if not name or name.startswith(".") or Path(name).name != name:
+        raise TrainingError(f"{name!r}: a member's name is that of its files, without a folder")
 
 
 def origin_of(checkpoint: Checkpoint, data: str) -> str:

@@ -91,8 +91,11 @@ def test_an_int8_manifest_cannot_point_elsewhere(tmp_path: Path) -> None:
 
 def test_an_int8_manifest_that_is_none(tmp_path: Path) -> None:
     path = make_network(tmp_path)
-    (pretend_int8(path) / "small.json").write_text("{}")
-    with pytest.raises(BackendError, match="not a valid manifest"):
+    described = pretend_int8(path, files={}) / "small.json"
+    with pytest.raises(BackendError, match=r"not a valid manifest: files: .*at least 1"):
+        load_network(path, backend="openvino", precision="int8")
+    described.write_text("{}")
+    with pytest.raises(BackendError, match=r"not a valid manifest: name: Field required; .*; run: python"):
         load_network(path, backend="openvino", precision="int8")
 
 
