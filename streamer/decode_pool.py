@@ -70,10 +70,9 @@ class DecodePool:
 
     async def start(self) -> None:
         """Start the workers. Raises StreamerError, saying why, if they do not come up."""
-        self._workers = [
-            Worker(self._config, yuv=self._yuv, nvdec=self._nvdec) for _ in range(self._size + 1)
-        ]
         try:
+            for _ in range(self._size + 1):
+                self._workers.append(Worker(self._config, yuv=self._yuv, nvdec=self._nvdec))
             await asyncio.gather(*(worker.start() for worker in self._workers))
         except BaseException:
             await self.close()

@@ -74,6 +74,23 @@ class WorkerFailedError(Exception):
         return DecodeError("decoder_crashed", f"the decoder process ended {how}")
 
 
+def _shared_memory(size: int) -> tuple[int, mmap.mmap]:
+    """A file in memory, and its mapping."""
+    memory = os.memfd_create("streamer-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(memory, size)
+        # Sealed, so that no worker can shrink the memory under the parent's feet (SIGBUS).
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        return memory, mmap.mmap(memory, size, prot=mmap.PROT_READ)
+    except OSError:
+        os.close(memory)
+        raise
+
+
+def _lacking(error: OSError) -> str:
+    return f"{error.strerror or error}; raise this limit or lower decode.workers"
+
+
 class Worker:
     """A process and the memory that it shares with us, in two halves."""
 
@@ -96,31 +113,40 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter | None = None
-        # Sealed, so that no worker can shrink the memory under the parent's feet (SIGBUS).
-        self._memory = os.memfd_create("streamer-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self._memory, 2 * self._half_bytes)
-        fcntl.fcntl(
-            self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-        )
-        self._mapping: mmap.mmap | None = mmap.mmap(self._memory, 2 * self._half_bytes, prot=mmap.PROT_READ)
+        self._mapping: mmap.mmap | None
+        try:
+            self._memory, self._mapping = _shared_memory(2 * self._half_bytes)
+        except OSError as error:
+            raise StreamerError(f"no memory to share with a decoder process: {_lacking(error)}") from error
 
     async def start(self) -> None:
         """Start the process and wait until it is ready. Raises StreamerError."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = self._popen(theirs.fileno())
-        self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
         try:
+            await self._launch()
             async with asyncio.timeout(_START_SECONDS):
                 answer = await self._receive()
-        except (OSError, EOFError, TimeoutError, ValueError) as error:
+        except (EOFError, TimeoutError, ConnectionError, ValueError) as error:
             await self.stop()
             raise StreamerError(f"a decoder process did not start: {error!r}") from error
+        except OSError as error:
+            await self.stop()
+            raise StreamerError(f"a decoder process did not start: {_lacking(error)}") from error
         if "error" in answer:
             await self.stop()
             raise StreamerError(f"a decoder process did not start: {answer['error'][1]}")
         self.unfiltered = answer["unfiltered"]
         self.is_asked = False
+
+    async def _launch(self) -> None:
+        """The process, and the socket to it."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = self._popen(theirs.fileno())
+            except OSError:
+                ours.close()
+                raise
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
 
     def _popen(self, link: int) -> subprocess.Popen[bytes]:
         config = self._config

@@ -15,8 +15,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -304,6 +304,35 @@ async def test_too_little_memory_to_start_is_said() -> None:
     with pytest.raises(StreamerError, match="memory_mib = 32"):
         async with running(memory_mib=32):
             pass
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """This process can open no file, socket or memory more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_too_few_descriptors_to_start_are_said() -> None:
+    pool = DecodePool(DecodeConfig(workers=1))
+    with no_more_files(), pytest.raises(StreamerError, match=r"Too many open files; raise this limit"):
+        await pool.start()
+
+
+async def test_workers_come_back_when_descriptors_do() -> None:
+    async with running() as pool:
+        for pid in pool.pids:
+            os.kill(pid, signal.SIGKILL)
+        work = asyncio.create_task(indices(pool, encode("mpegts")))
+        with no_more_files():
+            await asyncio.sleep(0.5)  # both were tried to be replaced
+        assert sum(pool.restarts.values()) == 2
+        async with asyncio.timeout(60):
+            assert await work == list(range(60))
 
 
 # hostile media
