@@ -92,7 +92,7 @@ class Pipeline:
     def __init__(self, config: Config) -> None:
         """Load the networks. Raises ModelError."""
         self._config = config
-        threads = config.classify.threads or os.cpu_count() or 1
+        threads = config.classify.threads or len(os.sched_getaffinity(0))
         self._device = open_device(config)
         self._face_networks = [
             load_network(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +93,18 @@ async def test_a_network_that_fails_on_everything_is_no_fault_of_the_picture(
     assert isinstance(error, InferenceError)
     assert str(error).startswith(f"{broken}: ")
     assert "known image" in str(error)
+
+
+async def test_no_more_threads_than_cores_that_it_may_use(
+    tmp_path: Path, normal: Frame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under taskset or a cpuset: the machine may have more."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    async with Pipeline(config_of(make_engines(tmp_path / "engines", member=0.0))) as pipeline:
+        await look_at(pipeline, *[normal] * 4)
+        names = [thread.name for thread in threading.enumerate()]
+    ours = Counter(name.rpartition("_")[0] for name in names if name.startswith(("openvino-", "batch-")))
+    assert set(ours.values()) == {1}
 
 
 async def test_an_ensemble_in_shadow_scores_the_same_faces(tmp_path: Path, normal: Frame) -> None:
