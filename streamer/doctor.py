@@ -23,14 +23,20 @@ import streamer
 from streamer.backends.compiled import INT8_FOLDER, compiled_folder, find_int8
 from streamer.backends.load import describe_backends, load_network
 from streamer.classify import Ensemble, shadow_of
-from streamer.config import ClassifyConfig, Config
+from streamer.config import ClassifyConfig, Config, KafkaConfig
 from streamer.decode_pool import DecodePool
 from streamer.demo_clips import demo_clips
 from streamer.errors import BackendError, BrokerError, ModelError, StreamerError, missing_extra
 from streamer.files import pieces_of
 from streamer.gpu import faster_paths, nvdec_settings, open_device
 from streamer.kafka.deliver import make_delivery
-from streamer.kafka.topics import MISSING_TOPIC_ADVICE, describe_broker, needed_topics, why_states_do_not_fit
+from streamer.kafka.topics import (
+    MISSING_TOPIC_ADVICE,
+    describe_broker,
+    describe_differences,
+    needed_topics,
+    why_states_do_not_fit,
+)
 from streamer.log import printable
 from streamer.manifest import Manifest, read_manifest
 from streamer.members import prepare_members
@@ -306,19 +312,26 @@ async def _kafka(config: Config) -> AsyncIterator[Check]:
         info = await describe_broker(kafka, connect_seconds=CONNECT_SECONDS)
     except StreamerError as error:
         code = 3 if isinstance(error, BrokerError) else 2
-        yield Check(area, kafka.bootstrap_servers, "fail", f"{error}; `streamer demo` brings its own", code)
+        is_default = kafka.bootstrap_servers == KafkaConfig().bootstrap_servers
+        hint = "; `streamer demo` brings its own" if is_default else ""
+        yield Check(area, kafka.bootstrap_servers, "fail", f"{error}{hint}", code)
         return
     took = duration(asyncio.get_running_loop().time() - started)
     text = f"cluster {info.cluster_id}, {count(info.brokers, 'broker')}, answered in {took}"
     yield Check(area, kafka.bootstrap_servers, "ok", f"{text}; {kafka.security.protocol}")
     misfit = why_states_do_not_fit(kafka, info)
+    try:
+        differences = await describe_differences(kafka, connect_seconds=CONNECT_SECONDS)
+    except BrokerError:  # an old or embedded broker: it does not tell
+        differences = {}
     for name in needed_topics(kafka, evidence=config.evidence.publish):
         if name not in info.topics:
             yield Check(area, f"topic {name}", "fail", f"missing; {MISSING_TOPIC_ADVICE}", 3)
         elif misfit is not None and name == kafka.state_topic:
             yield Check(area, f"topic {name}", "fail", misfit, 3)
         else:
-            yield Check(area, f"topic {name}", "ok", count(info.topics[name], "partition"))
+            text = "\n".join([count(info.topics[name], "partition"), *differences.get(name, ())])
+            yield Check(area, f"topic {name}", "note" if differences.get(name) else "ok", text)
     if kafka.delivery == "exactly_once":
         try:
             async with make_delivery(kafka):  # one that delivers nothing, and keeps no running service out

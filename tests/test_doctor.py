@@ -75,6 +75,26 @@ async def test_no_broker(engines: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "`streamer run` cannot work: 1 problem" in out
 
 
+async def test_the_broker_of_the_demo_is_offered_only_for_the_default(engines: Path) -> None:
+    (check,) = failures(await checks_of(config_with(engines))).values()
+    assert "no Kafka reachable" in check.text
+    assert "streamer demo" not in check.text
+
+
+@pytest.mark.needs_kafka
+async def test_topics_that_were_made_otherwise(engines: Path, real_kafka: KafkaConfig) -> None:
+    other = real_kafka.model_copy(
+        update={"max_message_bytes": 2 * real_kafka.max_message_bytes, "state_topic": real_kafka.scores_topic}
+    )
+    checks = {check.name: check for check in await checks_of(config_with(engines, kafka=other))}
+    for name, said in (
+        (other.chunks_topic, "max.message.bytes is 16777216, `streamer topics create` sets 33554432"),
+        (other.state_topic, "cleanup.policy is delete, `streamer topics create` sets compact"),
+    ):
+        assert checks[f"topic {name}"].state == "note"
+        assert said in checks[f"topic {name}"].text
+
+
 async def test_missing_topics(engines: Path, embedded_broker: str) -> None:
     kafka = fresh_names(embedded_broker, "at_least_once")
     found = failures(await checks_of(config_with(engines, kafka=kafka)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from streamer.config import KafkaConfig
@@ -156,6 +157,36 @@ async def describe_broker(kafka: KafkaConfig, *, connect_seconds: float = CONNEC
         brokers=len(cluster["brokers"]),
         topics={topic["topic"]: len(topic["partitions"]) for topic in topics},
     )
+
+
+async def describe_differences(
+    kafka: KafkaConfig, *, connect_seconds: float = CONNECT_SECONDS
+) -> dict[str, list[str]]:
+    """Settings of topics that `create_topics` would have chosen otherwise, in words, by topic.
+
+    Retention is everybody's own. Of a topic that is not there, or whose settings this user may not see,
+    nothing is said. Raises BrokerError, also if the broker does not tell settings.
+    """
+    specs = {spec.name: spec.configs for spec in topic_specs(kafka)}
+    async with admin_client(kafka, connect_seconds=connect_seconds) as admin:
+        answers = await admin.describe_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, name) for name in specs]
+        )
+    found = {topic[3]: {e[0]: e[1] for e in topic[4]} for answer in answers for topic in answer.resources}
+    return {
+        name: [
+            f"{key} is {found[name][key]}, `streamer topics create` sets {wanted}"
+            for key, wanted in settings.items()
+            if key in found.get(name, {}) and not _serves(key, found[name][key], wanted)
+        ]
+        for name, settings in specs.items()
+    }
+
+
+def _serves(key: str, found: str, wanted: str) -> bool:
+    if key == "max.message.bytes":
+        return int(found) >= int(wanted)
+    return key in ("retention.ms", "segment.ms") or found == wanted
 
 
 def needed_topics(kafka: KafkaConfig, *, evidence: bool = False) -> list[str]:
