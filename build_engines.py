@@ -189,8 +189,9 @@ def build_for_gpu(arguments: argparse.Namespace) -> None:
     images = Crops(arguments.calibration, arguments.engines)
     if arguments.from_checkpoint and not arguments.dry_run:
         make_member(arguments, images)
-    found = find_networks(arguments.engines, ("classifier", "detector"))
-    wanted = find_members(arguments.engines, arguments.members)
+    kinds = ("classifier", "detector")
+    found = find_networks(arguments.engines, kinds)
+    wanted = find_members(arguments.engines, arguments.members, kinds)
     members = [
         member
         for member in found

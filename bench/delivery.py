@@ -26,8 +26,10 @@ from conftest import fresh_names
 from fakes import FakePipeline, chunk, publish, running, service_config, until
 from kafka_broker import restartable_kafka
 
+from streamer.config import LogConfig
 from streamer.kafka.deliver import Batch
 from streamer.kafka.topics import create_topics
+from streamer.log import set_up_logging
 
 VIDEOS = 64
 
@@ -82,6 +84,7 @@ def main() -> None:
     parser.add_argument("--partitions", type=int, default=8)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    set_up_logging(LogConfig(level="warning"))  # a line for every chunk would be measured, too
     rates: dict[str, float] = {}
     with restartable_kafka() as broker:
         for mode in ("none", "at_least_once", "exactly_once") * 2:

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from streamer.config import Config
+from streamer.config import Config, LogConfig
 from streamer.kafka.embedded import EmbeddedBroker
 from streamer.kafka.publish import ChunkPublisher
 from streamer.kafka.scores import read_scores
 from streamer.kafka.topics import create_topics
+from streamer.log import set_up_logging
 from streamer.messages import ScoreUpdate, VideoChunk
 
 VIDEOS = 8
@@ -98,6 +99,7 @@ async def running_service(
     overrides: further `section.key=value` for the service; config: what the producer and the reader need;
     bootstrap_servers: of the broker, None for an embedded one.
     """
+    set_up_logging(LogConfig(level="warning"))  # standard output is for the figures
     async with AsyncExitStack() as resources:
         if bootstrap_servers is None:
             broker = await resources.enter_async_context(EmbeddedBroker())

@@ -155,12 +155,13 @@ def check_precision(member: Member, precision: str, *, calibration: Path | None)
     return difference(got, _run(load_network(member.path, backend=reference, precision="f32"), images))
 
 
-def find_members(engines: Path, names: Sequence[str]) -> list[Member]:
-    """Classifiers by name, or by path under `engines` without `.json`; all of them if no name is given.
+def find_members(engines: Path, names: Sequence[str], kinds: Sequence[str] = ("classifier",)) -> list[Member]:
+    """Networks of these kinds by name, or by path under `engines` without `.json`; all of them if no name is
+    given.
 
     Raises ModelError that lists what there is.
     """
-    found = find_networks(engines, ("classifier",))
+    found = find_networks(engines, kinds)
     if not names:
         return found
     chosen: list[Member] = []
@@ -172,7 +173,7 @@ def find_members(engines: Path, names: Sequence[str]) -> list[Member]:
         ]
         if len(hits) != 1:
             known = ", ".join(str(m.path.relative_to(engines).with_suffix("")) for m in found) or "none"
-            problem = "no classifier" if not hits else "more than one classifier"
+            problem = f"{'more than one' if hits else 'no'} {' or '.join(kinds)}"
             raise ModelError(f"{problem} called {name!r} under {engines}; there are: {known}")
         chosen.append(hits[0])
     return chosen

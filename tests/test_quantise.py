@@ -159,3 +159,6 @@ def test_members_by_name_or_path(tmp_path: Path) -> None:
         ModelError, match=r"no classifier called 'faces'.*there are: a, untrained/a, untrained/b"
     ):
         find_members(tmp_path, ["faces"])
+    # as the service names it where the engine of a detector is missing
+    (found,) = find_members(tmp_path, ["faces"], ("classifier", "detector"))
+    assert found.manifest.kind == "detector"

@@ -66,7 +66,8 @@ def compiled_folder(manifest_path: Path, variant: Path) -> Path:
 
 def find_int8(manifest_path: Path, manifest: Manifest) -> Path:
     """The quantised variant of a network, verified. Raises BackendError with the command that makes it."""
-    command = f"python build_engines.py --target openvino --precision int8 {manifest.name}"
+    crops = "--calibration CROPS " if manifest.trained else ""
+    command = f"python build_engines.py --target openvino --precision int8 {crops}{manifest.name}"
     path, compiled = find_compiled(manifest_path, manifest, INT8_FOLDER, command)
     return path.parent / next(iter(compiled.files))
 

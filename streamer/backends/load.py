@@ -79,7 +79,8 @@ def load_network(
 def _load_engine(manifest_path: Path, manifest: Manifest, precision: str, device: str) -> Network:
     stamp = machine_stamp(device)
     variant = tensorrt_folder(precision, stamp["gpu"])
-    command = f"python build_engines.py --target tensorrt --precision {precision} {manifest.name}"
+    crops = "--calibration CROPS " if precision in ("int8", "fp8") else ""
+    command = f"python build_engines.py --target tensorrt --precision {precision} {crops}{manifest.name}"
     path, compiled = find_compiled(manifest_path, manifest, variant, command, stamp)
     if compiled.max_batch is None:
         raise ManifestError(f"{path}: max_batch is missing; run: {command}")

@@ -41,6 +41,9 @@ def test_int8_without_a_quantised_member_names_the_command(tmp_path: Path) -> No
     command = "build_engines.py --target openvino --precision int8 small"
     with pytest.raises(BackendError, match=f"not built.*{command}"):
         load_network(path, backend="openvino", precision="int8")
+    path = make_network(tmp_path, trained=True)
+    with pytest.raises(BackendError, match=r"--precision int8 --calibration CROPS small$"):
+        load_network(path, backend="openvino", precision="int8")
 
 
 def pretend_int8(path: Path, **fields: object) -> Path:
