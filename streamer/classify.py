@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +18,8 @@ from streamer.config import ClassifyConfig
 from streamer.errors import InferenceError, ManifestError, UntrainedError
 from streamer.manifest import Calibration, Manifest, read_manifest
 from streamer.types import Crops, Float32Array, UInt8Array
+
+EIGHT_BITS = ("int8", "fp8")
 
 MASK = "mask"
 """Name of a member's second output; see `Manifest.outputs`."""
@@ -36,8 +39,8 @@ class Ensemble:
         _check_members(manifests, paths, allow_untrained=config.allow_untrained)
         self.names: tuple[str, ...] = tuple(manifest.name for manifest in manifests)
         """Of the members, in the order of the columns of `classify`."""
-        self.model_set: str = model_set_of(manifests)
-        """12 hex digits that stand for the members' weights and calibration."""
+        self.model_set: str = model_set_of(manifests, config.precision)
+        """See `model_set_of`."""
         self.trained: bool = all(manifest.trained for manifest in manifests)
         """False: at least one member has random weights, and the probabilities mean nothing."""
         self.crop_sizes: tuple[int, ...] = tuple(sorted({m.input.height for m in manifests}, reverse=True))
@@ -131,9 +134,17 @@ def probability(logits: Float32Array, calibration: Calibration) -> Float32Array:
     return (0.5 * (1 + np.tanh(scaled / 2))).astype(np.float32)
 
 
-def model_set_of(manifests: Sequence[Manifest]) -> str:
-    """Hash over the members' weights and calibration, in their order: 12 hex digits."""
-    identity = [[m.name, m.sha256, m.calibration.temperature, m.calibration.bias] for m in manifests]
+def model_set_of(manifests: Sequence[Manifest], precision: str = "f32") -> str:
+    """Hash over the members' weights and calibration, in their order: 12 hex digits.
+
+    precision: 8 bits change a probability by more than some members differ by, so that members in them are
+    others; 16 do not.
+    """
+    identity: list[Any] = [
+        [m.name, m.sha256, m.calibration.temperature, m.calibration.bias] for m in manifests
+    ]
+    if precision in EIGHT_BITS:
+        identity.append(precision)
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
 
 

@@ -121,7 +121,8 @@ def _manifests(config: Config, update: ScoreUpdate) -> list[Manifest]:
         manifests = [read_manifest(folder / f"{member}.json") for member in config.classify.members]
     except ModelError:
         return []
-    return manifests if model_set_of(manifests) == update.model_set else []
+    model_set = model_set_of(manifests, config.classify.precision)
+    return manifests if model_set == update.model_set else []
 
 
 @dataclass(frozen=True, slots=True)

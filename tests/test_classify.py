@@ -170,6 +170,11 @@ def test_model_set_stands_for_weights_calibration_and_order(engines: Path) -> No
     assert len({model_set_of(manifests) for manifests in sets}) == len(sets)
     assert model_set_of([a, b]) == model_set_of([a.model_copy(update={"measured": "more"}), b])
     assert Ensemble(config(engines, "a", "b")).model_set == model_set_of([a, b])
+    precisions = {
+        precision: model_set_of([a, b], precision) for precision in ("f32", "fp16", "bf16", "int8", "fp8")
+    }
+    assert precisions["f32"] == precisions["fp16"] == precisions["bf16"] == model_set_of([a, b])
+    assert len(set(precisions.values())) == 3, "each of 8 bits is an ensemble of its own"
 
 
 def test_probability_without_overflow() -> None:
