@@ -72,7 +72,7 @@ class TrackScore(_Message):
 
     track: int
     box: tuple[float, float, float, float]
-    """Last seen at (x_min, y_min, x_max, y_max), pixels of the frame."""
+    """Last seen at (x_min, y_min, x_max, y_max), pixels of a frame of `ScoreUpdate.frame_size`."""
     fake_score: Annotated[float, Field(ge=0, le=1)]
     """Mean over all predictions of this person so far."""
     window_score: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -133,6 +133,8 @@ class ScoreUpdate(_Message):
     many."""
     models: dict[str, float]
     """Mean probability by member."""
+    frame_size: tuple[int, int] | None = None
+    """Width and height of the newest frame, pixels, upright and with square pixels; null: none yet."""
     tracks: list[TrackScore]
     suspect_track: int | None
     """Track with the highest score."""

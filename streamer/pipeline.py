@@ -68,6 +68,8 @@ class FoundFaces:
     crops: Crops
     shadow_crops: Crops | None
     """The same faces at the sizes of the ensemble in shadow; None: there is none."""
+    size: tuple[int, int]
+    """Width and height of the frame, pixels."""
 
 
 @dataclass(slots=True)
@@ -293,6 +295,7 @@ class Pipeline:
                     faces,
                     self._crop(image, faces, self._ensemble),
                     self._crop(image, faces, self._shadow) if self._shadow else None,
+                    (image.width, image.height),
                 )
                 for image, faces in zip(sequence, found, strict=True)
             ]
@@ -333,7 +336,7 @@ class Pipeline:
 
     async def _classify(self, time_seconds: float, found: FoundFaces, *, keep_crops: bool) -> FramePrediction:
         if not len(found.faces):
-            return FramePrediction(time_seconds, (), found.faces.left_out)
+            return FramePrediction(time_seconds, (), found.faces.left_out, found.size)
         in_shadow = asyncio.create_task(self._in_shadow(found))
         try:
             probabilities = await _run(
@@ -356,6 +359,7 @@ class Pipeline:
                 )
             ),
             found.faces.left_out,
+            found.size,
         )
 
 

@@ -6,7 +6,6 @@ chunks arrive cannot change a video's score by even one bit; a seq that was coun
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -130,7 +129,7 @@ class RollingScores:
         start = state.end_seconds if prediction.start_seconds is None else prediction.start_seconds
         end = start + prediction.duration_seconds
         if prediction.seq > state.latest_seq and self._is_before_window(state, end):
-            _begin_timeline_anew(state)
+            state.begin_timeline_anew()
         self._count(state, prediction, start, on_face, last=last)
         state.end_seconds = max(state.end_seconds, end)
         found = any(frame.faces for frame in prediction.frames)
@@ -275,6 +274,8 @@ class RollingScores:
         on_face: OnFace | None,
     ) -> None:
         """Give each face of a frame to the track it continues, or to a new one. index: see `_bin`."""
+        if frame.size is not None:
+            state.resize_frames(*frame.size)
         near = [t for t in state.tracks if abs(at - t.seen_seconds) <= self._faces.track_gap_seconds]
         tails = np.array([t.box for t in near], np.float32).reshape(-1, 4)
         boxes = np.array([face.box for face in frame.faces], np.float32).reshape(-1, 4)
@@ -326,6 +327,7 @@ class RollingScores:
                 for name, total in zip(self.ensemble.names, state.by_member, strict=True)
                 if state.score.faces
             },
+            frame_size=state.frame_size,
             tracks=[
                 TrackScore(
                     track=t.track,
@@ -398,16 +400,6 @@ class RollingScores:
             threshold=self._alert.clear_at if raised else self._alert.raise_at,
             score=score,
         )
-
-
-def _begin_timeline_anew(state: VideoState) -> None:
-    """For a video whose clock was set back, as when its encoder restarts: its last seconds are now others."""
-    state.newest_bin = 0
-    state.end_seconds = 0.0
-    for window in (state.window, state.shadow.window, *(track.window for track in state.tracks)):
-        window.bins.clear()
-    for track in state.tracks:
-        track.seen_seconds = -math.inf
 
 
 def _units(face: FacePrediction) -> list[int]:

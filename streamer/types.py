@@ -172,6 +172,8 @@ class FramePrediction:
     faces: tuple[FacePrediction, ...]
     unscored: int = 0
     """Faces found beside these; see `Faces.left_out`."""
+    size: tuple[int, int] | None = None
+    """Width and height of the frame, pixels; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,10 +144,30 @@ class VideoState:
     """Of all windows of the video: no frame so far was later."""
     end_seconds: float = 0.0
     tracks: list[Track] = field(default_factory=list)
+    frame_size: tuple[int, int] | None = None
+    """Width and height, in whose pixels the boxes of all tracks are; None: not known."""
     next_track: int = 0
     alert_since_seq: int | None = None
     ended: bool = False
     shadow: Shadow = field(default_factory=Shadow)
+
+    def begin_timeline_anew(self) -> None:
+        """For a clock that was set back, as when an encoder restarts: the last seconds are now others."""
+        self.newest_bin = 0
+        self.end_seconds = 0.0
+        for window in (self.window, self.shadow.window, *(track.window for track in self.tracks)):
+            window.bins.clear()
+        for track in self.tracks:
+            track.seen_seconds = -math.inf
+
+    def resize_frames(self, width: int, height: int) -> None:
+        """Boxes as they are in frames of this size: a call changes its resolution as its network does."""
+        if self.frame_size is not None and self.frame_size != (width, height):
+            across, down = width / self.frame_size[0], height / self.frame_size[1]
+            for track in self.tracks:
+                x_min, y_min, x_max, y_max = track.box
+                track.box = (x_min * across, y_min * down, x_max * across, y_max * down)
+        self.frame_size = (width, height)
 
 
 def pack_state(state: VideoState, model_set: str) -> bytes:
@@ -174,6 +194,7 @@ def pack_state(state: VideoState, model_set: str) -> bytes:
             [t.track, *t.box, t.seen_seconds, _pack_score(t.score), _pack_window(t.window)]
             for t in state.tracks
         ],
+        "frame_size": state.frame_size,
         "next_track": state.next_track,
         "alert_since_seq": state.alert_since_seq,
         "ended": state.ended,
@@ -210,6 +231,7 @@ def unpack_state(value: bytes, *, touched_seconds: float) -> tuple[VideoState, s
                 Track(track, (x0, y0, x1, y1), seen, _mean_score(*score), _unpack_window(window))
                 for track, x0, y0, x1, y1, seen, score, window in fields["tracks"]
             ],
+            frame_size=_size(fields.get("frame_size")),
             next_track=fields["next_track"],
             alert_since_seq=fields["alert_since_seq"],
             ended=fields["ended"],
@@ -222,6 +244,10 @@ def unpack_state(value: bytes, *, touched_seconds: float) -> tuple[VideoState, s
         raise
     except Exception as error:
         raise StateError(f"not the state of a video: {error!r:.300}") from error
+
+
+def _size(pair: list[int] | None) -> tuple[int, int] | None:
+    return None if pair is None else (pair[0], pair[1])
 
 
 def _pack_score(score: MeanScore) -> list[int | str]:

@@ -276,6 +276,30 @@ def test_people_of_a_crowd_that_is_too_large_do_not_push_each_other_out():
     assert update.alert.state == "raised"
 
 
+def test_a_person_stays_one_when_the_resolution_changes():
+    state = rolling()
+
+    def call(seq, scale):
+        """Two people, in frames of 640 x 360 pixels times scale."""
+        frames = tuple(
+            replace(
+                frame,
+                size=(640 * scale, 360 * scale),
+                faces=tuple(replace(f, box=tuple(scale * side for side in f.box)) for f in frame.faces),
+            )
+            for frame in meeting(seq, 0.1, 0.9).frames
+        )
+        return replace(meeting(seq), frames=frames)
+
+    updates = feed(state, [call(0, 1), call(1, 3)])
+    again = rolling()
+    again.restore(state.take_changed(), now_seconds=0.0)
+    update = feed(again, [call(2, 2)])[-1]
+    assert [(t.track, t.faces) for t in update.tracks] == [(0, 24), (1, 24)]
+    assert [u.frame_size for u in [*updates, update]] == [(640, 360), (1920, 1080), (1280, 720)]
+    assert update.tracks[1].box == (200.0, 0.0, 280.0, 80.0)
+
+
 def test_faces_that_were_not_scored_are_counted():
     state = rolling()
     crowds = [meeting(seq, 0.1, 0.2) for seq in range(2)]
