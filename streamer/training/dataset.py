@@ -25,6 +25,7 @@ from streamer.training.blend import Blended, cross_blend, decoded_blend, self_bl
 from streamer.training.config import TrainConfig
 from streamer.training.crops import face_picture, read_crop
 from streamer.training.types import FAKE, REAL, CropRecord, Sample
+from streamer.training.workers import begin_worker, without_interrupts
 from streamer.types import Float32Array, UInt8Array
 
 SAME_FRAME_SECONDS = 0.005
@@ -235,13 +236,14 @@ def loader(dataset: Dataset[T], steps: Sequence[int], *, workers: int, pin: bool
         num_workers=workers,
         pin_memory=pin,
         collate_fn=_as_it_is,
-        worker_init_fn=_one_thread,
-        # Not forked: this process has threads. Nor by a fork server: torch's workers notice the death of a
-        # killed parent by their parent's id, which then is the server's.
+        worker_init_fn=_begin,
+        # Not forked: this process has threads.
         multiprocessing_context="spawn" if workers else None,
     )
+    with without_interrupts():
+        batches = iter(items)
     try:
-        yield from items
+        yield from batches
     except TrainingError as error:
         # Torch puts the worker's traceback, which ends with the message, into that of its own.
         raise TrainingError(str(error).rpartition(f"{TrainingError.__name__}: ")[2].strip()) from error
@@ -251,6 +253,6 @@ def _as_it_is(item: T) -> T:
     return item
 
 
-def _one_thread(worker: int) -> None:
+def _begin(worker: int) -> None:
+    begin_worker()  # torch's own watch misses a parent that died before the worker came up
     torch.set_num_threads(1)
-    cv2.setNumThreads(0)

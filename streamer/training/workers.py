@@ -1,4 +1,4 @@
-"""Jobs done in worker processes, their results in the order of the jobs."""
+"""Worker processes: jobs done in them, their results in the order of the jobs; and how all of them end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 import cv2
@@ -45,7 +47,8 @@ def in_processes(
     waiting: deque[Future[Result]] = deque()
     try:
         for job in jobs:
-            waiting.append(pool.submit(work, job))
+            with without_interrupts():
+                waiting.append(pool.submit(work, job))
             if len(waiting) > _AHEAD * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -59,15 +62,33 @@ def in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _start(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Ctrl-C is the parent's business: processes started in the block never get it, not even while they
+    still import what they need; the parent gets it at the end of the block."""
+    resource_tracker.ensure_running()  # to start later, in the block, would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def begin_worker() -> None:
+    """First of all in a worker process: it ends with its parent, and computes on one core.
+
+    A parent that is killed cannot tell: its workers would wait for jobs for ever.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
+
+
+def _start(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    begin_worker()
     start(*arguments)
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed cannot tell: its workers would wait for jobs for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -318,3 +322,39 @@ def test_a_damaged_crop_stops(tmp_path: Path) -> None:
         TrainBatches(records, tmp_path, toy_config(mixture={"self_blended": 1}))[0]
     with pytest.raises(TrainingError, match=rf"^{tmp_path}.*damaged; delete it and prepare again$"):
         next(loader(TrainBatches(records, tmp_path, toy_config()), range(1), workers=1))
+
+
+class SlowlyStarted:
+    """A dataset whose worker comes up only when its parent is gone."""
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+    def __setstate__(self, state: object) -> None:
+        parent = os.getppid()
+        print("starting", flush=True)
+        while os.getppid() == parent:
+            time.sleep(0.05)
+
+    def __getstate__(self) -> str:
+        return "something, for __setstate__ to be called"
+
+
+def wait_for_a_batch() -> None:
+    from streamer.training.dataset import loader
+
+    next(loader(SlowlyStarted(), [0], workers=1))  # type: ignore[arg-type]
+
+
+def test_a_worker_ends_whose_parent_was_killed_before_it_came_up() -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", "from test_dataset import *\nif __name__ == '__main__': wait_for_a_batch()"],
+        cwd=Path(__file__).parent,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout
+    assert parent.stdout.readline() == "starting\n"
+    parent.kill()
+    assert parent.communicate(timeout=60)[0] == ""  # the worker, too, has let go of its output

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -83,6 +84,43 @@ def wait() -> None:
     next(results)
     print("working", flush=True)
     sys.stdin.read()  # until it is killed, or the test has failed
+
+
+INTERRUPTED = """
+import time
+from streamer.training.workers import in_processes
+
+if __name__ == "__mp_main__":
+    print("importing", flush=True)
+    time.sleep(1)
+
+def work(job=0):
+    return job
+
+if __name__ == "__main__":
+    try:
+        list(in_processes(work, [1], workers=1, start=work, arguments=()))
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+def test_ctrl_c_while_workers_import_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED)
+    parent = subprocess.Popen(
+        [sys.executable, tmp_path / "interrupted.py"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert parent.stdout
+    assert parent.stdout.readline() == "importing\n"
+    os.killpg(parent.pid, signal.SIGINT)
+    said, errors = parent.communicate(timeout=60)
+    assert said.splitlines()[-1] == "interrupted"
+    assert errors == ""
 
 
 def test_no_jobs() -> None:
