@@ -23,7 +23,8 @@ _NAMED = 5  # culprits that an error lists
 
 
 def hold_out(items: Sequence[Item], patterns: Sequence[str], roots: Mapping[str, Path]) -> list[Item]:
-    """Fix items to the split `validation` by name; `assign_splits` takes all that belongs to them there.
+    """Fix items to the split `validation` by name; `assign_splits` takes all that belongs to them there, for
+    what the data set says of the split of those does not hold.
 
     patterns: as of shells, matched with `NAME/PATH-BELOW-THE-DATA-SET'S-FOLDER`. roots: data set's name ->
     its folder. Raises TrainingError for a pattern that matches nothing.
@@ -33,12 +34,13 @@ def hold_out(items: Sequence[Item], patterns: Sequence[str], roots: Mapping[str,
         if not any(fnmatchcase(name, pattern) for name in names.values()):
             example = min(names.values(), default="no file")
             raise TrainingError(f"--validation {pattern!r} matches nothing; there is, for example, {example}")
-    return [
-        dataclasses.replace(item, split="validation")
-        if any(fnmatchcase(names[id(item)], pattern) for pattern in patterns)
-        else item
-        for item in items
-    ]
+    splits = {id(item): item.split for item in items}
+    for cluster in _connect(items).values():
+        matched = [item for item in cluster if any(fnmatchcase(names[id(item)], each) for each in patterns)]
+        if matched:
+            splits |= dict.fromkeys(map(id, cluster))
+            splits |= dict.fromkeys(map(id, matched), "validation")
+    return [dataclasses.replace(item, split=splits[id(item)]) for item in items]
 
 
 def assign_splits(
@@ -114,7 +116,7 @@ def _fixed_split(name: str, members: Sequence[Item]) -> Split | None:
         found = ", ".join(f"{split}: {item.path}" for split, item in by_split.items())
         raise TrainingError(
             f"group {name} is fixed to several splits ({found}). If these files only happen to have the same "
-            f"name, read the folder with group_by=file; else move them into one split"
+            f"name, give --group-by file; else move them into one split"
         )
     return next(iter(by_split), None)
 

@@ -153,7 +153,7 @@ def test_fixed_splits_hold_for_all_connected() -> None:
 def test_contradictory_fixed_splits() -> None:
     items = [item("x/0.jpg", "0", split="train"), item("y/0.jpg", "0", split="validation")]
     with pytest.raises(
-        TrainingError, match=r"group 0 .*train: x/0\.jpg, validation: y/0\.jpg.*group_by=file"
+        TrainingError, match=r"group 0 .*train: x/0\.jpg, validation: y/0\.jpg.*--group-by file"
     ):
         assign_splits(items, seed=0)
 
@@ -210,6 +210,25 @@ def test_named_files_validate_with_all_that_belongs_to_them() -> None:
         "/data/fake/bob.mp4": "train",
     }
     assert hold_out(items, (), {"set": Path("/data")}) == items
+
+
+def test_what_is_held_out_wins_over_the_split_of_the_data_set() -> None:
+    """FaceForensics++'s, of which one pair is named by one of its people: the other must not train."""
+    items = [
+        item("/data/0.mp4", "0", split="train"),
+        item("/data/1.mp4", "1", split="train"),
+        item("/data/0_1.mp4", "0", "1", split="train"),
+        item("/data/2.mp4", "2", split="train"),
+        item("/data/3.mp4", "3", split="test"),
+    ]
+    held_out = hold_out(items, ["set/0.mp4"], {"set": Path("/data")})
+    assert [each.split for each in assign_splits(held_out, seed=1, fractions=ALL_TRAIN)] == [
+        "validation",
+        "validation",
+        "validation",
+        "train",
+        "test",
+    ]
 
 
 def test_a_pattern_that_matches_nothing() -> None:
