@@ -10,7 +10,17 @@ from pydantic import Field
 from streamer.config import Probability
 from streamer.errors import ConfigError
 from streamer.training.compress import Preset
-from streamer.training.ranges import CrfRange, NotNegative, QualityRange, Range, Section, UpToOneRange
+from streamer.training.ranges import (
+    CrfRange,
+    Gamma,
+    NotNegative,
+    PixelRange,
+    QualityRange,
+    Range,
+    ScaleRange,
+    Section,
+    UpToOneRange,
+)
 
 
 class _Augmentation(Section):
@@ -30,7 +40,7 @@ class Scale(_Augmentation):
     """A wider or narrower crop."""
 
     probability: Probability = 1.0
-    factor: Range = (0.85, 1.2)
+    factor: ScaleRange = (0.85, 1.2)
     """Of the crop's side."""
 
 
@@ -54,7 +64,7 @@ class Brightness(_Augmentation):
     brightness: NotNegative = 0.15
     """Largest, share of the full range, to either side."""
     contrast: NotNegative = 0.25
-    gamma: NotNegative = 0.25
+    gamma: Gamma = 0.25
     """Exponent exp(+-gamma)."""
 
 
@@ -84,10 +94,10 @@ class Blur(_Augmentation):
     """Out of focus, or moved."""
 
     probability: Probability = 0.15
-    sigma_px: Range = (0.4, 1.8)
+    sigma_px: PixelRange = (0.4, 1.8)
     motion: Probability = 0.3
     """Share of these that are blurred along a line instead."""
-    motion_px: Range = (2.0, 7.0)
+    motion_px: PixelRange = (2.0, 7.0)
 
 
 class Noise(_Augmentation):
@@ -95,7 +105,7 @@ class Noise(_Augmentation):
 
     probability: Probability = 0.2
     levels: Range = (1.0, 8.0)
-    grain_px: NotNegative = 1.2
+    grain_px: Annotated[float, Field(ge=0, le=100)] = 1.2
     """Coarsest, standard deviation of its blur."""
 
 
@@ -112,7 +122,7 @@ class Resize(_Augmentation):
     probability: Probability = 0.5
     face_px: Range = (60.0, 300.0)
     """Longer side of the face's box, drawn evenly in its logarithm."""
-    most_enlarged: Annotated[float, Field(ge=1)] = 1.5
+    most_enlarged: Annotated[float, Field(ge=1, le=10)] = 1.5
 
 
 class Video(_Augmentation):

@@ -15,6 +15,7 @@ from streamer.training.blend import BlendConfig
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
+Processes = Annotated[int, Field(ge=0, le=1024)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -74,7 +75,7 @@ class ModelConfig(_Section):
 class InputConfig(_Section):
     """What the network sees of a face."""
 
-    size: Annotated[int, Field(gt=0, multiple_of=32)] = 224
+    size: Annotated[int, Field(gt=0, le=1024, multiple_of=32)] = 224
     """Side of the input, pixels."""
     margin: Annotated[float, Field(ge=0, le=0.6)] = 0.3
     """Share of the box's longer side that is added on every side; the same as `faces.margin` when serving."""
@@ -198,13 +199,13 @@ class TrainConfig(_Section):
     distillation: DistillationConfig = DistillationConfig()
     validation: ValidationConfig = ValidationConfig()
 
-    steps: PositiveInt = 20_000
+    steps: Annotated[int, Field(gt=0, le=10**9)] = 20_000
     """Batches; the end of the schedule."""
     max_minutes: PositiveFloat | None = None
     """End of the schedule on the clock, if that comes before `steps`: its position is the larger of
     step / steps and minutes / max_minutes. The learning rate then depends on the machine's speed, so a second
     run gives other weights. The time before an interruption counts."""
-    batch: Annotated[int, Field(gt=0, multiple_of=2)] = 32
+    batch: Annotated[int, Field(gt=0, le=65_536, multiple_of=2)] = 32
     """Images of a step, over all processes."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
 
@@ -215,14 +216,20 @@ class TrainConfig(_Section):
     instructions for it, else f32; checkpoints say which."""
     compile: bool = False
     """With torch.compile: needs a C++ compiler and minutes; on a CPU it gained nothing."""
-    threads: NonNegativeInt = 1
+    threads: Processes = 1
     """CPU threads of a training process; 0: torch's choice. Sums in another order round differently."""
-    workers: NonNegativeInt = 1
+    workers: Processes = 1
     """Processes of each training process that prepare batches; 0: prepared in between."""
     log_every: PositiveInt = 20
     """Steps between two reports of the loss."""
     checkpoint_every: PositiveInt = 200
     """Steps between two checkpoints to resume from; each validation writes one too."""
+
+    @property
+    def files(self) -> list[Path]:
+        """What the run needs beside the cache: weights to start from, a teacher's, an autoencoder's."""
+        others = (self.distillation.teacher, self.mixture.autoencoder if self.mixture.decoded else None)
+        return [*self.model.start, *(path for path in others if path)]
 
 
 def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> TrainConfig:

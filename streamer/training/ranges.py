@@ -18,6 +18,11 @@ def _rising(pair: tuple[Number, Number]) -> tuple[Number, Number]:
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 UpToOne = Annotated[float, Field(gt=0, le=1)]
+Scale = Annotated[float, Field(gt=0, le=10)]
+Pixels = Annotated[float, Field(gt=0, le=100)]
+"""Of a kernel."""
+Gamma = Annotated[float, Field(ge=0, le=5)]
+"""Natural logarithm of an exponent."""
 Quality = Annotated[int, Field(ge=1, le=100)]
 """Of JPEG."""
 Crf = Annotated[float, Field(ge=1, le=51)]
@@ -25,6 +30,8 @@ Crf = Annotated[float, Field(ge=1, le=51)]
 
 Range = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
 """Lowest and highest value drawn."""
+ScaleRange = Annotated[tuple[Scale, Scale], AfterValidator(_rising)]
+PixelRange = Annotated[tuple[Pixels, Pixels], AfterValidator(_rising)]
 ShareRange = Annotated[tuple[NotNegative, NotNegative], AfterValidator(_rising)]
 UpToOneRange = Annotated[tuple[UpToOne, UpToOne], AfterValidator(_rising)]
 QualityRange = Annotated[tuple[Quality, Quality], AfterValidator(_rising)]

@@ -11,7 +11,16 @@ from pydantic import model_validator
 from streamer.config import Probability
 from streamer.training import image_ops as ops
 from streamer.training.compress import jpeg
-from streamer.training.ranges import NotNegative, QualityRange, Range, Section, ShareRange, UpToOneRange
+from streamer.training.ranges import (
+    Gamma,
+    NotNegative,
+    PixelRange,
+    QualityRange,
+    Range,
+    Section,
+    ShareRange,
+    UpToOneRange,
+)
 from streamer.types import Float32Array, UInt8Array
 
 Frequency = Literal["none", "downscale", "sharpen", "blur", "jpeg", "noise", "repaint"]
@@ -53,7 +62,7 @@ class SourceChanges(Section):
     """Of red, green and blue, each on its own; the paper's."""
     brightness: NotNegative = 0.1
     contrast: NotNegative = 0.12
-    gamma: NotNegative = 0.2
+    gamma: Gamma = 0.2
     """Exponent exp(+-gamma)."""
     hue_degrees: NotNegative = 8.0
     saturation: NotNegative = 0.3
@@ -65,7 +74,7 @@ class SourceChanges(Section):
     frequencies: FrequencyWeights = FrequencyWeights()
     downscale: UpToOneRange = (0.35, 0.95)
     sharpen: Range = (0.3, 1.0)
-    blur_sigma_px: Range = (0.4, 1.6)
+    blur_sigma_px: PixelRange = (0.4, 1.6)
     jpeg_quality: QualityRange = (30, 90)
     noise_levels: Range = (1.5, 6.0)
     repaint_levels: Range = (12.0, 35.0)
