@@ -239,4 +239,5 @@ def parse_record(line: str) -> CropRecord:
 
 def to_lines(rows: Sequence[CropRecord] | Sequence[Finished]) -> str:
     """As they stand in the index, each line ended."""
-    return "".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows)
+    names = [field.name for field in dataclasses.fields(rows[0])] if rows else []
+    return "".join(json.dumps({name: getattr(row, name) for name in names}) + "\n" for row in rows)

@@ -6,7 +6,8 @@ workers nor an interruption changes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
@@ -20,7 +21,7 @@ from streamer.errors import TrainingError
 from streamer.training.alignment import find_partner
 from streamer.training.altered import altered_pixels
 from streamer.training.augment import View, make_views
-from streamer.training.autoencoder import decode_face, load_autoencoder
+from streamer.training.autoencoder import FaceAutoencoder, decode_face, load_autoencoder
 from streamer.training.blend import Blended, cross_blend, decoded_blend, self_blend
 from streamer.training.config import TrainConfig
 from streamer.training.crops import face_picture, read_crop
@@ -57,6 +58,21 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class PackedRecords:
+    """Crop records, each pickled by itself: a quarter of the objects' memory, which every worker process has
+    to hold, and handed to it in a moment. DFDC has over a million."""
+
+    def __init__(self, records: Iterable[CropRecord]) -> None:
+        self._pickled = [pickle.dumps(record) for record in records]
+
+    def __len__(self) -> int:
+        return len(self._pickled)
+
+    def __getitem__(self, index: int) -> CropRecord:
+        record: CropRecord = pickle.loads(self._pickled[index])  # noqa: S301  # our own, just pickled
+        return record
 
 
 class Balance:
@@ -100,21 +116,23 @@ class TrainBatches(Dataset[Batch]):
         world: int = 1,
     ) -> None:
         """records: to train on. Raises TrainingError if they cannot give a kind of pair that is wanted."""
-        self._records, self._cache, self._config, self._rank = list(records), cache, config, rank
+        self._records, self._cache, self._config, self._rank = PackedRecords(records), cache, config, rank
         if config.batch % (2 * world):
             raise TrainingError(f"batch {config.batch} cannot be shared by {world} processes in pairs")
         self._pairs = config.batch // (2 * world)
-        self._real = Balance(self._records, REAL, config.mixture.evenness)
-        self._fake = Balance(self._records, FAKE, config.mixture.evenness)
-        self._real_videos: dict[str, list[CropRecord]] = {}
-        for record in self._records:
+        self._real = Balance(records, REAL, config.mixture.evenness)
+        self._fake = Balance(records, FAKE, config.mixture.evenness)
+        self._real_videos: dict[str, list[int]] = {}
+        for index, record in enumerate(records):
             if record.label == REAL:
-                self._real_videos.setdefault(record.item, []).append(record)
+                self._real_videos.setdefault(record.item, []).append(index)
         weights = np.array([getattr(config.mixture, kind) for kind in KINDS], np.float64)
         self._weights = weights / weights.sum()
-        people = {record.group for record in self._records if record.label == REAL}
+        people = {record.group for record in records if record.label == REAL}
         if not people:
             raise TrainingError("no real faces among the training crops")
+        if config.mixture.decoded:
+            _autoencoder(config)  # here, lest it be missed after minutes
         if config.mixture.dataset_fake and not self._fake:
             raise TrainingError("mixture.dataset_fake is above 0, but no training crop is fake")
         if config.mixture.cross_blended and len(people) < 2:
@@ -157,7 +175,7 @@ class TrainBatches(Dataset[Batch]):
 
     def _original(self, fake: CropRecord) -> CropRecord | None:
         """The crop of a fake's original that is nearest in time; None: the original is not there."""
-        crops = self._real_videos.get(fake.original or "", ())
+        crops = [self._records[index] for index in self._real_videos.get(fake.original or "", ())]
         return min(crops, key=lambda crop: abs(crop.time_seconds - fake.time_seconds), default=None)
 
     def _blend(self, kind: Kind, rng: np.random.Generator) -> tuple[CropRecord, Blended]:
@@ -179,8 +197,7 @@ class TrainBatches(Dataset[Batch]):
             partner = find_partner(record, lambda: self._records[self._real.draw(rng)])
             return partial(cross_blend, face, face_picture(self._cache, partner), rng, config)
         if kind == "decoded":
-            assert self._config.mixture.autoencoder, "checked by the configuration"
-            network = load_autoencoder(self._config.mixture.autoencoder)
+            network = _autoencoder(self._config)
             decoded, where = decode_face(face.rgb, face.keypoints, record.box, network, rng)
             return partial(decoded_blend, face, decoded, where, rng, config)
         return partial(self_blend, face.rgb, face.landmarks, face.keypoints, rng, config)
@@ -202,6 +219,11 @@ class TrainBatches(Dataset[Batch]):
             rng=rng,
             config=self._config.augment,
         )
+
+
+def _autoencoder(config: TrainConfig) -> FaceAutoencoder:
+    assert config.mixture.autoencoder, "checked by the configuration"
+    return load_autoencoder(config.mixture.autoencoder)
 
 
 def is_same_frame(fake: CropRecord, real: CropRecord) -> bool:

@@ -27,7 +27,7 @@ from streamer.training.autoencoder import (
 )
 from streamer.training.config import OptimiserConfig
 from streamer.training.crops import read_crop
-from streamer.training.dataset import loader
+from streamer.training.dataset import PackedRecords, loader
 from streamer.training.memory import keep_freed_memory
 from streamer.training.precision import computes_bf16
 from streamer.training.train import fingerprint, learning_rate, seed_step
@@ -53,7 +53,7 @@ class _Squares(Dataset[torch.Tensor]):
     """Batches of faces by step, (n, 3, s, s) float32 in [0, 1], of the sides by turns."""
 
     def __init__(self, records: Sequence[CropRecord], cache: Path, seed: int) -> None:
-        self._records, self._cache, self._seed = records, cache, seed
+        self._records, self._cache, self._seed = PackedRecords(records), cache, seed
 
     def __getitem__(self, step: int) -> torch.Tensor:
         rng = np.random.default_rng((self._seed, step))

@@ -125,9 +125,8 @@ def test_what_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"^\S+000\.png: cannot read the crop"):
         dataset.pair(np.random.default_rng(0))
     gone = decoding(tmp_path) | {"autoencoder": str(tmp_path / "gone.pt")}
-    dataset = TrainBatches(records[1:], tmp_path, toy_config(mixture=gone))
     with pytest.raises(TrainingError, match=r"^\S+gone\.pt: cannot read the autoencoder"):
-        dataset.pair(np.random.default_rng(0))
+        TrainBatches(records[1:], tmp_path, toy_config(mixture=gone))
 
 
 def test_a_fake_comes_with_the_same_frame_of_its_original(tmp_path: Path) -> None:
@@ -322,6 +321,14 @@ def test_a_damaged_crop_stops(tmp_path: Path) -> None:
         TrainBatches(records, tmp_path, toy_config(mixture={"self_blended": 1}))[0]
     with pytest.raises(TrainingError, match=rf"^{tmp_path}.*damaged; delete it and prepare again$"):
         next(loader(TrainBatches(records, tmp_path, toy_config()), range(1), workers=1))
+
+
+def test_packed_records() -> None:
+    from streamer.training.dataset import PackedRecords
+
+    records = [record(number) for number in range(3)]
+    assert list(PackedRecords(records)) == records  # type: ignore[call-overload]
+    assert len(PackedRecords(records)) == 3
 
 
 class SlowlyStarted:
