@@ -7,7 +7,7 @@ import json
 import os
 import pickle
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class Checkpoint:
     """Validations since then."""
     metrics: dict[str, float]
     """Of the last validation."""
+    files: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each of the configuration's files; empty: written before they were noted."""
 
     def __repr__(self) -> str:
         return f"Checkpoint({self.config.model.architecture} after {self.step} steps, best {self.best})"
@@ -57,7 +59,7 @@ class Checkpoint:
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write it whole or not at all, whenever the process or the machine stops. Raises TrainingError."""
-    values = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
+    values = {each.name: getattr(checkpoint, each.name) for each in dataclasses.fields(checkpoint)}
     values |= {"format": FORMAT, "config": checkpoint.config.model_dump_json()}
     try:
         with whole_file(path) as file:
@@ -84,8 +86,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise TrainingError(f"{path}: cannot read the checkpoint: {error.strerror}") from error
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise TrainingError(f"{path}: not a checkpoint, or damaged: {error}") from error
-    names = {field.name for field in dataclasses.fields(Checkpoint)}
-    if not isinstance(values, dict) or values.pop("format", None) != FORMAT or set(values) != names:
+    names = {each.name for each in dataclasses.fields(Checkpoint)}
+    if (
+        not isinstance(values, dict)
+        or values.pop("format", None) != FORMAT
+        or values.keys() | {"files"} != names
+    ):
         raise TrainingError(f"{path}: not a checkpoint of this version of streamer")
     values["config"] = parse_config(json.loads(values["config"]), str(path))
     return Checkpoint(**values)

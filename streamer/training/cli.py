@@ -233,10 +233,11 @@ def fit(
     config = load_recipe(recipe, recipe_overrides(set_ or ()))
     records = read_index(cache)
     check_no_leak_in_records(records)
-    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
-    with shown(console) as report:
+    first = os.environ.get("RANK", "0") == "0"  # torchrun's variable
+    with shown(Console(stderr=True, quiet=not first)) as report:
         best = train(config, records, cache=cache, run=run, resume=resume, report=report)
-    typer.echo(best)
+    if first:
+        typer.echo(best)
 
 
 @train_app.command()

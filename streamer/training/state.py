@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from streamer.errors import TrainingError
+from streamer.manifest import sha256_of
 from streamer.models.classifiers import Classifier, build_classifier, graft
 from streamer.training.checkpoint import Checkpoint, load_checkpoint, load_model
 from streamer.training.config import TrainConfig, differences
@@ -28,6 +29,8 @@ class State:
     config: TrainConfig
     data: str
     """Fingerprint of the training crops."""
+    files: dict[str, str]
+    """As in `Checkpoint`."""
     objective: Objective
     average: Classifier
     """Moving average of the network and of the weights that it began with, in evaluation mode."""
@@ -54,6 +57,7 @@ class State:
         return cls(
             config,
             data,
+            {str(path): sha256_of(path) for path in config.files},
             objective,
             average=copy.deepcopy(student).eval().requires_grad_(False),
             first=copy.deepcopy(student.state_dict()),
@@ -107,6 +111,7 @@ class State:
             best=self.best,
             since_best=self.since_best,
             metrics=self.metrics,
+            files=self.files,
         )
 
     def restore(self, path: Path) -> None:
@@ -117,6 +122,10 @@ class State:
         if checkpoint.data != self.data:
             raise TrainingError(
                 f"{path} cannot be resumed: the training crops are not those it was trained on"
+            )
+        if other := [name for name, digest in checkpoint.files.items() if self.files[name] != digest]:
+            raise TrainingError(
+                f"{path} cannot be resumed: {', '.join(other)}: no longer as it was when the run began"
             )
         self.objective.student.load_state_dict(checkpoint.weights)
         self.average.load_state_dict(checkpoint.average)

@@ -65,12 +65,11 @@ def train(
         # 1. Data.
         training = [record for record in records if record.split == "train"]
         dataset = TrainBatches(training, cache, config, rank=place.rank, world=place.world)
-        held_out = [record for record in records if record.split == "validation"]
-        validation = Validation(held_out, cache, config) if place.rank == 0 else None
 
         # 2. Network, its average, optimiser: at the start, or where they were left.
+        going_on = _open(run, resume=resume)
         state = State.start(config, fingerprint(training), place.device)
-        if _open(run, resume=resume):
+        if going_on:
             state.restore(run / LAST)
         began -= state.seconds
         module: nn.Module = state.objective
@@ -79,7 +78,9 @@ def train(
         if config.compile:
             module.compile()
 
-        # 3. Steps.
+        # 3. Steps. The pictures that validate take minutes to prepare: when all else is known to be right.
+        held_out = [record for record in records if record.split == "validation"]
+        validation = Validation(held_out, cache, config) if place.rank == 0 else None
         steps = range(state.step, config.steps)
         batches: Iterator[Batch] = loader(
             dataset, steps, workers=config.workers, pin=place.device.type == "cuda"
@@ -130,8 +131,9 @@ def take_step(state: State, module: nn.Module, batch: Batch) -> dict[str, float]
     values = {name: float(loss.detach()) for name, loss in losses.items()}
     if not all(map(math.isfinite, values.values())):
         raise TrainingError(
-            f"step {state.step}: the loss is not finite ({values}); lower optimiser.learning_rate, or use "
-            f"precision f32, and resume from an earlier checkpoint"
+            f"step {state.step}: the loss is not finite ({values}); begin another run with a lower "
+            f"optimiser.learning_rate, or with precision f32; model.start=RUN/{BEST} begins with what this "
+            f"one has learned"
         )
     state.optimiser.zero_grad()
     state.scaler.scale(losses["total"]).backward()

@@ -42,6 +42,16 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
+def test_one_from_before_files_were_noted(tmp_path: Path) -> None:
+    from streamer.training.checkpoint import load_checkpoint, save_checkpoint
+
+    save_checkpoint(tmp_path / "a.pt", make_state().checkpoint())
+    values = torch.load(tmp_path / "a.pt", weights_only=True)
+    del values["files"]
+    torch.save(values, tmp_path / "a.pt")
+    assert load_checkpoint(tmp_path / "a.pt").files == {}
+
+
 def test_model_is_the_average_ready_to_use(tmp_path: Path) -> None:
     from streamer.training.checkpoint import load_model, save_checkpoint
 

@@ -170,6 +170,18 @@ def test_teacher(tmp_path: Path) -> None:
     assert [projection.weight.shape[0] for projection in member.objective.projections] == [96, 1280]
 
 
+@pytest.mark.parametrize("key", ["model.start", "distillation.teacher"])
+def test_restoring_needs_the_files_as_they_were(tmp_path: Path, key: str) -> None:
+    section, name = key.split(".")
+    changes = {section: {name: tmp_path / "other.pt"}}
+    save(tmp_path / "other.pt", seed=9)
+    save(tmp_path / "a.pt", **changes)
+    make_state(**changes).restore(tmp_path / "a.pt")
+    save(tmp_path / "other.pt", seed=10)
+    with pytest.raises(TrainingError, match=r"a\.pt cannot be resumed: \S+other\.pt: no longer as it was"):
+        make_state(**changes).restore(tmp_path / "a.pt")
+
+
 def test_restoring_needs_the_same_configuration_and_data(tmp_path: Path) -> None:
     save(tmp_path / "a.pt")
     make_state(workers=3).restore(tmp_path / "a.pt")

@@ -236,6 +236,24 @@ def test_a_run_is_not_overwritten(records: list[CropRecord], cache: Path, tmp_pa
         run_once(toy_config(steps=2), records, cache, tmp_path / "file" / "run")
 
 
+def test_what_is_wrong_with_the_configuration_is_said_before_anything_is_prepared(
+    records: list[CropRecord], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from streamer.training import train as module
+
+    monkeypatch.setattr(module, "Validation", None)  # cuts thousands of pictures
+    for changes in (
+        {"model": {"start": tmp_path / "gone.pt"}},
+        {"distillation": {"teacher": tmp_path / "gone.pt"}},
+        {"mixture": {"decoded": 1, "autoencoder": tmp_path / "gone.pt"}},
+    ):
+        with pytest.raises(TrainingError, match=r"gone\.pt: cannot read"):
+            run_once(toy_config(**changes), records, cache, tmp_path / "run")
+    (tmp_path / "run" / "last.pt").touch()
+    with pytest.raises(TrainingError, match="holds a run already"):
+        run_once(toy_config(), records, cache, tmp_path / "run")
+
+
 def test_a_loss_that_is_no_number_stops(records: list[CropRecord], cache: Path, tmp_path: Path) -> None:
     config = toy_config(optimiser={"learning_rate": 1e30, "gradient_clip": 1e30, "warm_up_steps": 0})
     with pytest.raises(TrainingError, match=r"step \d: the loss is not finite .*learning_rate"):
