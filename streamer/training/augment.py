@@ -174,13 +174,39 @@ def _blur(
     return [ops.blur(view, sigma) for view in views]
 
 
+def _dim(
+    views: list[UInt8Array], settings: settings_of.LowLight, face_px: float, rng: np.random.Generator
+) -> list[UInt8Array]:
+    light, gamma, levels = (
+        float(rng.uniform(*limits)) for limits in (settings.light, settings.gamma, settings.noise_levels)
+    )
+    return _with_noise([ops.dim(view, light, gamma) for view in views], levels, 0.0, rng)
+
+
 def _add_noise(
     views: list[UInt8Array], settings: settings_of.Noise, face_px: float, rng: np.random.Generator
 ) -> list[UInt8Array]:
     levels, grain = float(rng.uniform(*settings.levels)), float(rng.uniform(0, settings.grain_px))
+    return _with_noise(views, levels, grain, rng)
+
+
+def _with_noise(
+    views: list[UInt8Array], levels: float, grain_px: float, rng: np.random.Generator
+) -> list[UInt8Array]:
     # By a generator of its own, for its draws are as many as the pixels.
-    noise = ops.draw_noise(views[0].shape[:2], levels, grain, np.random.default_rng(int(rng.integers(2**63))))
+    own = np.random.default_rng(int(rng.integers(2**63)))
+    noise = ops.draw_noise(views[0].shape[:2], levels, grain_px, own)
     return [ops.add_levels(view, noise) for view in views]
+
+
+def _smooth(
+    views: list[UInt8Array], settings: settings_of.Smoothing, face_px: float, rng: np.random.Generator
+) -> list[UInt8Array]:
+    if rng.random() < settings.median:
+        side = int(rng.choice((3, 5)))
+        return [ops.median(view, side) for view in views]
+    radius, levels = float(rng.uniform(*settings.radius)), float(rng.uniform(*settings.levels))
+    return [ops.smooth(view, radius * face_px, levels) for view in views]
 
 
 def _upload(
@@ -221,7 +247,9 @@ _CHANGES: MappingProxyType[str, Callable[..., list[UInt8Array]]] = MappingProxyT
         "grey": _make_grey,
         "reduction": _reduce,
         "blur": _blur,
+        "low_light": _dim,
         "noise": _add_noise,
+        "smoothing": _smooth,
         "upload": _upload,
         "resize": _resize,
         "h264": _compress_video,

@@ -100,6 +100,29 @@ class Blur(_Augmentation):
     motion_px: PixelRange = (2.0, 7.0)
 
 
+class LowLight(_Augmentation):
+    """A dark room: less light, dark tones darker still, and the sensor's noise, which is more beside them."""
+
+    probability: Probability = 0.15
+    light: UpToOneRange = (0.35, 0.9)
+    """Share of it that is left."""
+    gamma: Range = (1.0, 1.7)
+    """Exponent of the level in [0, 1]."""
+    noise_levels: Range = (0.5, 4.0)
+
+
+class Smoothing(_Augmentation):
+    """Skin made smooth, or noise taken out, with edges kept: as by a beauty filter or a denoiser."""
+
+    probability: Probability = 0.12
+    median: Probability = 0.4
+    """Share of these that are the median of 3 x 3 or 5 x 5 pixels; the others are a bilateral filter."""
+    radius: Range = (0.004, 0.014)
+    """Standard deviation of its weight by distance, in longer sides of the face's box."""
+    levels: Range = (12.0, 45.0)
+    """Standard deviation of its weight by difference."""
+
+
 class Noise(_Augmentation):
     """Of the sensor: Gaussian, of a random grain."""
 
@@ -152,7 +175,9 @@ class AugmentConfig(Section):
     grey: Grey = Grey()
     reduction: Reduction = Reduction()
     blur: Blur = Blur()
+    low_light: LowLight = LowLight()
     noise: Noise = Noise()
+    smoothing: Smoothing = Smoothing()
     upload: Upload = Upload()
     resize: Resize = Resize()
     h264: Video = Video()

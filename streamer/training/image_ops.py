@@ -50,6 +50,12 @@ def adjust_tones(
     return np.asarray(cv2.LUT(rgb, table.astype(np.uint8)[None]), np.uint8)
 
 
+def dim(rgb: UInt8Array, light: float, gamma: float = 1.0) -> UInt8Array:
+    """Levels times `light` in (0, 1], their dark tones darker still by an exponent gamma > 1."""
+    # `adjust_tones` stretches around the middle of the range; this brings black back to black
+    return adjust_tones(rgb, brightness=(light - 1) / 2, contrast=light - 1, gamma=gamma)
+
+
 def adjust_colour(rgb: UInt8Array, *, hue_degrees: float = 0.0, saturation: float = 0.0) -> UInt8Array:
     """Turn and stretch the colours about grey, at constant luma.
 
@@ -94,6 +100,18 @@ def sharpen(rgb: UInt8Array, amount: float) -> UInt8Array:
 def blur(rgb: UInt8Array, sigma_px: float) -> UInt8Array:
     """Gaussian blur."""
     return np.asarray(cv2.GaussianBlur(rgb, (0, 0), sigma_px), np.uint8)
+
+
+def median(rgb: UInt8Array, side: int) -> UInt8Array:
+    """Of each channel, over squares of an odd side, pixels."""
+    return np.asarray(cv2.medianBlur(rgb, side), np.uint8)
+
+
+def smooth(rgb: UInt8Array, radius_px: float, levels: float) -> UInt8Array:
+    """Bilateral filter, which keeps edges: standard deviations by distance, and by difference in level."""
+    return np.asarray(
+        cv2.bilateralFilter(rgb, 2 * max(1, round(2 * radius_px)) + 1, levels, radius_px), np.uint8
+    )
 
 
 def motion_blur(rgb: UInt8Array, length_px: float, angle_degrees: float) -> UInt8Array:

@@ -9,7 +9,7 @@ import numpy as np
 
 from streamer.training.compress import h264, jpeg
 from streamer.training.figures import ENSEMBLE, CurveFigures, CurvePoint
-from streamer.training.image_ops import add_levels, blur, draw_noise, resize
+from streamer.training.image_ops import add_levels, blur, dim, draw_noise, resize, smooth
 from streamer.training.metrics import auc, by_video, probabilities
 from streamer.training.scoring import BATCH, MARGIN, Degrade, FaceSet, Scorer, score_faces
 from streamer.training.types import FrameScores
@@ -59,6 +59,15 @@ def _noise(rgb: UInt8Array, sigma: float, rng: np.random.Generator) -> UInt8Arra
     return add_levels(rgb, draw_noise((rgb.shape[0], rgb.shape[1]), sigma, 0.0, rng))
 
 
+def _dark(rgb: UInt8Array, light: float, rng: np.random.Generator) -> UInt8Array:
+    """Dim, with the sensor's noise, and compressed as it then is."""
+    return _h264(_noise(dim(rgb, light), 2.0, rng), 23, rng)
+
+
+def _smooth(rgb: UInt8Array, radius_px: float, rng: np.random.Generator) -> UInt8Array:
+    return smooth(rgb, radius_px, 35.0)
+
+
 DEGRADATIONS = (
     # FaceForensics++ calls 23 "high quality" and 40 "low quality"; x264's own default is 23.
     Degradation("H.264", "CRF", (18, 23, 28, 32, 35, 40), _h264),
@@ -67,6 +76,8 @@ DEGRADATIONS = (
     Degradation("resolution", "share of the original sides", (0.75, 0.5, 0.35, 0.25), _smaller),
     Degradation("blur", "sigma, pixels", (0.5, 1.0, 2.0, 3.0), _blur),
     Degradation("noise", "sigma, levels of 255", (2.0, 5.0, 10.0, 20.0), _noise),
+    Degradation("low light, noise, H.264", "share of the light", (0.75, 0.5, 0.35, 0.25), _dark),
+    Degradation("smoothed skin", "radius of a bilateral filter, pixels", (1.0, 2.0, 3.0), _smooth),
 )
 
 

@@ -162,7 +162,17 @@ def test_grey_and_brightness() -> None:
     assert np.ptp(means) > 20
 
 
-@pytest.mark.parametrize("name", ["reduction", "blur", "h264", "upload"])
+def test_low_light_is_darker_and_noisier() -> None:
+    plain = np.full((60, 60, 3), 128, np.uint8)
+    config = AugmentConfig.model_validate(
+        {"low_light": {"light": [0.5, 0.5], "gamma": [1.5, 1.5], "noise_levels": [3.0, 3.0]}}
+    )
+    (dim, _), *_ = views([plain], config.only("low_light"), size=60)
+    assert dim.mean() == pytest.approx(0.5 * 255 * (128 / 255) ** 1.5, abs=1)
+    assert dim.std() > 1, "shrunk to the size of the view, so less than it was"
+
+
+@pytest.mark.parametrize("name", ["reduction", "blur", "h264", "upload", "smoothing"])
 def test_detail_is_lost(name: str) -> None:
     before = sharpness(view(NOTHING))
     after = [sharpness(view(AugmentConfig().only(name), seed=seed)) for seed in range(8)]

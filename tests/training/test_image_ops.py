@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from portraits import astronaut, sharpness
@@ -45,6 +47,17 @@ def test_detail(face: UInt8Array) -> None:
     assert ops.reduce_resolution(face, 0.01, "area", "linear").shape == face.shape
     assert sharpness(ops.sharpen(face, 0.8)) > 1.3 * before
     assert sharpness(ops.motion_blur(face, 6.0, 30.0)) < 0.8 * before
+
+
+@pytest.mark.parametrize("filtered", [lambda rgb: ops.median(rgb, 5), lambda rgb: ops.smooth(rgb, 2.0, 40.0)])
+def test_smoothing_takes_noise_and_keeps_edges(filtered: Callable[[UInt8Array], UInt8Array]) -> None:
+    step = np.full((60, 60, 3), 60, np.uint8)
+    step[:, 30:] = 180
+    noisy = ops.add_levels(step, ops.draw_noise((60, 60), 8.0, 0.0, np.random.default_rng(0)))
+    clean = filtered(noisy)
+    assert (clean.shape, clean.dtype) == (noisy.shape, np.uint8)
+    assert clean[:, :25].std() < 0.4 * noisy[:, :25].std()
+    assert clean[:, 32:].mean() - clean[:, 27:29].mean() > 110, "a Gaussian would make a ramp of it"
 
 
 @pytest.mark.parametrize(("angle", "along"), [(0.0, 1), (90.0, 0)])
