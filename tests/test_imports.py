@@ -84,7 +84,12 @@ ONLY_IN = {
     "typer": ("streamer.cli", "streamer.command_group", "streamer.training.cli"),
     "opentelemetry": ("streamer.tracing",),
     "matplotlib": ("streamer.svg", "streamer.evidence_page", "streamer.live_report", "streamer.training"),
-    "rich": (*LAYERS[PEOPLE], "streamer.training.progress", "streamer.training.cli"),
+    "rich": (
+        *LAYERS[PEOPLE],
+        "streamer.training.bar",
+        "streamer.training.progress",
+        "streamer.training.cli",
+    ),
     "uvicorn": ("streamer.dashboard",),
 }
 """Library -> modules that may import it at all."""

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -154,6 +152,7 @@ def prepare(
 ) -> None:
     """Find the faces: videos and pictures -> a cache of face crops, split by people. Goes on where it was."""
     config = _start(ctx)
+    from streamer.training.bar import bar
     from streamer.training.prepare_data import Selection, prepare_data
 
     prepared = prepare_data(
@@ -172,7 +171,7 @@ def prepare(
         frames_per_real=frames_per_real,
         frames_per_fake=frames_per_fake,
         workers=workers,
-        bar=_bar,
+        bar=bar,
     )
     for line in prepared.in_lines():
         typer.echo(line)
@@ -190,11 +189,12 @@ def autoencoder(
 ) -> None:
     """Train the decoder that decoded blends are painted by (mixture.decoded of a recipe), on real faces."""
     _start(ctx)
+    from streamer.training.bar import bar
     from streamer.training.crops import read_index
     from streamer.training.fit_autoencoder import fit_autoencoder
 
     records = read_index(cache)
-    with _bar("training") as progress:
+    with bar("training") as progress:
         unlike = fit_autoencoder(
             records,
             cache,
@@ -380,20 +380,3 @@ def _with_engines(config: Config, engines: Path | None) -> Config:
     if engines is None:
         return config
     return config.model_copy(update={"classify": config.classify.model_copy(update={"engines": engines})})
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr; gives what is called with the number done and of all."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

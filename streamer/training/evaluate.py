@@ -8,6 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
+from streamer.terminal import count
 from streamer.training import metrics
 from streamer.training.figures import (
     CONSTANT,
@@ -123,7 +124,7 @@ def evaluate(
     # 1. Every member on every set.
     scored = []
     for part in sets:
-        report(f"{part.name}: scoring {len(part.faces)} faces by {len(scorers)} members")
+        report(f"{part.name}: scoring {count(len(part.faces), 'face')} by {count(len(scorers), 'member')}")
         scored.append(_score(scorers, part, options))
     # 2. Thresholds.
     thresholds = {"0.5": 0.5, f"alert.raise_at, {options.raise_at:g}": options.raise_at}
@@ -293,13 +294,13 @@ def _members_gain(scored: _Scored) -> list[GainPoint]:
     """Video-level AUC and log-loss of the mean over every choice of 1, 2, ... members."""
     members = [values for name, values in scored.probabilities.items() if name != ENSEMBLE]
     points = []
-    for count in range(1, len(members) + 1):
+    for number in range(1, len(members) + 1):
         aucs, losses = [], []
-        for chosen in combinations(members, count):
+        for chosen in combinations(members, number):
             videos = scored.videos(np.mean(chosen, axis=0))
             aucs.append(metrics.auc(videos.labels, videos.probabilities))
             losses.append(metrics.log_loss(videos.labels, videos.probabilities))
-        points.append(GainPoint(count, float(np.mean(aucs)), float(np.std(aucs)), float(np.mean(losses))))
+        points.append(GainPoint(number, float(np.mean(aucs)), float(np.std(aucs)), float(np.mean(losses))))
     return points
 
 
