@@ -79,7 +79,7 @@ def test_any_changed_byte_is_refused(tmp_path: Path, flip: int) -> None:
 def test_network_missing(tmp_path: Path) -> None:
     path = write(tmp_path)
     (tmp_path / "net.onnx").unlink()
-    with pytest.raises(ManifestError, match=r"net\.onnx: missing.*build_engines\.py"):
+    with pytest.raises(ManifestError, match=r"net\.onnx: missing.*restore it"):
         read_manifest(path)
 
 

@@ -6,8 +6,7 @@ workers nor an interruption changes it.
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
@@ -24,7 +23,7 @@ from streamer.training.augment import View, make_views
 from streamer.training.autoencoder import FaceAutoencoder, decode_face, load_autoencoder
 from streamer.training.blend import Blended, cross_blend, decoded_blend, self_blend
 from streamer.training.config import TrainConfig
-from streamer.training.crops import face_picture, read_crop
+from streamer.training.crops import face_picture, parse_record, read_crop, to_lines
 from streamer.training.types import FAKE, REAL, CropRecord, Sample
 from streamer.training.workers import begin_worker, without_interrupts
 from streamer.types import Float32Array, UInt8Array
@@ -61,18 +60,17 @@ class Batch(NamedTuple):
 
 
 class PackedRecords:
-    """Crop records, each pickled by itself: a quarter of the objects' memory, which every worker process has
+    """Crop records as lines of the index: a fraction of the objects' memory, which every worker process has
     to hold, and handed to it in a moment. DFDC has over a million."""
 
-    def __init__(self, records: Iterable[CropRecord]) -> None:
-        self._pickled = [pickle.dumps(record) for record in records]
+    def __init__(self, records: Sequence[CropRecord]) -> None:
+        self._lines = to_lines(records).splitlines()
 
     def __len__(self) -> int:
-        return len(self._pickled)
+        return len(self._lines)
 
     def __getitem__(self, index: int) -> CropRecord:
-        record: CropRecord = pickle.loads(self._pickled[index])  # noqa: S301  # our own, just pickled
-        return record
+        return parse_record(self._lines[index])
 
 
 class Balance:
