@@ -12,8 +12,7 @@ shift
 options=("$@")
 
 fit() { # run, recipe, settings: what differs from the recipe
-    local run=$1 recipe=$2
-    local settings=(--set augment.low_light.probability=0 --set augment.smoothing.probability=0)  # they came later
+    local run=$1 recipe=$2 settings=()
     shift 2
     for setting in "$@"; do settings+=(--set "$setting"); done
     "$streamer" train fit "recipes/$recipe.toml" --cache "$cache" --run "runs/$run" --resume \

@@ -103,7 +103,7 @@ class Blur(_Augmentation):
 class LowLight(_Augmentation):
     """A dark room: less light, dark tones darker still, and the sensor's noise, which is more beside them."""
 
-    probability: Probability = 0.15
+    probability: Probability = 0.0
     light: UpToOneRange = (0.35, 0.9)
     """Share of it that is left."""
     gamma: Range = (1.0, 1.7)
@@ -114,7 +114,7 @@ class LowLight(_Augmentation):
 class Smoothing(_Augmentation):
     """Skin made smooth, or noise taken out, with edges kept: as by a beauty filter or a denoiser."""
 
-    probability: Probability = 0.12
+    probability: Probability = 0.0
     median: Probability = 0.4
     """Share of these that are the median of 3 x 3 or 5 x 5 pixels; the others are a bilateral filter."""
     radius: Range = (0.004, 0.014)
