@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +13,12 @@ from typing import BinaryIO
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """What is written to it is at `path` when the block has ended; when it raises, nothing has changed."""
+    """What is written to it is at `path` when the block has ended; when it raises, nothing has changed.
+
+    Raises OSError, also if something is there that is no file: a pipe or device would be replaced.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EEXIST, "something is there that is no file", str(path))
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 from pathlib import Path
@@ -17,6 +18,15 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_whole(path, "text")  # type: ignore[arg-type]
     assert path.read_bytes() == b"one"
+    assert [path] == list(tmp_path.iterdir())
+
+
+def test_a_pipe_stays_one(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="no file"):
+        write_whole(path, b"one")
+    assert path.is_fifo()
     assert [path] == list(tmp_path.iterdir())
 
 
