@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -27,6 +27,8 @@ import numpy as np
 import psutil
 import pytest
 import uvloop
+from fakes import until
+from structlog.testing import capture_logs
 
 from streamer.config import DecodeConfig, SampleConfig
 from streamer.decode_pool import BATCH_FRAMES, DecodePool
@@ -229,12 +231,6 @@ async def test_killed_worker_costs_one_chunk(blow: signal.Signals) -> None:
         await until(lambda: len(pool.pids) == 2)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - of other processes, which set no event
-            await asyncio.sleep(0.02)
-
-
 async def test_others_go_on_when_one_dies() -> None:
     async with running(workers=2) as pool:
         healthy = pool.decode(chunk(encode("mpegts", frames=200)), ALL)
@@ -328,9 +324,9 @@ async def test_workers_come_back_when_descriptors_do() -> None:
         for pid in pool.pids:
             os.kill(pid, signal.SIGKILL)
         work = asyncio.create_task(indices(pool, encode("mpegts")))
-        with no_more_files():
-            await asyncio.sleep(0.5)  # both were tried to be replaced
-        assert sum(pool.restarts.values()) == 2
+        with no_more_files(), capture_logs() as logs:
+            await until(lambda: sum(pool.restarts.values()) == 2)
+            await until(lambda: sum(line["event"] == "decode worker does not start" for line in logs) >= 2)
         async with asyncio.timeout(60):
             assert await work == list(range(60))
 
