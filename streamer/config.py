@@ -138,8 +138,8 @@ class DecodeConfig(_Section):
     """CPU time that a worker may spend on one chunk."""
     memory_mib: PositiveInt = 2048
     """Address space of a worker."""
-    max_pixels: PositiveInt = 3840 * 2160
-    """Of a frame, width times height: 3840 x 2160."""
+    max_pixels: PositiveInt = 4096 * 2304
+    """Of a frame, width times height: 4096 x 2304, the largest of H.264 at level 5.1."""
     max_chunk_seconds: PositiveFloat = 120.0
     """Longest chunk."""
     max_chunk_frames: PositiveInt = 7200

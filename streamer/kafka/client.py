@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import IllegalSaslStateError, KafkaConnectionError, KafkaError, KafkaTimeoutError
 
-from streamer.config import KafkaConfig
+from streamer.config import KafkaConfig, KafkaSecurity
 from streamer.errors import BrokerError
 from streamer.kafka.security import security_arguments
 
@@ -63,7 +63,7 @@ async def start_client(
     Raises BrokerError that names the address, at once if the broker refuses us, else after `connect_seconds`.
     The client must be stopped in either case.
     """
-    reason = _BootstrapFailure(kafka.security.protocol)
+    reason = _BootstrapFailure(kafka.security)
     # aiokafka's exception says only "unable to bootstrap"; the cause is in what it logs.
     clients_log = logging.getLogger("aiokafka")
     clients_log.addFilter(reason)
@@ -127,9 +127,9 @@ async def close(client: ClosableClient) -> None:
 class _BootstrapFailure(logging.Filter):
     """Keeps why the last connection failed, and keeps it out of the log: the caller says it once."""
 
-    def __init__(self, protocol: str) -> None:
+    def __init__(self, security: KafkaSecurity) -> None:
         super().__init__()
-        self._protocol = protocol
+        self._security = security
         self._error: BaseException | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -147,7 +147,10 @@ class _BootstrapFailure(logging.Filter):
         said = describe(self._error)
         if not self._is_hang_up:
             return said
-        doubt = f"does kafka.security.protocol (now {self._protocol}) fit this listener?"
+        protocol = self._security.protocol
+        doubt = f"does kafka.security.protocol (now {protocol}) fit this listener?"
+        if protocol.endswith("SSL") and self._security.cert_file is None:
+            doubt += " Does it want a client certificate (kafka.security.cert_file)?"
         return f"{said}; connected, then closed: {doubt}"
 
     @property

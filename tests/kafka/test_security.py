@@ -229,7 +229,7 @@ async def test_unknown_authority_is_refused_at_once(own_kafka: Kafka) -> None:
 async def test_missing_client_certificate_is_an_error_in_time(own_kafka: Kafka) -> None:
     kafka = reach(own_kafka.mtls, protocol="SSL", ca_file=own_kafka.certificates.ca)
     async with asyncio.timeout(10):
-        with pytest.raises(BrokerError):
+        with pytest.raises(BrokerError, match=r"client certificate \(kafka\.security\.cert_file\)"):
             await describe_broker(kafka, connect_seconds=2)
 
 
