@@ -119,7 +119,7 @@ def run(ctx: typer.Context, bootstrap: Bootstrap = None, allow_untrained: Untrai
         ("kafka.bootstrap_servers", bootstrap), ("classify.allow_untrained", allow_untrained)
     )
     _start_log(config)
-    from streamer.members import prepare_members
+    from streamer.engines import prepare_members
     from streamer.pipeline import Pipeline
     from streamer.service import Service
 

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from streamer.config import Config
 from streamer.demo_clips import demo_clips
+from streamer.engines import missing_untrained, prepare_members
 from streamer.errors import StreamerError
 from streamer.files import FileError
 from streamer.kafka.embedded import EmbeddedBroker
@@ -24,7 +25,6 @@ from streamer.kafka.publish import ChunkPublisher
 from streamer.kafka.scores import read_scores
 from streamer.kafka.topics import create_topics
 from streamer.log import printable, set_up_logging
-from streamer.members import missing_untrained, prepare_members
 from streamer.messages import ScoreUpdate
 from streamer.pipeline import Pipeline
 from streamer.publish import publish_source

@@ -13,15 +13,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
 
 from streamer.config import Config
+from streamer.engines import prepare_members
 from streamer.errors import StreamerError
 from streamer.load_config import load_config
-from streamer.members import prepare_members
 from streamer.pipeline import Pipeline
 from streamer.rolling import EnsembleInfo
 from streamer.score import FileScore, score_file
@@ -65,12 +64,10 @@ class AsyncDetector:
         self._pipeline = await (await asyncio.to_thread(Pipeline, self._config)).__aenter__()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is not None:
-            await pipeline.__aexit__(kind, error, trace)
+            await pipeline.__aexit__()
 
     @property
     def ensemble(self) -> EnsembleInfo:
@@ -144,11 +141,9 @@ class Detector:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
-            self._run(self._detector.__aexit__(kind, error, trace))
+            self._run(self._detector.__aexit__())
         finally:
             self._close()
 

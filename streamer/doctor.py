@@ -26,6 +26,7 @@ from streamer.classify import Ensemble, shadow_of
 from streamer.config import ClassifyConfig, Config, KafkaConfig
 from streamer.decode_pool import DecodePool
 from streamer.demo_clips import demo_clips
+from streamer.engines import prepare_members
 from streamer.errors import BackendError, BrokerError, ModelError, StreamerError, missing_extra
 from streamer.files import pieces_of
 from streamer.gpu import faster_paths, nvdec_settings, open_device
@@ -39,7 +40,6 @@ from streamer.kafka.topics import (
 )
 from streamer.log import printable
 from streamer.manifest import Manifest, read_manifest
-from streamer.members import prepare_members
 from streamer.nvdec import DECODERS
 from streamer.terminal import CONNECT_SECONDS, count, duration
 

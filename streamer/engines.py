@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from streamer.config import ClassifyConfig
-from streamer.errors import ModelError
+from streamer.errors import ModelError, UntrainedError
 from streamer.manifest import InputSpec, Manifest, sha256_of
 from streamer.whole_file import write_whole
 
@@ -21,15 +21,37 @@ UNTRAINED_SEED = 20_200_331
 """Last day of the DeepFake Detection Challenge."""
 
 
-def ensure_untrained(config: ClassifyConfig) -> None:
-    """Make the untrained members that the configuration names, if they are missing: a few seconds.
+def missing_untrained(config: ClassifyConfig) -> list[str]:
+    """Untrained members that the configuration names and that are not made yet."""
+    known = {f"untrained/{name}" for name in UNTRAINED}
+    return [
+        member
+        for member in (*config.members, *config.shadow)
+        if member in known and not (config.engines / f"{member}.json").is_file()
+    ]
 
-    They are random weights and are never shipped. Raises ModelError if they cannot be written.
+
+def ensure_untrained(config: ClassifyConfig) -> None:
+    """Make those that are missing: a few seconds. They are random weights and are never shipped.
+
+    Raises ModelError if they cannot be written.
     """
-    for member in (*config.members, *config.shadow):
-        folder, _, name = member.rpartition("/")
-        if folder == "untrained" and name in UNTRAINED:
-            make_untrained(config.engines / folder, name)
+    for member in missing_untrained(config):
+        make_untrained(config.engines / "untrained", member.removeprefix("untrained/"))
+
+
+def prepare_members(config: ClassifyConfig) -> None:
+    """Before the ensemble is loaded: make missing untrained members, if they are allowed.
+
+    Raises UntrainedError if they are not, so that nothing is made in vain; ModelError if they cannot be made.
+    """
+    missing = missing_untrained(config)
+    if missing and not config.allow_untrained:
+        raise UntrainedError(
+            f"{', '.join(missing)}: random weights, never trained, so their scores would mean nothing; name "
+            f"trained members in classify.members, or pass --allow-untrained to try the plumbing"
+        )
+    ensure_untrained(config)
 
 
 def make_untrained(folder: Path, name: str, *, again: bool = False) -> bool:

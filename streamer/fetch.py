@@ -13,7 +13,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import aiohttp
@@ -66,9 +65,7 @@ class Fetcher:
         self._session = aiohttp.ClientSession(timeout=TIMEOUT, headers={"User-Agent": "streamer"})
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
     async def get(self, address: str, *, max_bytes: int, part: ByteRange | None = None) -> Fetched:

@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from streamer.config import Config
+from streamer.engines import prepare_members
 from streamer.errors import ChunkError, ConfigError, DecodeError, UntrainedError, missing_extra
 from streamer.evidence import Evidence, faces_csv, tracks_to_show
 from streamer.files import CHUNK_SECONDS, FileError, pieces_of, unicode_of, video_id_of
 from streamer.log import printable
 from streamer.manifest import read_manifest, sha256_of
-from streamer.members import prepare_members
 from streamer.messages import ScoreUpdate, VideoChunk
 from streamer.pipeline import Pipeline
 from streamer.rolling import Arrival, OnFace, RollingScores

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Protocol, TextIO
 
 import structlog
@@ -295,9 +294,7 @@ class View(Protocol):
 
     def __enter__(self) -> View: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
     def show(self, update: ScoreUpdate) -> None:
         """Show an update."""
@@ -320,9 +317,7 @@ class LinesView:
     def __enter__(self) -> LinesView:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
     def show(self, update: ScoreUpdate) -> None:
@@ -357,13 +352,11 @@ class TableView:
         return self._board
 
     def __enter__(self) -> TableView:
-        self._live.__enter__()
+        self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
 
     def show(self, update: ScoreUpdate) -> None:
         """Put an update on the board; the table is drawn anew a few times a second."""
