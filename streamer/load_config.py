@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -48,7 +49,7 @@ def load_config(path: Path | None = None, overrides: dict[str, Any] | None = Non
 def _describe(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        valid = _keys_beside(error["loc"])
+        valid = keys_beside(Config, error["loc"])
         near = difflib.get_close_matches(str(error["loc"][-1]), valid, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"valid here: {', '.join(valid)}"
         return f"unknown key {key!r}; {hint}"
@@ -57,10 +58,9 @@ def _describe(error: Any) -> str:
     return f"{key}: {error['msg']}" + ("" if isinstance(error["input"], dict) else shown)
 
 
-def _keys_beside(loc: tuple[str | int, ...]) -> list[str]:
-    """Keys that are valid in the section of an unknown key."""
-    model: type[BaseModel] = Config
-    for part in loc[:-1]:
+def keys_beside(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """Keys that are valid in the section of an unknown key. model: of the whole configuration."""
+    for part in location[:-1]:
         annotation = model.model_fields[str(part)].annotation
         candidates = (annotation, *get_args(annotation))
         model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))

@@ -5,21 +5,20 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from streamer.config import PositiveFloat, PositiveInt
 from streamer.errors import TrainingError
+from streamer.load_config import keys_beside
 from streamer.training.augment_config import AugmentConfig
 from streamer.training.blend import BlendConfig
+from streamer.training.ranges import NotNegative, Section
 
-PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Processes = Annotated[int, Field(ge=0, le=1024)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 Architecture = Literal[
@@ -35,11 +34,6 @@ NOT_PART_OF_THE_RESULT = frozenset({"workers", "log_every", "checkpoint_every"})
 """Keys that may differ when a run is resumed: the weights do not depend on them."""
 
 
-class _Section(BaseModel):
-    # JSON, which checkpoints keep it in, has no infinite numbers
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
 def _several(value: object) -> object:
     """One path, as of several; None, as older checkpoints have it, as of none."""
     if value is None:
@@ -47,7 +41,7 @@ def _several(value: object) -> object:
     return (value,) if isinstance(value, str | Path) else value
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The network."""
 
     architecture: Architecture
@@ -72,7 +66,7 @@ class ModelConfig(_Section):
     """Predict which pixels were altered, beside the logit."""
 
 
-class InputConfig(_Section):
+class InputConfig(Section):
     """What the network sees of a face."""
 
     size: Annotated[int, Field(gt=0, le=1024, multiple_of=32)] = 224
@@ -81,7 +75,7 @@ class InputConfig(_Section):
     """Share of the box's longer side that is added on every side; the same as `faces.margin` when serving."""
 
 
-class MixtureConfig(_Section):
+class MixtureConfig(Section):
     """What a batch is made of.
 
     A batch is made of pairs: a fake, and under the same random changes a real picture, so that neither
@@ -91,13 +85,13 @@ class MixtureConfig(_Section):
     weights say how often a pair is of each kind, in proportion.
     """
 
-    self_blended: Weight = 1.0
+    self_blended: NotNegative = 1.0
     """A real face blended with a changed copy of itself."""
-    cross_blended: Weight = 0.0
+    cross_blended: NotNegative = 0.0
     """A real face into which another person's is blended."""
-    dataset_fake: Weight = 0.0
+    dataset_fake: NotNegative = 0.0
     """A fake of the data sets."""
-    decoded: Weight = 0.0
+    decoded: NotNegative = 0.0
     """A real face into which the same is blended as a decoder network paints it."""
     autoencoder: Path | None = None
     """That decodes, as `streamer train autoencoder` makes it; needed if `decoded` is above 0."""
@@ -116,7 +110,7 @@ class MixtureConfig(_Section):
         return self
 
 
-class OptimiserConfig(_Section):
+class OptimiserConfig(Section):
     """AdamW (Loshchilov and Hutter, ICLR 2019) on a cosine schedule."""
 
     learning_rate: PositiveFloat = 6e-4
@@ -125,7 +119,7 @@ class OptimiserConfig(_Section):
     """Of it at the end of the schedule."""
     warm_up_steps: NonNegativeInt = 100
     """Steps in which the learning rate grows linearly to its peak."""
-    weight_decay: NonNegativeFloat = 0.01
+    weight_decay: NotNegative = 0.01
     """Of weight matrices and kernels; never of biases and normalisations."""
     gradient_clip: PositiveFloat = 1.0
     """Largest norm of all gradients together."""
@@ -138,20 +132,20 @@ class OptimiserConfig(_Section):
     fine-tuning of zero-shot models, CVPR 2022)."""
 
 
-class LossConfig(_Section):
+class LossConfig(Section):
     """What is made small: binary cross-entropy of the logit, and what is added to it."""
 
     label_smoothing: Share = 0.05
     """Targets are s/2 and 1 - s/2."""
-    mask_weight: NonNegativeFloat = 0.5
+    mask_weight: NotNegative = 0.5
     """Of the mask head's cross-entropy per cell, over the images whose altered pixels are known."""
-    pair_weight: NonNegativeFloat = 0.0
+    pair_weight: NotNegative = 0.0
     """Of the cross-entropy of the difference between the two logits of a pair: which of the two is the fake?
     What sets one person's pictures apart from another's cancels out in it, so that weak traces teach more
     (conditional logistic regression; Breslow and Day, Statistical Methods in Cancer Research, 1980)."""
 
 
-class DistillationConfig(_Section):
+class DistillationConfig(Section):
     """A trained network teaches this one: for networks that start from random weights."""
 
     teacher: Path | None = None
@@ -160,13 +154,13 @@ class DistillationConfig(_Section):
     """Of the teacher's answers; the labels keep 1 - weight."""
     temperature: PositiveFloat = 2.0
     """Both logits are divided by it (Hinton et al., 2015); the loss is multiplied by its square."""
-    feature_weight: NonNegativeFloat = 0.0
+    feature_weight: NotNegative = 0.0
     """Of the distance between the feature maps at strides 16 and 32, the student's through a linear
     projection that is thrown away afterwards (Romero et al., FitNets, ICLR 2015): mean square over the
     teacher's channels, brought to mean 0 and variance 1."""
 
 
-class ValidationConfig(_Section):
+class ValidationConfig(Section):
     """How the best checkpoint is found: by AUC over videos, every picture being a video of its own.
 
     The metric is the mean of two: that of real against fake videos, if there are both, and that of untouched
@@ -185,7 +179,7 @@ class ValidationConfig(_Section):
     augmentations, whatever training uses, with a fixed seed."""
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """One training run. The same configuration, data and number of processes give the same weights on a CPU,
     interrupted or not, except under `max_minutes`."""
 
@@ -283,15 +277,5 @@ def _explain(location: tuple[int | str, ...], kind: str, message: str, value: ob
     name = ".".join(map(str, location))
     if kind != "extra_forbidden":
         return f"{name or 'recipe'}: {message}, got {value!r}" if name else message
-    near = difflib.get_close_matches(str(location[-1]), _keys(location[:-1]), n=1)
+    near = difflib.get_close_matches(str(location[-1]), keys_beside(TrainConfig, location), n=1)
     return f"unknown key {name}" + (f"; did you mean {near[0]}?" if near else "")
-
-
-def _keys(section: tuple[int | str, ...]) -> list[str]:
-    """Valid keys of a (nested) section."""
-    model: type[BaseModel] = TrainConfig
-    for part in section:
-        annotation = model.model_fields[str(part)].annotation
-        candidates = (annotation, *get_args(annotation))
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
-    return list(model.model_fields)

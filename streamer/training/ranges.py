@@ -1,10 +1,12 @@
-"""Types of the numbers in the configuration of blends and augmentations."""
+"""What the sections of a recipe share: their base, and the types of their numbers."""
 
 from __future__ import annotations
 
 from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from streamer.config import PositiveFloat
 
 Number = TypeVar("Number", int, float)
 
@@ -15,7 +17,6 @@ def _rising(pair: tuple[Number, Number]) -> tuple[Number, Number]:
     return pair
 
 
-Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 UpToOne = Annotated[float, Field(gt=0, le=1)]
 Scale = Annotated[float, Field(gt=0, le=10)]
@@ -28,7 +29,7 @@ Quality = Annotated[int, Field(ge=1, le=100)]
 Crf = Annotated[float, Field(ge=1, le=51)]
 """Constant rate factor of x264; 0 would be its lossless profile."""
 
-Range = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
+Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_rising)]
 """Lowest and highest value drawn."""
 ScaleRange = Annotated[tuple[Scale, Scale], AfterValidator(_rising)]
 PixelRange = Annotated[tuple[Pixels, Pixels], AfterValidator(_rising)]
