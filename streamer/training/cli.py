@@ -361,9 +361,9 @@ def sheet(
 ) -> None:
     """Draw what augmentation and blending do to some faces of the training data."""
     _start(ctx)
-    from streamer.training.contact_sheet import write_sheet_of_cache
+    from streamer.training.contact_sheet import write_contact_sheet
 
-    write_sheet_of_cache(output, cache=cache, recipe=recipe, faces=faces, seed=seed)
+    write_contact_sheet(output, cache=cache, recipe=recipe, faces=faces, seed=seed)
     typer.echo(output)
 
 

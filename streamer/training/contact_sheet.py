@@ -23,11 +23,13 @@ from streamer.training.blend import (
 from streamer.training.config import load_recipe
 from streamer.training.crops import face_picture, read_split
 from streamer.training.face_regions import REGIONS, Region
-from streamer.training.types import REAL, CropRecord
+from streamer.training.types import REAL
 from streamer.types import Float32Array, UInt8Array
 
 CRFS = (18.0, 23.0, 32.0, 40.0)
 """Rows of their own, with what FaceForensics++ calls c23 and c40 among them."""
+SIZE_PX = 160
+"""Of a face, in a sheet that is written."""
 LABEL_PX = 150
 GAP_PX = 4
 MASK_COLOUR = np.array([255, 0, 80], np.float32)
@@ -66,52 +68,22 @@ class _Style:
         return view
 
 
-def write_sheet_of_cache(path: Path, *, cache: Path, recipe: Path | None, faces: int, seed: int) -> None:
-    """`write_contact_sheet` of real faces for training, each of another video. Raises TrainingError."""
+def write_contact_sheet(path: Path, *, cache: Path, recipe: Path | None, faces: int, seed: int) -> None:
+    """Write `contact_sheet` of real training faces, each of another video, as PNG. Raises TrainingError."""
     real = [record for record in read_split(cache, "train") if record.label == REAL]
     by_item = {record.item: record for record in real}
     records = sorted(by_item.values(), key=lambda record: record.item)
     rng = np.random.default_rng(seed)
     chosen = [records[k] for k in rng.permutation(len(records))[:faces]]
     config = None if recipe is None else load_recipe(recipe)
-    write_contact_sheet(
-        path,
-        read_sheet_faces(cache, chosen),
+    sheet = contact_sheet(
+        [SheetFace(face_picture(cache, record), record.box) for record in chosen],
         margin=0.3 if config is None else config.input.margin,
-        size=160,
+        size=SIZE_PX,
         augment=AugmentConfig() if config is None else config.augment,
         blend=BlendConfig() if config is None else config.blend,
         decode=_decoder(config.mixture.autoencoder) if config and config.mixture.autoencoder else None,
         seed=seed,
-    )
-
-
-def _decoder(path: Path) -> Decode:
-    from streamer.training.autoencoder import decode_face, load_autoencoder
-
-    network = load_autoencoder(path)
-    return lambda face, rng: decode_face(face.picture.rgb, face.picture.keypoints, face.box, network, rng)
-
-
-def read_sheet_faces(cache: Path, records: Sequence[CropRecord]) -> list[SheetFace]:
-    """Faces of a crop cache. Raises TrainingError."""
-    return [SheetFace(face_picture(cache, record), record.box) for record in records]
-
-
-def write_contact_sheet(
-    path: Path,
-    faces: Sequence[SheetFace],
-    *,
-    margin: float,
-    size: int,
-    augment: AugmentConfig,
-    blend: BlendConfig,
-    decode: Decode | None = None,
-    seed: int,
-) -> None:
-    """Write `contact_sheet` as PNG. Raises TrainingError."""
-    sheet = contact_sheet(
-        faces, margin=margin, size=size, augment=augment, blend=blend, decode=decode, seed=seed
     )
     done, png = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     assert done
@@ -119,6 +91,13 @@ def write_contact_sheet(
         path.write_bytes(png.tobytes())
     except OSError as error:
         raise TrainingError(f"{path}: cannot write the contact sheet: {error.strerror}") from error
+
+
+def _decoder(path: Path) -> Decode:
+    from streamer.training.autoencoder import decode_face, load_autoencoder
+
+    network = load_autoencoder(path)
+    return lambda face, rng: decode_face(face.picture.rgb, face.picture.keypoints, face.box, network, rng)
 
 
 def contact_sheet(

@@ -16,12 +16,12 @@ from streamer.training.contact_sheet import (
     CRFS,
     GAP_PX,
     LABEL_PX,
+    SIZE_PX,
     SheetFace,
     contact_sheet,
-    read_sheet_faces,
     write_contact_sheet,
 )
-from streamer.training.crops import Crop, write_crop
+from streamer.training.crops import INDEX, Crop, to_lines, write_crop
 from streamer.training.face_regions import REGIONS
 from streamer.training.types import REAL, CropRecord
 from streamer.types import Float32Array, UInt8Array
@@ -106,26 +106,15 @@ def test_from_a_cache_to_a_file(tmp_path: Path) -> None:
                 landmarks=landmarks is not None,
             )
         )
-    read = read_sheet_faces(tmp_path, records)
-    np.testing.assert_array_equal(read[1].picture.rgb, faces()[1].picture.rgb)
-    assert [each.picture.landmarks is None for each in read] == [True, False]
+    (tmp_path / INDEX).write_text(to_lines(records))
     path = tmp_path / "sheet.png"
-    write_contact_sheet(
-        path, read, margin=0.3, size=SIZE, augment=AugmentConfig(), blend=BlendConfig(), seed=0
-    )
+    write_contact_sheet(path, cache=tmp_path, recipe=None, faces=2, seed=0)
     written = cv2.imread(str(path))
     assert written is not None
-    assert written.shape == sheet().shape
+    rows = sheet().shape[0] // (SIZE + GAP_PX)
+    assert written.shape == (rows * (SIZE_PX + GAP_PX), LABEL_PX + 6 * (SIZE_PX + GAP_PX), 3)
     with pytest.raises(TrainingError, match="cannot write the contact sheet"):
-        write_contact_sheet(
-            tmp_path / "no" / "x.png",
-            read,
-            margin=0.3,
-            size=SIZE,
-            augment=AugmentConfig(),
-            blend=BlendConfig(),
-            seed=0,
-        )
+        write_contact_sheet(tmp_path / "no" / "x.png", cache=tmp_path, recipe=None, faces=2, seed=0)
 
 
 def test_one_face_is_not_enough() -> None:
