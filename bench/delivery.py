@@ -35,7 +35,7 @@ VIDEOS = 64
 
 
 class Nothing:
-    """Delivers nothing; counts batches and updates."""
+    """Delivers nothing."""
 
     commits_offsets = True
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import json as json_
 import os
 import platform
@@ -21,7 +20,7 @@ from rich.text import Text
 
 import streamer
 from streamer.backends.compiled import INT8_FOLDER, compiled_folder, find_int8
-from streamer.backends.load import describe_backends, load_network
+from streamer.backends.load import describe_backends, installed_version, load_network
 from streamer.classify import Ensemble, shadow_of
 from streamer.config import ClassifyConfig, Config, KafkaConfig
 from streamer.decode_pool import DecodePool
@@ -138,20 +137,13 @@ def _software() -> Iterator[Check]:
         area, "Python", "ok", f"{platform.python_version()}, {platform.machine()}, {count(cores, 'core')}"
     )
     for package in PACKAGES:
-        version = _version(package)
+        version = installed_version(package)
         yield Check(
             area, package, "ok" if version else "fail", version or "not installed", 0 if version else 1
         )
     for package, use in OPTIONAL.items():
-        version = _version(package)
+        version = installed_version(package)
         yield Check(area, package, "ok" if version else "note", version or f"not installed; {use}")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _configuration(file: Path | None) -> Check:
@@ -259,7 +251,7 @@ def _frames(config: Config) -> Check:
 
 def _consensus(config: Config) -> Check:
     area, name, wanted = "Inference", "faces.consensus", config.faces.consensus
-    if _version("dlib-bin") or _version("dlib"):
+    if installed_version("dlib-bin") or installed_version("dlib"):
         return Check(area, name, "ok", "dlib is installed" + ("; on" if wanted else "; off"))
     text = f"dlib is not installed; {OPTIONAL['dlib-bin']}"
     return Check(area, name, "fail" if wanted else "note", text, 4 if wanted else 0)

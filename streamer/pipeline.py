@@ -123,24 +123,19 @@ class Pipeline:
             workers=workers,
             size=len,
         )
-        self.classify_batcher: Batcher[Crops, Float32Array] = Batcher(
-            "classify",
-            self._on_device(self._ensemble.classify_many),
-            max_items=config.classify.batch_crops,
-            timeout_ms=config.classify.batch_timeout_ms,
-            workers=workers,
-            size=_faces_in,
-        )
-        self.shadow_batcher: Batcher[Crops, Float32Array] | None = None
-        if self._shadow:
-            self.shadow_batcher = Batcher(
-                "shadow",
-                self._on_device(self._shadow.classify_many),
+
+        def classifying(name: str, ensemble: Ensemble) -> Batcher[Crops, Float32Array]:
+            return Batcher(
+                name,
+                self._on_device(ensemble.classify_many),
                 max_items=config.classify.batch_crops,
                 timeout_ms=config.classify.batch_timeout_ms,
                 workers=workers,
                 size=_faces_in,
             )
+
+        self.classify_batcher = classifying("classify", self._ensemble)
+        self.shadow_batcher = classifying("shadow", self._shadow) if self._shadow else None
         self._illustrator = ThreadPoolExecutor(1, "evidence")
         """Beside the batchers, and waited for before the networks are closed."""
         self._open = AsyncExitStack()

@@ -21,7 +21,7 @@ import stat
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -65,7 +65,7 @@ class Segment:
 
 def segments_of(
     path: Path, chunk_seconds: float, *, on_start: Callable[[subprocess.Popen[bytes]], None] = lambda _: None
-) -> Iterator[Segment]:
+) -> Generator[Segment, None, None]:
     """Cut a video file at the first keyframe after each `chunk_seconds`.
 
     Blocks while reading; the iterator may be closed early. on_start: told the process that reads; if it is

@@ -118,7 +118,7 @@ def describe_backends() -> list[BackendStatus]:
 
 
 def _describe(backend: Backend) -> BackendStatus:
-    version = next(filter(None, map(_version, _DISTRIBUTIONS.get(backend, (backend,)))), None)
+    version = next(filter(None, map(installed_version, _DISTRIBUTIONS.get(backend, (backend,)))), None)
     if version is None:
         return BackendStatus(backend, False, None, f"not installed: {_INSTALL[backend]}", (), ())
     if backend == "tensorrt":
@@ -144,7 +144,8 @@ def _describe(backend: Backend) -> BackendStatus:
     )
 
 
-def _version(distribution: str) -> str | None:
+def installed_version(distribution: str) -> str | None:
+    """Of a distribution; None: it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -52,19 +53,13 @@ def make_app(feed: Feed, config: DashboardConfig) -> Starlette:
     guard = Guard(config)
 
     async def videos(request: Request) -> Response:
-        if feed.is_full:
-            return _full()
-        return _stream(feed.videos(request.headers.get("last-event-id")))
+        return _stream(feed, feed.videos(request.headers.get("last-event-id")))
 
     async def video(request: Request) -> Response:
-        if feed.is_full:
-            return _full()
-        return _stream(feed.video(request.query_params.get("id", "")))
+        return _stream(feed, feed.video(request.query_params.get("id", "")))
 
     async def letters(request: Request) -> Response:
-        if feed.is_full:
-            return _full()
-        return _stream(feed.letters(request.headers.get("last-event-id")))
+        return _stream(feed, feed.letters(request.headers.get("last-event-id")))
 
     async def picture(request: Request) -> Response:
         kind: Literal["crop", "heat"] = "crop" if request.url.path.endswith("/crop") else "heat"
@@ -89,16 +84,15 @@ def make_app(feed: Feed, config: DashboardConfig) -> Starlette:
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")
 
-    def page(file: str) -> BaseRoute:
+    def page(path: str, file: str) -> BaseRoute:
         async def show(_: Request) -> Response:
             return FileResponse(STATIC / file)
 
-        path = next(path for path, name in PAGES.items() if name == file)
         return Route(path, show)
 
     return Starlette(
         routes=[
-            *map(page, PAGES.values()),
+            *(page(path, file) for path, file in PAGES.items()),
             Route("/events", videos),
             Route("/events/video", video),
             Route("/events/dead-letters", letters),
@@ -122,12 +116,11 @@ def host_names(config: DashboardConfig) -> list[str]:
     return [*own, *config.allowed_hosts]
 
 
-def _stream(events: object) -> Response:
-    return EventSourceResponse(events, ping=60, send_timeout=SEND_SECONDS)  # type: ignore[arg-type]
-
-
-def _full() -> Response:
-    return PlainTextResponse("too many pages are open\n", 503)
+def _stream(feed: Feed, events: AsyncGenerator[bytes, None]) -> Response:
+    """What the feed tells of its store, unless it tells too many already."""
+    if feed.is_full:
+        return PlainTextResponse("too many pages are open\n", 503)
+    return EventSourceResponse(events, ping=60, send_timeout=SEND_SECONDS)
 
 
 async def _read_form(request: Request) -> dict[str, str]:

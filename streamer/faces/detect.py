@@ -8,7 +8,7 @@
 3. In frames that were not scanned, close-ups follow the faces of the scans before and after.
 
 By default the three are BlazeFace short range (fastest, surest of large faces), back camera (finds most of
-the small ones, at many false alarms) and full range (hardly a false alarm): see the table in the README.
+the small ones, at many false alarms) and full range (hardly a false alarm): see docs/faces.md.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import asyncio
 import math
 import struct
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +95,7 @@ class FrameReader:
             self._pool = DecodePool(self._config)
             await self._pool.start()
         seen: list[T] = []
-        with closing(_pieces(path)) as pieces:
+        with closing(segments_of(path, _PIECE_SECONDS)) as pieces:
             for number, (piece, times) in enumerate(_share_out(pieces, path, wanted)):
                 if not times:
                     continue
@@ -132,10 +132,6 @@ def read_picture(path: Path, max_pixels: int) -> UInt8Array:
             raise DecodeError("damaged", f"Pillow: {error}") from error
 
 
-def _pieces(path: Path) -> Generator[Segment, None, None]:
-    yield from segments_of(path, _PIECE_SECONDS)
-
-
 def _share_out(
     pieces: Iterator[Segment], path: Path, wanted: Wanted
 ) -> Iterator[tuple[Segment, list[float]]]:
@@ -157,7 +153,7 @@ def _length_of(path: Path | None) -> float | None:
     if path is None:
         return None
     try:
-        with closing(_pieces(path)) as pieces:
+        with closing(segments_of(path, _PIECE_SECONDS)) as pieces:
             stated = next(pieces).video_seconds
         return stated or _read_length(path)
     except (OSError, DecodeError):
@@ -166,7 +162,7 @@ def _length_of(path: Path | None) -> float | None:
 
 def _read_length(path: Path) -> float:
     """Seconds of a video whose container does not state them, by reading it all."""
-    with closing(_pieces(path)) as pieces:
+    with closing(segments_of(path, _PIECE_SECONDS)) as pieces:
         return max(piece.start_seconds + piece.duration_seconds for piece in pieces)
 
 
