@@ -13,7 +13,7 @@ import structlog
 from streamer.fetch import ByteRange, Fetched, Fetcher
 from streamer.files import Piece, SourceError
 from streamer.messages import VideoChunk
-from streamer.sources import NetworkOptions
+from streamer.network import NetworkOptions
 
 MAX_LISTING_BYTES = 8 * 1024 * 1024
 """Of a playlist or manifest: a day of two-second segments has 43,000 lines of some 100 bytes."""

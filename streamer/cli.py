@@ -167,8 +167,9 @@ def publish(
     """Publish video as chunks, without re-encoding: files, HLS, DASH, live streams."""
     config = ctx.obj.load(("kafka.bootstrap_servers", bootstrap))
     _start_log(config)
+    from streamer.network import NetworkOptions
     from streamer.publish import publish_sources
-    from streamer.sources import NetworkOptions, ffmpeg_options, sources_of
+    from streamer.sources import ffmpeg_options, sources_of
 
     network = NetworkOptions(
         hls=hls,

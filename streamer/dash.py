@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from statistics import median_low
 
 import structlog
@@ -15,7 +15,7 @@ from streamer.adaptive import EDGE_SEGMENTS, MAX_LISTING_BYTES, Due, Listing, Se
 from streamer.fetch import Fetcher
 from streamer.files import Piece, SourceError
 from streamer.mpd import Manifest
-from streamer.sources import NetworkOptions, without_secrets
+from streamer.network import NetworkSource
 
 MAX_STEP = 10_000
 """A number that rises by more is one that the packager began anew with."""
@@ -23,17 +23,8 @@ MAX_STEP = 10_000
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Presentation:
+class Presentation(NetworkSource):
     """A DASH manifest, by URL or path."""
-
-    location: str = field(repr=False)
-    video_id: str
-    network: NetworkOptions
-
-    @property
-    def name(self) -> str:
-        return without_secrets(self.location)
 
     async def pieces(self, chunk_seconds: float) -> AsyncGenerator[Piece, None]:
         """A chunk for each segment, whatever `chunk_seconds` says.

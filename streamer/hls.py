@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,22 +26,13 @@ from streamer.adaptive import (
 from streamer.fetch import ByteRange, Fetcher, resolve
 from streamer.files import Piece, SourceError
 from streamer.messages import MAX_SECONDS
-from streamer.sources import NetworkOptions, without_secrets
+from streamer.network import NetworkSource
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Playlist:
+class Playlist(NetworkSource):
     """An HLS playlist, by URL or path: a master playlist or a media playlist."""
-
-    location: str = field(repr=False)
-    video_id: str
-    network: NetworkOptions
-
-    @property
-    def name(self) -> str:
-        return without_secrets(self.location)
 
     async def pieces(self, chunk_seconds: float) -> AsyncGenerator[Piece, None]:
         """A chunk for each segment, whatever `chunk_seconds` says; its seq is its media sequence number.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -12,9 +11,7 @@ from urllib.parse import urlsplit
 from streamer.errors import ConfigError
 from streamer.files import Piece, pieces_of, unicode_of, video_id_of
 from streamer.messages import MAX_VIDEO_ID_BYTES
-
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least
-
+from streamer.network import NetworkOptions, is_url, without_secrets
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "tcp", "udp", "rtp", "srt")
 """Of URLs that FFmpeg reads; srt only where it was built with it, which PyAV's wheels are not."""
@@ -53,28 +50,11 @@ class Clip:
         return pieces_of(self.path, self.video_id, chunk_seconds)
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkOptions:
-    """How playlists and streams are read."""
-
-    hls: bool = False
-    """All inputs are HLS playlists, local ones too."""
-    dash: bool = False
-    """They are DASH manifests."""
-    min_height: int = 720
-    """Of the renditions of a playlist or manifest, the cheapest with so many lines is taken."""
-    attempts: int = 0
-    """Give up after so many failures in a row; 0: never."""
-    ffmpeg: Mapping[str, str] = field(default_factory=dict)
-    """Options of FFmpeg for streams, e.g. `rtsp_transport`."""
-    max_bytes: int = 16 * 1024 * 1024
-    """Of a chunk."""
-
-
 def sources_of(
-    inputs: Sequence[str], video_id: str | None, network: NetworkOptions = NetworkOptions()
+    inputs: Sequence[str], video_id: str | None, network: NetworkOptions | None = None
 ) -> list[Source]:
     """A source for each input, named after it. Raises ConfigError if names are ambiguous or of no use."""
+    network = network or NetworkOptions()
     if video_id is not None and len(inputs) > 1:
         raise ConfigError("--video-id names one video, but there are several inputs")
     if network.hls and network.dash:
@@ -117,19 +97,6 @@ def default_video_id(text: str) -> str:
     parts = urlsplit(text)
     path = PurePosixPath(f"{parts.netloc.rpartition('@')[2]}{parts.path}")
     return str(path.with_suffix("")) if parts.path.strip("/") else str(path)
-
-
-def is_url(text: str) -> bool:
-    """Whether it is no path: `scheme://...`."""
-    return _URL.match(text) is not None
-
-
-def without_secrets(url: str) -> str:
-    """A URL without user, password, query and fragment, for people."""
-    if not is_url(url):
-        return url
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _source(text: str, video_id: str, network: NetworkOptions) -> Source:

@@ -10,15 +10,14 @@ import random
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
 
 import structlog
 
 from streamer.errors import DecodeError
 from streamer.files import Piece, SourceError
 from streamer.messages import VideoChunk
+from streamer.network import NetworkSource
 from streamer.record import record
-from streamer.sources import NetworkOptions, without_secrets
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 """Before a stream is connected again; doubled from failure to failure, and scattered."""
@@ -29,17 +28,8 @@ _HOPELESS = frozenset({"unsupported_codec", "unsupported_format", "no_video", "t
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
+class Stream(NetworkSource):
     """A URL that FFmpeg can read."""
-
-    url: str = field(repr=False)
-    video_id: str
-    network: NetworkOptions
-
-    @property
-    def name(self) -> str:
-        return without_secrets(self.url)
 
     async def pieces(self, chunk_seconds: float) -> AsyncGenerator[Piece, None]:
         """Chunks as they are recorded, with `captured_at_ms`; ends only with a source that states its length.
@@ -55,7 +45,7 @@ class Stream:
             base: float | None = None
             lost = SourceError("stream_ended", "the stream has ended")
             recording = record(
-                self.url, chunk_seconds, options=self.network.ffmpeg, max_bytes=self.network.max_bytes
+                self.location, chunk_seconds, options=self.network.ffmpeg, max_bytes=self.network.max_bytes
             )
             try:
                 async with aclosing(recording):

@@ -26,8 +26,8 @@ from streamer.files import Piece, SourceError
 from streamer.messages import MAX_SECONDS, VideoChunk
 from streamer.mpd import MAX_SEGMENTS, Manifest
 from streamer.mpd_segments import LIVE_SEGMENTS, MAX_SEGMENT_SECONDS, MIN_SEGMENT_SECONDS
+from streamer.network import NetworkOptions
 from streamer.publish import publish_source
-from streamer.sources import NetworkOptions
 
 FPS = 25
 """Of the bundled clips, which have a keyframe every second."""

@@ -20,7 +20,7 @@ from streamer import fetch
 from streamer.fetch import resolve
 from streamer.files import Piece, SourceError
 from streamer.hls import Playlist, choose_rendition, read_media_playlist
-from streamer.sources import NetworkOptions
+from streamer.network import NetworkOptions
 
 HEAD = "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:{target}\n#EXT-X-MEDIA-SEQUENCE:{first}\n"
 END = "#EXT-X-ENDLIST\n"

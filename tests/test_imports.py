@@ -53,6 +53,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "streamer.live_report",
             "streamer.mpd",
             "streamer.mpd_segments",
+            "streamer.network",
             "streamer.publish",
             "streamer.record",
             "streamer.score",

@@ -26,8 +26,9 @@ from streamer.files import FileError
 from streamer.hls import Playlist
 from streamer.kafka.topics import create_topics
 from streamer.messages import VideoChunk
+from streamer.network import NetworkOptions
 from streamer.publish import Published, publish_source, publish_sources
-from streamer.sources import Clip, NetworkOptions, sources_of
+from streamer.sources import Clip, sources_of
 from streamer.stream import Stream
 from streamer.tasks import gather_or_cancel
 

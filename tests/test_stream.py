@@ -21,7 +21,8 @@ from test_decode import decode
 from streamer import stream as stream_module
 from streamer.errors import ConfigError
 from streamer.files import Piece, SourceError
-from streamer.sources import NetworkOptions, sources_of
+from streamer.network import NetworkOptions
+from streamer.sources import sources_of
 from streamer.stream import Stream
 
 
