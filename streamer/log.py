@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, TextIO
 
 import structlog
@@ -81,19 +81,11 @@ def _escape_lines(_: object, __: str, event: MutableMapping[str, Any]) -> Mutabl
     return event
 
 
-def _of_libraries(seldom: logging.Filter) -> Callable[[logging.LogRecord], bool]:
-    """Applies to LOUD_LIBRARIES alone; our own records are all meant."""
-
-    def applies(record: logging.LogRecord) -> bool:
-        return record.name.split(".", 1)[0] not in LOUD_LIBRARIES or bool(seldom.filter(record))
-
-    return applies
-
-
 class Seldom(logging.Filter):
-    """Lets a record through only if the same was not let through within the last seconds.
+    """Lets a record of LOUD_LIBRARIES through only if the same was not let through within the last seconds.
 
-    "The same" is of the same logger and template. aiokafka says ten times a second that a broker is away.
+    "The same" is of the same logger and template. aiokafka says ten times a second that a broker is away. Our
+    own records are all meant.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -102,6 +94,8 @@ class Seldom(logging.Filter):
         self._last: dict[tuple[str, str], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.split(".", 1)[0] not in LOUD_LIBRARIES:
+            return True
         same = (record.name, str(record.msg))
         if record.created - self._last.get(same, -math.inf) < self._seconds:
             return False
@@ -144,7 +138,7 @@ def set_up_logging(config: LogConfig, stream: TextIO | None = None) -> None:
     root.setLevel(level)
     for name, least in LOUD_LIBRARIES.items():
         logging.getLogger(name).setLevel(max(level, least))
-    handler.addFilter(_of_libraries(Seldom(REPEAT_SECONDS)))
+    handler.addFilter(Seldom(REPEAT_SECONDS))
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -24,14 +24,15 @@ ZOOM = 2.4
 """Side of the crop shown to dlib in box sides; HOG needs the outline of the head."""
 
 MIN_IOU = 0.3
-"""dlib's box starts at the brow as BlazeFace's does, but is set lower and narrower on some faces."""
+"""From which two boxes are one face: dlib's starts at the brow as BlazeFace's does, but is set lower and
+narrower on some faces."""
 
 
 class Consensus:
     """dlib's frontal face detector; may be used from several threads at once."""
 
-    def __init__(self, min_iou: float = MIN_IOU) -> None:
-        """min_iou: where two boxes are one face. Raises BackendError if dlib is not installed."""
+    def __init__(self) -> None:
+        """Raises BackendError if dlib is not installed."""
         try:
             import dlib
         except ImportError as error:
@@ -40,7 +41,6 @@ class Consensus:
             ) from error
         self._make = dlib.get_frontal_face_detector
         self._detectors = threading.local()  # dlib's detector scans into buffers of its own
-        self._min_iou = min_iou
 
     def confirm(self, rgb: UInt8Array, faces: Faces) -> Faces:
         """The faces that dlib sees too, their boxes and scores unchanged.
@@ -62,7 +62,7 @@ class Consensus:
             return False
         expected = (box - np.array([x_min, y_min, x_min, y_min], np.float32)) * np.float32(scale)
         over_union, _ = overlaps(expected[None], np.array(seen, np.float32))
-        return bool((over_union >= self._min_iou).any())
+        return bool((over_union >= MIN_IOU).any())
 
     def _detector(self) -> Any:
         if not hasattr(self._detectors, "one"):

@@ -136,7 +136,7 @@ def _fold_into_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
         return onnx.load(folded)
 
 
-def run_on_cpu(graph: onnx.ModelProto, images: UInt8Array, batch: int = 8) -> list[Float32Array]:
+def run_on_cpu(graph: onnx.ModelProto, images: UInt8Array) -> list[Float32Array]:
     """Outputs of a graph from `engine_graph` in ONNX Runtime, for a check. Slow. Raises BackendError."""
     try:
         import onnxruntime
@@ -148,9 +148,7 @@ def run_on_cpu(graph: onnx.ModelProto, images: UInt8Array, batch: int = 8) -> li
     session = onnxruntime.InferenceSession(
         graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    rows = [
-        session.run(None, {"images": images[start : start + batch]}) for start in range(0, len(images), batch)
-    ]
+    rows = [session.run(None, {"images": images[k : k + 8]}) for k in range(0, len(images), 8)]
     return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
 
 

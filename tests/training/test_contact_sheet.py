@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from portraits import astronaut, moved
+from records import record_of
 
 from streamer.errors import TrainingError
 from streamer.training.augment import AUGMENTATIONS, AugmentConfig
@@ -23,7 +24,6 @@ from streamer.training.contact_sheet import (
 )
 from streamer.training.crops import INDEX, Crop, to_lines, write_crop
 from streamer.training.face_regions import REGIONS
-from streamer.training.types import REAL, CropRecord
 from streamer.types import Float32Array, UInt8Array
 
 SIZE = 48
@@ -91,20 +91,7 @@ def test_from_a_cache_to_a_file(tmp_path: Path) -> None:
         crop = Crop(face.picture.rgb, 0.0, box, keypoints, landmarks)
         write_crop(tmp_path, file, crop)
         records.append(
-            CropRecord(
-                file=file,
-                item=str(number),
-                frame=0,
-                time_seconds=0.0,
-                label=REAL,
-                generator="real",
-                source="folder",
-                group=str(number),
-                split="train",
-                box=box,
-                keypoints=keypoints,
-                landmarks=landmarks is not None,
-            )
+            record_of(str(number), file=file, box=box, keypoints=keypoints, landmarks=landmarks is not None)
         )
     (tmp_path / INDEX).write_text(to_lines(records))
     path = tmp_path / "sheet.png"

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from records import record_of
 from toy import BOX, draw_face, make_cache, toy_config
 
 from streamer.errors import TrainingError
@@ -26,21 +27,8 @@ torch = pytest.importorskip("torch")
 
 
 def record(number: int, **changes: Any) -> CropRecord:
-    values = {
-        "file": f"{number}.png",
-        "item": f"v{number}",
-        "frame": 0,
-        "time_seconds": 0.0,
-        "label": REAL,
-        "generator": "real",
-        "source": "folder",
-        "group": f"g{number}",
-        "split": "train",
-        "box": BOX,
-        "keypoints": (),
-        "landmarks": False,
-    }
-    return CropRecord(**values | changes)
+    own = {"item": f"v{number}", "file": f"{number}.png", "group": f"g{number}", "box": BOX}
+    return record_of(**own | changes)
 
 
 def test_every_step_draws_its_own_and_the_same_again(tmp_path: Path) -> None:

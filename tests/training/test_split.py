@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from records import record_of
 
 from streamer.errors import TrainingError
 from streamer.training.sources import read_dfdc
@@ -19,7 +20,7 @@ from streamer.training.split import (
     check_shares,
     hold_out,
 )
-from streamer.training.types import CropRecord, Item, Split
+from streamer.training.types import Item, Split
 
 
 def item(name: str, *groups: str, **more: object) -> Item:
@@ -177,20 +178,7 @@ def test_leaks_are_named() -> None:
 
 
 def test_leaks_in_records() -> None:
-    one = CropRecord(
-        file="f",
-        item="set/a.mp4",
-        frame=0,
-        time_seconds=0,
-        label=0,
-        generator="real",
-        source="folder",
-        group="g",
-        split="train",
-        box=(0, 0, 1, 1),
-        keypoints=(),
-        landmarks=False,
-    )
+    one = record_of("set/a.mp4", group="g")
     other = dataclasses.replace(one, item="set/b.mp4", group="h", split="test")
     check_no_leak_in_records([one, other])
     with pytest.raises(TrainingError, match="group g: train, test"):

@@ -4,33 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 
+from records import record_of
+
 from streamer.training.subset import subset
 from streamer.training.types import FAKE, REAL, CropRecord
 
 
-def record_of(item: str, frame: int, generator: str, original: str | None = None) -> CropRecord:
-    return CropRecord(
-        file=f"{item}.{frame}.png",
-        item=item,
-        frame=frame,
-        time_seconds=float(frame),
-        label=REAL if generator == "real" else FAKE,
-        generator=generator,
-        source="folder",
-        group=item,
-        split="validation",
-        box=(0.0, 0.0, 1.0, 1.0),
-        keypoints=(),
-        landmarks=False,
-        original=original,
+def crop(item: str, frame: int, generator: str, original: str | None = None) -> CropRecord:
+    label = REAL if generator == "real" else FAKE
+    time = float(frame)
+    return record_of(
+        item, frame=frame, time_seconds=time, label=label, generator=generator, original=original
     )
 
 
 def test_a_subset_keeps_few_videos_whole_in_number_and_a_fair_choice_of_pictures() -> None:
-    frames = [record_of("v", frame, "swap") for frame in (4, 3, 2, 1, 0)]
-    few = [record_of("w", 0, "swap"), record_of("w", 7, "swap")]
-    pictures = [record_of(f"r{k}", 0, "real") for k in range(40)]
-    rare = [record_of(f"g{k}", 0, "gan") for k in range(3)]
+    frames = [crop("v", frame, "swap") for frame in (4, 3, 2, 1, 0)]
+    few = [crop("w", 0, "swap"), crop("w", 7, "swap")]
+    pictures = [crop(f"r{k}", 0, "real") for k in range(40)]
+    rare = [crop(f"g{k}", 0, "gan") for k in range(3)]
     records = frames + pictures + few + rare
 
     kept = subset(records, crops_per_video=3, videos=2, pictures=10, seed=1)
@@ -50,7 +42,7 @@ def test_a_subset_draws_videos_fairly_and_leaves_pairs_together() -> None:
         items = {f"real{k}": ("real", None), f"rare{k // 10}": ("rare", f"real{k // 10}")}
         items |= {f"fake{k}{letter}": ("DFDC", f"real{k}") for letter in "abcde"}
         for item, (generator, original) in items.items():
-            records += [record_of(item, frame, generator, original) for frame in range(2)]
+            records += [crop(item, frame, generator, original) for frame in range(2)]
 
     kept = subset(records, crops_per_video=1, videos=14, pictures=1, seed=1)
     assert Counter(r.generator for r in kept) == {"real": 6, "DFDC": 6, "rare": 2}

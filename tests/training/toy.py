@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from records import record_of
 
 from streamer.training.augment_config import AUGMENTATIONS, AugmentConfig
 from streamer.training.config import TrainConfig, parse_config
@@ -50,19 +51,17 @@ def make_cache(
                 file = f"crops/{item}.{frame:03}.png"
                 write_crop(cache, file, Crop(rgb, frame / 4, BOX, KEYPOINTS, None))
                 records.append(
-                    CropRecord(
+                    record_of(
+                        item,
                         file=file,
-                        item=item,
                         frame=frame,
                         time_seconds=frame / 4,
                         label=label,
                         generator="square" if label == FAKE else "real",
-                        source="folder",
                         group=f"{split}/{person}",
                         split=split,
                         box=BOX,
                         keypoints=KEYPOINTS,
-                        landmarks=False,
                         original=f"{split}/real/{person}.mp4" if label == FAKE else None,
                     )
                 )
