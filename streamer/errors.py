@@ -123,14 +123,7 @@ class LimitError(ChunkError):
 
 
 class DecodeError(ChunkError):
-    """A chunk's media cannot be decoded within its limits.
-
-    Reasons: `empty`; `not_media`; `unsupported_format`; `unsupported_codec`; `no_video`; `no_frames`;
-    `no_init` (fMP4 without its init segment); `no_keyframe` (does not start with one); `damaged` (cut short,
-    changed, or packets missing: half a chunk is never scored); `too_many_bytes`; `too_large` (pixels);
-    `too_long` (seconds or frames); `decoder_crashed`; `decoder_timeout` (wall clock or CPU time);
-    `decoder_out_of_memory`; `decoder_error` (the decoder raised what nobody foresaw).
-    """
+    """A chunk's media cannot be decoded within its limits. Reasons: see REASONS."""
 
     stage = "decode"
     REASONS = (
@@ -140,16 +133,16 @@ class DecodeError(ChunkError):
         "unsupported_codec",
         "no_video",
         "no_frames",
-        "no_init",
-        "no_keyframe",
-        "damaged",
+        "no_init",  # fMP4 without its init segment
+        "no_keyframe",  # does not start with one
+        "damaged",  # cut short, changed, or packets missing: half a chunk is never scored
         "too_many_bytes",
-        "too_large",
-        "too_long",
+        "too_large",  # pixels
+        "too_long",  # seconds or frames
         "decoder_crashed",
-        "decoder_timeout",
+        "decoder_timeout",  # wall clock or CPU time
         "decoder_out_of_memory",
-        "decoder_error",
+        "decoder_error",  # the decoder raised what nobody foresaw
     )
 
 

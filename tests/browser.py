@@ -88,13 +88,13 @@ class Page:
             raise PageError(f"never true: {expression}\n{self.problems}\n{text}") from error
         return value
 
-    async def size(self, width: int, height: int, *, scale: float = 1.0) -> None:
+    async def size(self, width: int, height: int) -> None:
         """Size of the window, CSS pixels."""
         await self.send(
             "Emulation.setDeviceMetricsOverride",
             width=width,
             height=height,
-            deviceScaleFactor=scale,
+            deviceScaleFactor=1,
             mobile=False,
         )
 

@@ -17,17 +17,15 @@ from streamer.demo_clips import demo_clips
 FPS = 10
 
 
-def make_clip(
-    path: Path, *, seconds: float = 3.0, keyframe_seconds: float = 1.0, size: int = 64, noise: bool = False
-) -> Path:
-    """An H.264 video of a moving gradient, or of noise without loss, 1.5 bytes a pixel; no face."""
+def make_clip(path: Path, *, seconds: float = 3.0, size: int = 64, noise: bool = False) -> Path:
+    """H.264 of a moving gradient, or of noise (lossless, 1.5 bytes a pixel); a keyframe a second, no face."""
     rng = np.random.default_rng(1)
     options = {"preset": "ultrafast", "sc_threshold": "0"} | ({"qp": "0"} if noise else {})
     with av.open(str(path), "w") as output:
         stream = output.add_stream("libx264", rate=FPS, options=options)
         stream.width = stream.height = size
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.gop_size = round(keyframe_seconds * FPS)
+        stream.codec_context.gop_size = FPS
         stream.codec_context.max_b_frames = 0
         for index in range(round(seconds * FPS)):
             ramp = (np.arange(size) * 4 + index * 8).astype(np.uint8)

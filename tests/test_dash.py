@@ -72,9 +72,9 @@ def packaged(
     yield files()
 
 
-def package(folder: Path, options: dict[str, str], seconds: float = 4.0) -> Path:
-    """The bundled clip's first seconds, as a static manifest."""
-    *_, _ = packaged(folder, [demo_clips()[0]], seconds, options)
+def package(folder: Path, options: dict[str, str]) -> Path:
+    """The bundled clip's first four seconds, as a static manifest."""
+    *_, _ = packaged(folder, [demo_clips()[0]], 4, options)
     return folder / "m.mpd"
 
 

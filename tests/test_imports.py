@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,11 @@ LAZY = (
 WRAPPERS = ("streamer.backends.", "streamer.gpu.", "streamer.models.", "streamer.training.")
 
 
+@cache
+def tree_of(file: str) -> ast.AST:
+    return ast.parse((PACKAGE.parent / file).read_text())
+
+
 def module_of(file: str) -> str:
     return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
@@ -150,7 +156,7 @@ def layer_of(name: str) -> int:
 def test_imports_point_down(file: str) -> None:
     module = module_of(file)
     own = PEOPLE if module == "streamer" else layer_of(module)  # offers the library's classes, lazily
-    for name in imports(ast.parse((PACKAGE.parent / file).read_text()), module):
+    for name in imports(tree_of(file), module):
         if within(name, "streamer"):
             other = layer_of(name)
             assert other <= own, f"{module} (layer {own}) imports {name} (layer {other})"
@@ -159,7 +165,7 @@ def test_imports_point_down(file: str) -> None:
 @pytest.mark.parametrize("file", ROOMS)
 def test_libraries_stay_in_their_rooms(file: str) -> None:
     module = module_of(file)
-    for name in imports(ast.parse((PACKAGE.parent / file).read_text()), module):
+    for name in imports(tree_of(file), module):
         rooms = ONLY_IN.get(name.split(".")[0])
         assert rooms is None or any(within(module, room) for room in rooms), f"{module} imports {name}"
 
@@ -169,7 +175,7 @@ def test_heavy_libraries_are_imported_late(file: str) -> None:
     module = module_of(file)
     if module.startswith(WRAPPERS):
         return
-    for name in imports(ast.parse((PACKAGE.parent / file).read_text()), module, top_level=True):
+    for name in imports(tree_of(file), module, top_level=True):
         assert name.split(".")[0] not in LAZY, f"{module} imports {name} at its top"
 
 
@@ -178,7 +184,7 @@ def test_serving_never_imports_training(file: str) -> None:
     module = module_of(file)
     if within(module, "streamer.training") or module == "streamer.cli":  # of its commands
         return
-    for name in imports(ast.parse((PACKAGE.parent / file).read_text()), module):
+    for name in imports(tree_of(file), module):
         assert not within(name, "streamer.training"), f"{module} imports {name}"
 
 

@@ -33,9 +33,9 @@ from streamer.quantise import Images, Member, find_networks
 STAMP = {"gpu": "NVIDIA H200", "compute capability": "9.0", "driver": "580.1", "tensorrt": "10.15.1"}
 
 
-def engine(path: Path, stamp: dict[str, str] = STAMP, **fields: object) -> Path:
+def engine(path: Path) -> Path:
     """Pretend that an engine was built: its manifest, and a file that is none. Returns the file."""
-    folder = path.parent / tensorrt_folder("fp16", stamp["gpu"])
+    folder = path.parent / tensorrt_folder("fp16", STAMP["gpu"])
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "small.plan"
     file.write_bytes(b"plan")
@@ -45,7 +45,7 @@ def engine(path: Path, stamp: dict[str, str] = STAMP, **fields: object) -> Path:
         "precision": "fp16",
         "files": {file.name: sha256_of(file)},
         "source_sha256": read_manifest(path).sha256,
-        "made_for": stamp,
+        "made_for": STAMP,
         "max_batch": 64,
         "calibration": "nothing",
         "calibration_images": 0,
@@ -55,7 +55,7 @@ def engine(path: Path, stamp: dict[str, str] = STAMP, **fields: object) -> Path:
         "max_ensemble_difference": 0.001,
         "allowed_difference": 0.01,
         "made_with": "hand",
-    } | fields
+    }
     (folder / "small.json").write_text(json.dumps(described))
     return file
 

@@ -103,11 +103,9 @@ export const colours = () => {
   const style = getComputedStyle(document.documentElement);
   const read = (name) => style.getPropertyValue(`--${name}`).trim();
   return {
-    ink: read("ink"),
     dim: read("dim"),
     grid: read("line"),
     high: read("high"),
-    middle: read("middle"),
     low: read("low"),
     lowFill: read("low-fill"),
     highFill: read("high-fill"),

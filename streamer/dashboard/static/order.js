@@ -19,7 +19,7 @@ const ORDERS = {
 
 const byName = (a, b) => (a.id < b.id ? -1 : a.id > b.id ? 1 : 0);
 
-export const SHOWN = {
+const SHOWN = {
   all: () => true,
   alerting: (video) => video.alert,
   live: (video) => !video.last,
