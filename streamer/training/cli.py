@@ -16,7 +16,7 @@ import errno
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -62,35 +62,14 @@ train_app = typer.Typer(
 
 
 class Source(StrEnum):
-    """How a data set is laid out; see `sources`."""
+    """How a data set is laid out; see `sources`. Typer takes lists of enumerations, but none of literals."""
 
     DFDC = "dfdc"
     FACEFORENSICS = "faceforensics"
     FOLDER = "folder"
 
 
-class GroupBy(StrEnum):
-    """See `sources.read_folder`."""
-
-    STEM = "stem"
-    FILE = "file"
-
-
-class SplitName(StrEnum):
-    """Part of the data."""
-
-    TRAIN = "train"
-    VALIDATION = "validation"
-    TEST = "test"
-
-
-class StorageName(StrEnum):
-    """Of weights in the exported file."""
-
-    F16 = "f16"
-    F32 = "f32"
-
-
+SplitName = Literal["train", "validation", "test"]
 Cache = Annotated[Path, typer.Option(help="Folder of face crops.", show_default=False)]
 Engines = Annotated[
     Path | None, typer.Option(help="Folder of members.  [default: classify.engines]", show_default=False)
@@ -108,12 +87,12 @@ def prepare(
     ],
     cache: Cache,
     group_by: Annotated[
-        GroupBy,
+        Literal["stem", "file"],
         typer.Option(
             help="For --source folder: stem: files of the same name show the same people; file: each stands "
             "for itself, as in collections of numbered pictures."
         ),
-    ] = GroupBy.STEM,
+    ] = "stem",
     compression: Annotated[
         list[str] | None,
         typer.Option(
@@ -159,7 +138,7 @@ def prepare(
         Selection(
             folders=data,
             layouts=[each.value for each in source],
-            group_by=group_by.value,
+            group_by=group_by,
             compressions=compression,
             methods=method,
             official_split=official_split,
@@ -252,9 +231,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    split: Annotated[SplitName, typer.Option(help="Which part of the data to measure on.")] = (
-        SplitName.VALIDATION
-    ),
+    split: Annotated[SplitName, typer.Option(help="Which part of the data to measure on.")] = "validation",
     report: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("evaluation"),
     engines: Engines = None,
     curves: Annotated[bool, typer.Option(help="Measure degraded pictures too.")] = True,
@@ -272,7 +249,7 @@ def evaluate(
     evaluation = measure(
         list(members or config.classify.members),
         cache=cache,
-        split=split.value,
+        split=split,
         config=_with_engines(config, engines),
         curves=curves,
         quick=quick,
@@ -291,17 +268,15 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="RUN/best.pt", show_default=False)],
     name: Annotated[str, typer.Option(help="Of the member.", show_default=False)],
     cache: Cache,
-    split: Annotated[SplitName, typer.Option(help="Which part of the data to calibrate on.")] = (
-        SplitName.VALIDATION
-    ),
+    split: Annotated[SplitName, typer.Option(help="Which part of the data to calibrate on.")] = "validation",
     engines: Engines = None,
     data: Annotated[
         str | None, typer.Option(help="What it was trained on, in words.  [default: counts of the cache]")
     ] = None,
     licence: Annotated[str, typer.Option(help="Of the weights.")] = "Apache-2.0",
-    storage: Annotated[StorageName, typer.Option(help="Of the weights; f16 is half the size.")] = (
-        StorageName.F16
-    ),
+    storage: Annotated[
+        Literal["f16", "f32"], typer.Option(help="Of the weights; f16 is half the size.")
+    ] = "f16",
     heat_map: Annotated[bool, typer.Option(help="A second output: which cells were altered.")] = True,
 ) -> None:
     """Make a member of a checkpoint: calibrated on one part of a cache, checked, with its manifest."""
@@ -312,11 +287,11 @@ def export(
         checkpoint,
         name=name,
         cache=cache,
-        split=split.value,
+        split=split,
         config=config,
         data=data,
         licence=licence,
-        storage=storage.value,
+        storage=storage,
         heat_map=heat_map,
     )
     typer.echo(f"{exported.path}: {exported.file_bytes / 1e6:.1f} MB; {exported.manifest.measured}")
