@@ -207,7 +207,7 @@ class FacesConfig(_Section):
     margin: Annotated[float, Field(ge=0, le=2)] = 0.3
     """Added on each side of the box before cropping, as a fraction of its width and height."""
     track_iou: Probability = 0.3
-    """Overlap that makes a face the same person as in the frame before."""
+    """Overlap with where a person was, or should be by now, that makes a face the same one."""
     track_gap_seconds: PositiveFloat = 2.0
     """A face away longer than this comes back as a new track."""
     batch_frames: PositiveInt = 8

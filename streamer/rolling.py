@@ -7,7 +7,7 @@ chunks arrive cannot change a video's score by even one bit; a seq that was coun
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -17,10 +17,11 @@ from streamer.config import AlertConfig, FacesConfig, RollingConfig
 from streamer.errors import StateError
 from streamer.faces.track import assign_tracks
 from streamer.messages import Alert, ScoreUpdate, ShadowScore, TrackScore
-from streamer.types import ChunkPrediction, FacePrediction, FramePrediction
+from streamer.types import ChunkPrediction, FacePrediction, Float32Array, FramePrediction
 from streamer.video_state import (
     BIN_SECONDS,
     UNIT,
+    Box,
     MeanScore,
     Shadow,
     Track,
@@ -277,16 +278,17 @@ class RollingScores:
         if frame.size is not None:
             state.resize_frames(*frame.size)
         near = [t for t in state.tracks if abs(at - t.seen_seconds) <= self._faces.track_gap_seconds]
-        tails = np.array([t.box for t in near], np.float32).reshape(-1, 4)
-        boxes = np.array([face.box for face in frame.faces], np.float32).reshape(-1, 4)
-        for face, tail in zip(frame.faces, assign_tracks(tails, boxes, self._faces.track_iou), strict=True):
+        tails, expected = _boxes(t.box for t in near), _boxes(t.expected_box(at) for t in near)
+        boxes = _boxes(face.box for face in frame.faces)
+        assigned = assign_tracks(tails, expected, boxes, self._faces.track_iou)
+        for face, tail in zip(frame.faces, assigned, strict=True):
             if tail >= 0:
                 track = near[tail]
+                track.move_to(face.box, at)
             else:
                 track = Track(state.next_track, face.box, at)
                 state.next_track += 1
                 state.tracks.append(track)
-            track.box, track.seen_seconds = face.box, at
             total = sum(_units(face))
             track.score.add(total, 1)
             if index is not None:
@@ -400,6 +402,10 @@ class RollingScores:
             threshold=self._alert.clear_at if raised else self._alert.raise_at,
             score=score,
         )
+
+
+def _boxes(boxes: Iterable[Box]) -> Float32Array:
+    return np.array(list(boxes), np.float32).reshape(-1, 4)
 
 
 def _units(face: FacePrediction) -> list[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgpack
 
@@ -28,6 +28,15 @@ NORMAL_QUANTILE = 1.96
 
 MIN_CLUSTERS = 3
 """Seconds of video below which no interval is stated."""
+
+FORESIGHT_SECONDS = 1.0
+"""For so long a face that is not seen is expected to go on moving as it did."""
+
+JITTER_SECONDS = 0.1
+"""Between frames closer than this, a box moves more by the detector's jitter than by its face."""
+
+Box: TypeAlias = tuple[float, float, float, float]
+"""(x_min, y_min, x_max, y_max), pixels of the frame."""
 
 
 @dataclass(slots=True)
@@ -105,10 +114,30 @@ class Track:
     """One face followed through the video."""
 
     track: int
-    box: tuple[float, float, float, float]
+    box: Box
     seen_seconds: float
     score: MeanScore = field(default_factory=MeanScore)
     window: WindowScore = field(default_factory=WindowScore)
+    velocity: tuple[float, float] = (0.0, 0.0)
+    """(x, y) of the box's centre, pixels per second, smoothed."""
+
+    def expected_box(self, at_seconds: float) -> Box:
+        """Where its face is at a time if it goes on moving as it did."""
+        ahead = min(max(at_seconds - self.seen_seconds, -FORESIGHT_SECONDS), FORESIGHT_SECONDS)
+        return _moved(self.box, self.velocity[0] * ahead, self.velocity[1] * ahead)
+
+    def move_to(self, box: Box, at_seconds: float) -> None:
+        """Note where its face is now."""
+        if (elapsed := at_seconds - self.seen_seconds) > 0:
+            missed_x = (box[0] + box[2] - self.box[0] - self.box[2]) / 2 - self.velocity[0] * elapsed
+            missed_y = (box[1] + box[3] - self.box[1] - self.box[3]) / 2 - self.velocity[1] * elapsed
+            weight = 1 / (elapsed + JITTER_SECONDS)
+            self.velocity = (self.velocity[0] + weight * missed_x, self.velocity[1] + weight * missed_y)
+        self.box, self.seen_seconds = box, at_seconds
+
+
+def _moved(box: Box, across: float, down: float) -> Box:
+    return (box[0] + across, box[1] + down, box[2] + across, box[3] + down)
 
 
 @dataclass(slots=True)
@@ -167,6 +196,7 @@ class VideoState:
             for track in self.tracks:
                 x_min, y_min, x_max, y_max = track.box
                 track.box = (x_min * across, y_min * down, x_max * across, y_max * down)
+                track.velocity = (track.velocity[0] * across, track.velocity[1] * down)
         self.frame_size = (width, height)
 
 
@@ -194,6 +224,7 @@ def pack_state(state: VideoState, model_set: str) -> bytes:
             [t.track, *t.box, t.seen_seconds, _pack_score(t.score), _pack_window(t.window)]
             for t in state.tracks
         ],
+        "velocities": [t.velocity for t in state.tracks],
         "frame_size": state.frame_size,
         "next_track": state.next_track,
         "alert_since_seq": state.alert_since_seq,
@@ -236,6 +267,8 @@ def unpack_state(value: bytes, *, touched_seconds: float) -> tuple[VideoState, s
             alert_since_seq=fields["alert_since_seq"],
             ended=fields["ended"],
         )
+        for t, (across, down) in zip(state.tracks, fields.get("velocities", ()), strict=False):
+            t.velocity = (across, down)
         if "shadow" in fields:
             model_set, score, window = fields["shadow"]
             state.shadow = Shadow(str(model_set), _mean_score(*score), _unpack_window(window))

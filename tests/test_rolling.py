@@ -276,6 +276,38 @@ def test_people_of_a_crowd_that_is_too_large_do_not_push_each_other_out():
     assert update.alert.state == "raised"
 
 
+def walk(seq, *people):
+    """Two seconds of people, (where at a time, score) each, 40 px large, looked at as a `Sampler` does."""
+    rng = random.Random(seq)
+
+    def face(x, score):
+        return FacePrediction((x, 0.0, x + 40, 40.0), (score, score))
+
+    times = [(i + rng.random()) / 4 for i in range(8)]
+    frames = [
+        FramePrediction(t, tuple(face(where(2.0 * seq + t), score) for where, score in people)) for t in times
+    ]
+    return ChunkPrediction("v", seq, 2.0 * seq, 2.0, tuple(frames))
+
+
+def test_who_walks_beside_people_at_rest_is_followed():
+    """There and back by 0.6 of a width from frame to frame, so that the boxes often do not overlap."""
+    people = [(lambda t, at=at: at, 0.1) for at in (0.0, 1000.0, 2000.0)]
+    people.append((lambda t: 3000.0 + abs(96.0 * (t - 6.0)), 0.95))
+    updates = feed(rolling(), [walk(seq, *people) for seq in range(6)])
+    assert [u.alert.state for u in updates[2:]] == ["raised"] * 4
+    assert len(updates[-1].tracks) <= 8  # the first steps are of somebody unknown
+
+
+def test_who_pass_each_other_are_not_exchanged():
+    people = (lambda t: 70.0 * t, 0.1), (lambda t: 700.0 - 70.0 * t, 0.9)
+    update = feed(rolling(), [walk(seq, *people) for seq in range(5)])[-1]
+    assert [(t.faces, t.fake_score) for t in update.tracks] == [
+        (40, pytest.approx(0.1)),
+        (40, pytest.approx(0.9)),
+    ]
+
+
 def test_a_person_stays_one_when_the_resolution_changes():
     state = rolling()
 

@@ -6,7 +6,7 @@ import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_rolling import chunk, rolling, videos
+from test_rolling import chunk, feed, rolling, videos, walk
 
 from streamer.errors import StateError
 from streamer.rolling import Arrival, EnsembleInfo
@@ -28,6 +28,19 @@ def test_goes_on_as_if_nothing_had_happened(scores, interrupted_after, rng):
         now = second if number >= interrupted_after else first
         assert now.apply(each, last=False, arrival=arrival) == expected
         changes = now.take_changed()
+
+
+def test_who_walks_is_followed_across_a_restart():
+    chunks = [walk(seq, (lambda t: 96.0 * t, 0.5)) for seq in range(4)]
+    undisturbed, before, after = rolling(), rolling(), rolling()
+    feed(before, chunks[:2])
+    states = before.take_changed()
+    after.restore(states, now_seconds=0.0)
+    assert feed(after, chunks[2:])[-1].tracks == feed(undisturbed, chunks)[-1].tracks
+    fields = msgpack.unpackb(states["v"])
+    del fields["velocities"]  # as an earlier version wrote it
+    again, _ = unpack_state(msgpack.packb(fields), touched_seconds=0.0)
+    assert {track.velocity for track in again.tracks} == {(0.0, 0.0)}
 
 
 def test_changes_are_told_once_and_forgotten_videos_as_such():

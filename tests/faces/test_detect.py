@@ -116,7 +116,7 @@ def test_two_people_are_two_tracks(make_detector: MakeDetector, scenery: UInt8Ar
         if step == 0:
             tails = faces.boxes
             continue
-        tracks = assign_tracks(tails, faces.boxes, 0.3)
+        tracks = assign_tracks(tails, tails, faces.boxes, 0.3)
         assert sorted(tracks) == [0, 1]
         tails = faces.boxes[np.argsort(tracks)]
         assert iou(Faces(tails[:1], faces.scores[:1], faces.keypoints[:1]), left) + iou(
