@@ -227,7 +227,8 @@ class _Packets:
     def __init__(self, limits: DecodeLimits) -> None:
         self.limits = limits
         self.end_pts: int | None = None
-        """Where the last packet stops being shown, in the stream's time base."""
+        """Where the picture shown last stops being shown, in the stream's time base."""
+        self._latest_pts: int | None = None
         self._count = 0
         self._starts_with_keyframe = True
         self._presented: list[int | None] = []
@@ -246,9 +247,10 @@ class _Packets:
         if packet.is_discard:  # before an MP4 edit list's start: decoded, not shown
             return
         self._presented.append(packet.pts)
-        if packet.pts is not None:
-            end = packet.pts + (packet.duration or 0)
-            self.end_pts = end if self.end_pts is None else max(self.end_pts, end)
+        # Of the last one alone: durations in MP4 are by the order of decoding, a pause may be another's.
+        if packet.pts is not None and (self._latest_pts is None or packet.pts > self._latest_pts):
+            self._latest_pts = packet.pts
+            self.end_pts = packet.pts + (packet.duration or 0)
 
     def damaged(self, text: str) -> DecodeError:
         if not self._starts_with_keyframe:
@@ -264,7 +266,10 @@ class _Packets:
         """The first packet must be among what is shown, else the chunk's head is undecodable."""
         first = self._presented[0] if self._presented else None
         if first is not None and first_frame_pts is not None and first_frame_pts > first:
-            raise self.damaged("its first picture cannot be decoded")
+            raise self.damaged(
+                "its first picture cannot be decoded alone (an encoder with intra refresh marks such as "
+                "keyframes: set it to real ones)"
+            )
 
     def check_count(self, frames: int, *, interlaced: bool) -> None:
         """Every packet must have become a frame, but for those shown before the first keyframe."""

@@ -240,6 +240,14 @@ def test_variable_frame_rate_by_timestamps(container: str) -> None:
     assert {2, 4} <= {media.index_of(image) for image in images}
 
 
+def test_a_pause_does_not_count_twice() -> None:
+    """In MP4 its length is that of a picture that is decoded, not shown, before it."""
+    pts = tuple(n * 3000 + (900_000 if n >= 30 else 0) for n in range(36))
+    times, _, end = decode(encode("mp4", pts=pts, frames=0, gop=60))
+    assert times[-1] == pytest.approx(pts[-1] / media.TICKS, abs=0.001)
+    assert end == pytest.approx(times[-1] + 1 / 30, abs=0.001)
+
+
 def test_sampling_keeps_the_frames_that_the_sampler_asks_for() -> None:
     data = encode("mpegts", frames=90)
     sampler = Sampler(4, seed=5)
