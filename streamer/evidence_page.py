@@ -24,6 +24,7 @@ from streamer.manifest import Manifest
 from streamer.messages import ScoreUpdate
 from streamer.suspects import jpeg_of, png_of_heat
 from streamer.svg import COLOURS, INK, draw_svg
+from streamer.terminal import count
 from streamer.types import Float32Array
 
 JPEG_QUALITY = 88
@@ -86,6 +87,9 @@ def report_html(
     `crops_of`, by track, each (n, size, size) float32 in [0, 1]; may be empty.
     """
     tracks = tracks_to_show(evidence)
+    missing = []
+    if update.missing_chunks:
+        missing.append(f"{count(update.missing_chunks, 'piece')} of the file, damaged in it, left out.")
     return page_of(
         update,
         alert,
@@ -95,7 +99,7 @@ def report_html(
         drawings=[_timeline(evidence, tracks, alert)] if evidence.faces else [],
         strips=[_strip(evidence, track, heat_maps.get(track)) for track in tracks],
         manifests=manifests,
-        missing=(),
+        missing=missing,
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import structlog
 from pydantic import Field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -32,6 +33,8 @@ from streamer.terminal import count
 from streamer.types import ChunkPrediction
 from streamer.watch import UNTRAINED, UNTRAINED_BANNER, people_in
 from streamer.whole_file import write_whole
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 FILES_AT_ONCE = 2
 """While the last chunks of one file are classified, the next one is decoded."""
@@ -165,7 +168,7 @@ async def score_file(
     first_error: ChunkError | None = None
     cut: FileError | None = None
     alert_at: float | None = None
-    next_seq = 0
+    next_seq = lost = 0
 
     async def count_next() -> None:
         nonlocal first_error, alert_at
@@ -185,6 +188,7 @@ async def score_file(
             async with aclosing(pieces_of(path, video_id, CHUNK_SECONDS)) as pieces:
                 async for piece in pieces:
                     next_seq = piece.chunk.seq + 1
+                    lost += piece.lost
                     waiting.append(
                         (
                             piece.chunk,
@@ -218,7 +222,10 @@ async def score_file(
             raise cut
         if first_error is not None:
             raise FileError(path, first_error.reason, str(first_error)) from first_error
-    return FileScore(**dict(final), alert_at_seconds=alert_at)
+    if first_error is not None:
+        log.warning("not all of a file could be scored", file=str(path), error=str(first_error))
+    # Gaps in seq tell all that is lost but what is before the first chunk.
+    return FileScore(**dict(final) | {"missing_chunks": lost}, alert_at_seconds=alert_at)
 
 
 def _json(path: Path, result: FileScore | FileError) -> str:

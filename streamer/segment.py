@@ -252,6 +252,8 @@ def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[
             continue
         if packet.is_corrupt:
             lost += current is not None or not lost  # up to the next keyframe
+            if current is not None and origin is None:
+                origin = start  # the video begins with what is lost
             current, hidden = None, []
             continue
         pts = packet.dts if packet.pts is None else packet.pts
@@ -277,7 +279,8 @@ def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[
             current, start, latest = Muxer(stream, "mp4" if hidden else "matroska"), pts, pts
         if current.format == "mp4":
             start = min(start, pts)  # the first picture shown need not be the first decoded
-        latest, end = max(latest, pts), max(end, pts + (packet.duration or 0))
+        if pts >= latest:  # else it is shown before: its duration may be that of a pause, see `decode`
+            latest, end = pts, pts + (packet.duration or 0)
         for each in (*hidden, packet):
             current.add(each)  # changes the packet's time base
         hidden = []

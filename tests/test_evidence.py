@@ -191,7 +191,7 @@ def test_the_page_of_a_crowd_has_room_for_its_timeline(engines: Path) -> None:
         for second in range(3):
             evidence.add(track, second, face(0.5))
     html = report_html(
-        final(0.5, unscored_faces=418),
+        final(0.5, unscored_faces=418, missing_chunks=2),
         evidence,
         file_name="crowd.mp4",
         was_raised=False,
@@ -201,6 +201,7 @@ def test_the_page_of_a_crowd_has_room_for_its_timeline(engines: Path) -> None:
         heat_maps={},
     )
     assert "418 more faces were found and not scored" in html
+    assert "2 pieces of the file, damaged in it, left out." in html
     assert "person 36</text>" in html
     assert "person 37</text>" not in html
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 import av
 import media
 import pytest
+import structlog
 from clips import make_clip
 from fakes import FakePipeline
 from members import make_engines, make_member
@@ -250,12 +251,26 @@ async def test_what_comes_before_a_cut_is_scored(
     assert ", 3 faces not scored (faces.max_faces_per_frame)" in _line(path, crowd)
 
 
-async def test_a_damaged_chunk_in_the_middle_is_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [0.1, 0.5])
+async def test_a_damaged_chunk_is_left_out(place: float, tmp_path: Path) -> None:
     path = copied(make_clip(tmp_path / "clip.mp4", seconds=10, noise=True), "mpegts", {})
-    path.write_bytes(media.damaged_mpegts(path.read_bytes(), 0.5))
+    path.write_bytes(media.damaged_mpegts(path.read_bytes(), place))
     result = await scored(path, lambda at: (0.25,))
     assert (result.chunks, result.undecodable_chunks, result.missing_chunks) == (5, 0, 1)
     assert _line(path, result).endswith(", 1 damaged chunk left out")
+
+
+async def test_why_a_chunk_is_undecodable_is_said(minute: Path) -> None:
+    class Picky(Scripted):
+        async def predict(self, chunk: VideoChunk, **kwargs: Any) -> ChunkPrediction:
+            if chunk.seq == 1:
+                raise DecodeError("damaged", "no keyframe, really")
+            return await super().predict(chunk, **kwargs)
+
+    with structlog.testing.capture_logs() as logged:
+        result = await score_file(minute, Config(), cast(Pipeline, Picky(lambda at: (0.25,))))
+    assert result.undecodable_chunks == 1
+    assert [(entry["file"], entry["error"]) for entry in logged] == [(str(minute), "no keyframe, really")]
 
 
 async def test_nothing_but_undecodable_chunks_before_a_cut_is_an_error(tmp_path: Path) -> None:

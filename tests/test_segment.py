@@ -81,7 +81,7 @@ def test_a_damaged_segment_is_left_out(tmp_path: Path, place: float, lost: int) 
     seen = [media.index_of(image) for segment in segments for image in decode(segment.data)[1]]
     assert seen == [frame for number in left for frame in range(15 * number, 15 * number + 15)]
     assert [segment.lost for segment in segments] == [int(number == lost + 1) for number in left]
-    starts = [0.5 * (number - left[0]) for number in left]
+    starts = [0.5 * number for number in left]  # also after one that was lost: as a player shows them
     assert [segment.start_seconds for segment in segments] == pytest.approx(starts, abs=0.002)
 
 
@@ -160,10 +160,11 @@ def test_one_segment_when_the_file_is_shorter(tmp_path: Path) -> None:
 def test_variable_frame_rate(tmp_path: Path) -> None:
     pts = (0, 3000, 6000, 96_000, 99_000, 189_000, 192_000)
     path = written(tmp_path, media.encode("mp4", frames=0, pts=pts, gop=2))
-    shown = [
-        segment.start_seconds + time for segment in segments_of(path, 0.1) for time in decode(segment.data)[0]
-    ]
+    segments = list(segments_of(path, 0.1))
+    shown = [segment.start_seconds + time for segment in segments for time in decode(segment.data)[0]]
     assert shown == pytest.approx([moment / media.TICKS for moment in pts], abs=0.002)
+    end = segments[-1].start_seconds + segments[-1].duration_seconds
+    assert end == pytest.approx(195_000 / media.TICKS, abs=0.002)
 
 
 @pytest.mark.parametrize(
