@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json as json_
 import math
+import os
 import sys
 import time
 from collections import deque
@@ -102,6 +103,8 @@ async def _score_with_evidence(
     for option, target, suffix in (("--report", report, ".html"), ("--csv", csv, ".csv")):
         if target and target.suffix.lower() != suffix:  # it may be a video that was meant to be scored
             raise ConfigError(f"{option} takes the name of the {suffix} file to write, not {target}")
+        if target and not os.access(target.parent, os.W_OK):  # said now, not after hours of scoring
+            raise ConfigError(f"{option}: {target.parent} is no folder that can be written to")
     if report:
         try:
             from streamer.evidence_page import report_html
