@@ -44,3 +44,10 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, handler)
     assert caught.value.filename == str(path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_there_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "no" / "a"
+    with pytest.raises(FileNotFoundError) as caught:
+        write_whole(path, b"one")
+    assert caught.value.filename == str(path)
