@@ -62,15 +62,17 @@ async def publish_sources(
     """
     await require_chunks_topic(config.kafka, connect_seconds=CONNECT_SECONDS)
     with _bars() as bars:
-        async with ChunkPublisher(config.kafka, tracing=tracing) as publisher:
 
-            async def one(source: Source) -> bool:
+        async def one(source: Source) -> bool:
+            # A producer of its own: one of which a record was refused is of no more use, and that ends one
+            # source, not all.
+            async with ChunkPublisher(config.kafka, tracing=tracing) as publisher:
                 return await _publish_and_say(publisher, source, chunk_seconds, bars, realtime=realtime)
 
-            if realtime or not all(isinstance(source, Clip) for source in sources):
-                done = await gather_or_cancel(one(source) for source in sources)
-            else:
-                done = [await one(source) for source in sources]
+        if realtime or not all(isinstance(source, Clip) for source in sources):
+            done = await gather_or_cancel(one(source) for source in sources)
+        else:
+            done = [await one(source) for source in sources]
     return 0 if all(done) else 1
 
 
@@ -121,7 +123,10 @@ async def _publish_and_say(
     except (SourceError, TooLargeError) as error:
         advice = ""
         if isinstance(error, TooLargeError):
-            advice = "; cut shorter chunks (--chunk-seconds; of HLS and DASH, in the packager)"
+            advice = (
+                "; cut shorter chunks (--chunk-seconds; of HLS and DASH, in the packager), or let "
+                "kafka.max_message_bytes and the topic's max.message.bytes be larger"
+            )
         print(f"error  {name}: {printable(str(error))}{advice}", file=sys.stderr)  # noqa: T201
         return False
     finally:

@@ -227,6 +227,22 @@ async def test_chunks_too_large_for_the_producer(
     assert f"{clip}: video camera, 3 chunks" in out
 
 
+@pytest.mark.needs_kafka
+async def test_a_chunk_too_large_for_its_topic_ends_its_source_alone(
+    tmp_path: Path, clip: Path, real_kafka: KafkaConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The broker refuses it, and from then on everything that the same producer sends to that partition."""
+    topic = real_kafka.model_copy(update={"chunks_topic": f"{real_kafka.chunks_topic}-narrow"})
+    await create_topics(topic.model_copy(update={"max_message_bytes": 1_000_000}), partitions=1)
+    big = make_clip(tmp_path / "noise.mp4", seconds=1, size=512, noise=True)
+    sources = [Clip(clip, "camera"), Clip(clip, "other"), Clip(big, "noise")]
+    assert await publish_sources(Config(kafka=topic), sources, 1.0, realtime=True) == 1
+    out, err = capsys.readouterr()
+    assert re.search(r"error  \S+noise\.mp4: could not publish \d,\d+,\d+ bytes .*max\.message\.bytes", err)
+    assert f"{clip}: video camera, 3 chunks" in out
+    assert f"{clip}: video other, 3 chunks" in out
+
+
 async def test_a_producer_may_see_the_topic_of_chunks_alone(embedded_broker: str, clip: Path) -> None:
     kafka = fresh_names(embedded_broker, "at_least_once")
     await create_topics(kafka, partitions=1)

@@ -97,10 +97,10 @@ class Publisher:
         """
         producer = self._started
         acknowledgements: list[asyncio.Future[object]] = []
-        topic = ""
+        topic, size = "", 0
         try:
             for record in records:
-                topic = record.topic
+                topic, size = record.topic, len(record.value or b"")
                 acknowledgements.append(
                     await producer.send(
                         topic,
@@ -110,10 +110,11 @@ class Publisher:
                         headers=list(record.headers),
                     )
                 )
-            for acknowledgement in acknowledgements:
+            for record, acknowledgement in zip(records, acknowledgements, strict=True):
+                topic, size = record.topic, len(record.value or b"")
                 await acknowledgement
         except KafkaError as error:
-            raise self._error(f"could not publish to topic {topic}", error) from error
+            raise self._error(f"could not publish {size:,} bytes to topic {topic}", error) from error
         finally:
             # After an error the rest may fail too; their exceptions are taken note of here.
             for acknowledgement in acknowledgements:
@@ -145,6 +146,10 @@ class Publisher:
             if not isinstance(reason, KafkaError):
                 raise
             raise self._error("could not commit a transaction", reason) from error
+        finally:
+            # It holds the error, too, and asyncio would log that nobody took note of it.
+            if (end := producer._txn_manager._transaction_waiter) is not None:
+                end.add_done_callback(_take_exception)
 
     async def restart(self) -> None:
         """Begin a new session, after TooLargeError; a transaction under way is aborted. Raises BrokerError.
@@ -215,7 +220,7 @@ class Publisher:
 
     def _error(self, what: str, error: KafkaError) -> BrokerError:
         if isinstance(error, MessageSizeTooLargeError):
-            return TooLargeError(f"{what}: {error}")
+            return TooLargeError(f"{what}: {describe(error)}")
         if isinstance(error, ProducerFenced | InvalidProducerEpoch):
             return FencedError(
                 f"{what}: another process has taken over {self._transactional_id}, or Kafka has given the "
