@@ -71,6 +71,12 @@ class PartitionStates:
             self._metrics.restored_videos.inc(len(rolling))
             if restored.stale:
                 log.warning("states of a former owner left out", partition=partition, records=restored.stale)
+            if restored.foreign:
+                log.warning(
+                    "records of the state topic left out: nobody of ours wrote them",
+                    partition=partition,
+                    records=restored.foreign,
+                )
         self._metrics.restore_seconds.set(time.monotonic() - started)
         return states
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from clips import encode_frames, make_clip, portrait
 from conftest import fresh_names
@@ -217,6 +218,42 @@ async def test_deleted_topic_ends_the_service(real_kafka: KafkaConfig, quick_loo
     if topic != "chunks_topic":
         await publish(real_kafka, *chunks(0))
     with pytest.raises(BrokerError, match=f"has no topic {name} any more"):
+        await asyncio.wait_for(task, 30)
+
+
+@pytest.mark.needs_kafka
+async def test_topic_of_chunks_made_anew_within_seconds(
+    real_kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two looks nobody misses it; but the group has dealt no partitions."""
+    monkeypatch.setattr("streamer.kafka.consume.METADATA_SECONDS", 1.0)
+    async with watching(real_kafka) as scores, running(service_config(real_kafka), FakePipeline()) as service:
+        async with admin_client(real_kafka) as admin:
+            await admin.delete_topics([real_kafka.chunks_topic])
+        await until(lambda: metric(service, "assigned_partitions") == 0)
+        await create_topics(real_kafka, partitions=2)
+        await publish(real_kafka, *chunks(0))
+        await each_once(scores, 1)
+
+
+@pytest.mark.needs_kafka
+async def test_partitions_added_while_running(
+    real_kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.kafka.consume.METADATA_SECONDS", 1.0)
+
+    async def add(topic: str, total: int) -> None:
+        async with admin_client(real_kafka) as admin:
+            await admin.create_partitions({topic: NewPartitions(total)})
+
+    service = Service(service_config(real_kafka), FakePipeline, connect_seconds=5)
+    task = asyncio.create_task(service.run())
+    await until(lambda: metric(service, "assigned_partitions") == 2)
+    await add(real_kafka.state_topic, 3)
+    await add(real_kafka.chunks_topic, 3)
+    await until(lambda: metric(service, "assigned_partitions") == 3)
+    await add(real_kafka.chunks_topic, 4)
+    with pytest.raises(BrokerError, match=r"has 3 partitions and .* has 4: .*give the state topic as many"):
         await asyncio.wait_for(task, 30)
 
 

@@ -22,9 +22,11 @@ import msgpack
 from aiokafka import TopicPartition
 
 from streamer.config import KafkaConfig
+from streamer.errors import BrokerError
 from streamer.kafka.client import CONNECT_SECONDS
 from streamer.kafka.held import held
 from streamer.kafka.publish import OutRecord
+from streamer.kafka.topics import describe_broker, why_states_do_not_fit
 from streamer.messages import Headers
 
 POSITION_KEY = b"\xffposition"
@@ -90,9 +92,17 @@ class Restored:
     """Of the last owner."""
     stale: int = 0
     """Records left out because an earlier owner wrote them after a later one had begun."""
+    foreign: int = 0
+    """Records left out because nobody of ours wrote them: they cannot be read."""
 
     def read(self, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
-        """Take note of one record."""
+        """Take note of one record. One that is not ours stays there, so it must not end the service."""
+        try:
+            self._read(key, value, headers)
+        except (TypeError, ValueError):
+            self.foreign += 1
+
+    def _read(self, key: bytes | None, value: bytes | None, headers: Headers) -> None:
         if key is None:
             return
         term = _term_of(headers)
@@ -114,10 +124,14 @@ async def restore(
 ) -> dict[int, Restored]:
     """Read partitions of the state topic from the beginning to their present end.
 
-    To be called once this process is the only one that may write to them. Raises BrokerError.
+    To be called once this process is the only one that may write to them. Raises BrokerError, also if the
+    topic has too few partitions: of the chunks topic some may have been added just now.
     """
     restored = {partition: Restored() for partition in partitions}
     if restored:
+        info = await describe_broker(kafka, connect_seconds=connect_seconds)
+        if (why := why_states_do_not_fit(kafka, info)) is not None:
+            raise BrokerError(why)
         wanted = [TopicPartition(kafka.state_topic, partition) for partition in restored]
         async with aclosing(held(kafka, wanted, connect_seconds=connect_seconds)) as batches:
             async for records in batches:

@@ -57,6 +57,10 @@ CAREFUL_SECONDS = 5.0
 OFFSETS_SECONDS = 5.0
 """For an answer about where partitions begin, when work goes on without it."""
 
+METADATA_SECONDS = 10.0
+"""Between looks at the topic's partitions. With aiokafka's five minutes, a topic deleted and made anew within
+seconds left us with no partitions for so long, ready and idle."""
+
 UNREADABLE_TRIES = 3
 """A damaged batch is fetched again before its records are given up: the damage may be in the transfer."""
 
@@ -115,6 +119,7 @@ class ChunkConsumer:
             session_timeout_ms=kafka.session_timeout_ms,
             heartbeat_interval_ms=kafka.heartbeat_interval_ms,
             max_poll_interval_ms=kafka.max_poll_interval_ms,
+            metadata_max_age_ms=round(1000 * METADATA_SECONDS),
             rebalance_timeout_ms=rebalance_ms,
             # JoinGroup is answered when the slowest member is there.
             request_timeout_ms=max(40_000, rebalance_ms + 10_000),

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgpack
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import NewTopic
@@ -15,11 +16,11 @@ from updates import update
 
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError, FencedError
-from streamer.kafka.changelog import NO_TERM, Restored, Term, restore
+from streamer.kafka.changelog import NO_TERM, POSITION_KEY, TERM_HEADER, Restored, Term, restore
 from streamer.kafka.client import admin_client
 from streamer.kafka.deliver import AtLeastOnce, Batch, Delivery, ExactlyOnce, make_delivery
 from streamer.kafka.topics import create_topics
-from streamer.messages import DeadLetter, EvidenceCrop, VideoEvidence
+from streamer.messages import DeadLetter, EvidenceCrop, Headers, VideoEvidence
 
 
 def letter(kafka: KafkaConfig, value: bytes) -> DeadLetter:
@@ -216,3 +217,24 @@ async def test_what_a_former_owner_writes_late_is_left_out(kafka: KafkaConfig) -
 def test_terms_rise_even_where_the_groups_generations_begin_anew() -> None:
     term = NO_TERM.next(7)
     assert term.next(8) > term.next(1) > term > NO_TERM
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "headers"),
+    [
+        (b"\xfe\xff", b"a key that is no video_id", ()),
+        (POSITION_KEY, b"no number", ()),
+        (b"v", b"2", ((TERM_HEADER, b"no term"),)),
+        (b"v", b"2", ((TERM_HEADER, msgpack.packb(("a", "b"))),)),
+        (b"v", b"2", ((TERM_HEADER, msgpack.packb(1)),)),
+    ],
+)
+def test_a_record_that_is_not_ours_is_left_out(key: bytes, value: bytes, headers: Headers) -> None:
+    found = Restored()
+    found.read(key, value, headers)
+    found.read(b"v", b"1", ((TERM_HEADER, msgpack.packb(Term(1, 1))),))
+    found.read(key, value, headers)
+    assert found.states == {"v": b"1"}
+    assert found.next_offset is None
+    assert found.foreign >= 1
+    assert found.foreign + found.stale == 2
