@@ -29,7 +29,9 @@ from streamer.engines import prepare_members
 from streamer.errors import BackendError, BrokerError, ModelError, StreamerError, missing_extra
 from streamer.files import pieces_of
 from streamer.gpu import faster_paths, nvdec_settings, open_device
+from streamer.kafka.client import NOT_ALLOWED_ADVICE
 from streamer.kafka.deliver import make_delivery
+from streamer.kafka.rights import lacking_rights, may_join
 from streamer.kafka.topics import (
     MISSING_TOPIC_ADVICE,
     describe_broker,
@@ -316,14 +318,19 @@ async def _kafka(config: Config) -> AsyncIterator[Check]:
         differences = await describe_differences(kafka, connect_seconds=CONNECT_SECONDS)
     except BrokerError:  # an old or embedded broker: it does not tell
         differences = {}
+    lacking = await lacking_rights(kafka, connect_seconds=CONNECT_SECONDS)
     for name in needed_topics(kafka, evidence=config.evidence.publish):
         if name not in info.topics:
             yield Check(area, f"topic {name}", "fail", f"missing; {MISSING_TOPIC_ADVICE}", 3)
         elif misfit is not None and name == kafka.state_topic:
             yield Check(area, f"topic {name}", "fail", misfit, 3)
+        elif denied := lacking.get(name):
+            yield Check(area, f"topic {name}", "fail", f"{' and '.join(denied)}: {NOT_ALLOWED_ADVICE}", 3)
         else:
             text = "\n".join([count(info.topics[name], "partition"), *differences.get(name, ())])
             yield Check(area, f"topic {name}", "note" if differences.get(name) else "ok", text)
+    if await may_join(kafka, connect_seconds=CONNECT_SECONDS) is False:
+        yield Check(area, f"group {kafka.group_id}", "fail", f"Read: {NOT_ALLOWED_ADVICE}", 3)
     if kafka.delivery == "exactly_once":
         try:
             async with make_delivery(kafka):  # one that delivers nothing, and keeps no running service out

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.admin import CreateAclsRequest
 from conftest import fresh_names
+from kafka_broker import PASSWORD, USERNAME, Kafka, restartable_kafka
 from members import make_engines, make_member
 
-from streamer.config import Config, KafkaConfig
-from streamer.doctor import Check, all_checks, examine
+from streamer.config import Config, KafkaConfig, KafkaSecurity
+from streamer.doctor import Check, _kafka, all_checks, examine
+from streamer.kafka.client import admin_client
 from streamer.kafka.topics import create_topics
 from streamer.load_config import load_config
 
 NOWHERE = "127.0.0.1:1"
+
+LITERAL, ALLOW = 3, 3
+"""Of an ACL: its resource is this one name; what it says is allowed. As Kafka's protocol numbers them."""
+
+
+class ResourceType(IntEnum):
+    """Likewise."""
+
+    TOPIC, GROUP, TRANSACTIONAL_ID = 2, 3, 5
+
+
+class AclOperation(IntEnum):
+    """Likewise."""
+
+    READ, WRITE, DESCRIBE = 3, 4, 8
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +215,71 @@ async def test_no_engines_at_all(tmp_path: Path) -> None:
     checks = await checks_of(config)
     assert any(check.text == "no manifests in this folder" for check in checks)
     assert {"detector", "ensemble"} <= set(failures(checks))
+
+
+@pytest.fixture
+def strict_kafka() -> Iterator[Kafka]:
+    """One that allows a user of the SASL listener nothing that no ACL says."""
+    authorizer = "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+    with restartable_kafka(authorizer, "super.users=User:ANONYMOUS") as broker:
+        yield broker.kafka
+
+
+async def first_coordinator(kafka: KafkaConfig) -> None:
+    """Have a new broker make its topic of groups; until then it tells nothing of any."""
+    async with admin_client(kafka) as admin, asyncio.timeout(30):
+        while True:
+            with suppress(KafkaError):
+                await admin.find_coordinator(kafka.group_id)
+                return
+            await asyncio.sleep(0.1)
+
+
+async def allow(kafka: KafkaConfig, resource: ResourceType, name: str, *operations: AclOperation) -> None:
+    async with admin_client(kafka) as admin:
+        for each in operations:
+            acl = CreateAclsRequest(resource, name, LITERAL, f"User:{USERNAME}", "*", each, ALLOW)
+            await admin._send_to_controller(acl)
+
+
+@pytest.mark.needs_kafka
+async def test_rights_that_are_lacking(engines: Path, strict_kafka: Kafka) -> None:
+    """`run` would find out one after the other, that of dead letters with the first one."""
+    kafka = fresh_names(strict_kafka.bootstrap_servers)
+    await create_topics(kafka, partitions=1)
+    await first_coordinator(kafka)
+    sasl = {
+        "protocol": "SASL_PLAINTEXT",
+        "sasl_mechanism": "PLAIN",
+        "username": USERNAME,
+        "password": PASSWORD,
+    }
+    user = kafka.model_copy(
+        update={"bootstrap_servers": strict_kafka.sasl, "security": KafkaSecurity.model_validate(sasl)}
+    )
+    topic, group, transactions = ResourceType.TOPIC, ResourceType.GROUP, ResourceType.TRANSACTIONAL_ID
+    read, write, describe = AclOperation.READ, AclOperation.WRITE, AclOperation.DESCRIBE
+    for name in (kafka.chunks_topic, kafka.scores_topic, kafka.dead_letters_topic, kafka.state_topic):
+        await allow(kafka, topic, name, describe)
+    await allow(kafka, topic, kafka.state_topic, read)
+    await allow(kafka, transactions, f"{kafka.group_id}-{kafka.chunks_topic}-probe", write, describe)
+
+    async def denied() -> dict[str, str]:
+        found = failures([check async for check in _kafka(config_with(engines, kafka=user))])
+        assert {check.exit_code for check in found.values()} <= {3}
+        return {name: check.text.partition(":")[0] for name, check in found.items()}
+
+    topics = {
+        f"topic {kafka.chunks_topic}": "Read",
+        f"topic {kafka.scores_topic}": "Write",
+        f"topic {kafka.dead_letters_topic}": "Write",
+        f"topic {kafka.state_topic}": "Write",
+    }
+    assert await denied() == topics | {f"group {kafka.group_id}": "Read"}
+    await allow(kafka, group, kafka.group_id, describe)
+    assert await denied() == topics | {f"group {kafka.group_id}": "Read"}
+    await allow(kafka, group, kafka.group_id, read)
+    await allow(kafka, topic, kafka.chunks_topic, read)
+    for name in (kafka.scores_topic, kafka.dead_letters_topic, kafka.state_topic):
+        await allow(kafka, topic, name, write)
+    assert await denied() == {}

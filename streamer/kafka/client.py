@@ -12,7 +12,16 @@ from typing import Any, Protocol
 import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import IllegalSaslStateError, KafkaConnectionError, KafkaError, KafkaTimeoutError
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    IllegalSaslStateError,
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    TopicAuthorizationFailedError,
+    UnsupportedSaslMechanismError,
+)
 
 from streamer.config import KafkaConfig, KafkaSecurity
 from streamer.errors import BrokerError
@@ -25,6 +34,9 @@ RETRY_SECONDS = 0.3
 
 STOP_SECONDS = 5.0
 """For a consumer to stop by itself."""
+
+NOT_ALLOWED = (ClusterAuthorizationFailedError, GroupAuthorizationFailedError, TopicAuthorizationFailedError)
+NOT_ALLOWED_ADVICE = "this user is not allowed to; docs/operating.md, Security, lists the ACLs"
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -145,6 +157,10 @@ class _BootstrapFailure(logging.Filter):
         if self._error is None:
             return ""
         said = describe(self._error)
+        if isinstance(self._error, UnsupportedSaslMechanismError):
+            return (
+                f"kafka.security.sasl_mechanism {self._security.sasl_mechanism}: the broker does not take it"
+            )
         if not self._is_hang_up:
             return said
         protocol = self._security.protocol
@@ -170,7 +186,10 @@ class _BootstrapFailure(logging.Filter):
 
 def describe(error: BaseException) -> str:
     """An error in words; aiokafka's are often empty but for their name."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    name = type(error).__name__
+    text = BaseException.__str__(error) if isinstance(error, KafkaError) else str(error)  # theirs repeats it
+    said = f"{name}: {text}" if text else name
+    return f"{said}; {NOT_ALLOWED_ADVICE}" if isinstance(error, NOT_ALLOWED) else said
 
 
 @asynccontextmanager

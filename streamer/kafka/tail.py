@@ -29,7 +29,7 @@ from streamer.kafka.client import (
 )
 from streamer.kafka.held import held, unreadable
 from streamer.kafka.presence import ANSWER_SECONDS
-from streamer.kafka.topics import describe_broker
+from streamer.kafka.topics import MISSING_TOPIC_ADVICE, describe_broker
 
 BATCH_RECORDS = 250
 """Handed over at once: 10 ms of decoding, after which others in the process get their turn."""
@@ -165,4 +165,4 @@ async def _partitions(kafka: KafkaConfig, topic: str, connect_seconds: float) ->
 
 
 def _no_topic(topic: str) -> NoTopicError:
-    return NoTopicError(f"no topic {topic}; make the topics with `streamer topics create`")
+    return NoTopicError(f"no topic {topic}; {MISSING_TOPIC_ADVICE}")

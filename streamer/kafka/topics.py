@@ -13,7 +13,7 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError
-from streamer.kafka.client import CONNECT_SECONDS, admin_client
+from streamer.kafka.client import CONNECT_SECONDS, admin_client, describe
 from streamer.messages import MAX_EVIDENCE_BYTES
 
 ENVELOPE_BYTES = 1024 * 1024
@@ -116,8 +116,9 @@ async def create_topics(
         for name, code, *text in response.topic_errors:
             error_type = for_code(code)
             if code and error_type is not TopicAlreadyExistsError:
-                said = f": {text[0]}" if text and text[0] else ""
-                raise BrokerError(f"topic {name} could not be created: {error_type.__name__}{said}")
+                raise BrokerError(
+                    f"topic {name} could not be created: {describe(error_type(*filter(None, text)))}"
+                )
             made[name] = code == 0
         partitions_of = await _wait_for_leaders(admin, list(made))
     return {name: TopicFound(new, partitions_of[name]) for name, new in made.items()}
