@@ -61,14 +61,14 @@ class OpenVinoNetwork:
                     "ENABLE_CPU_PINNING": False,
                 },
             )
+            self._outputs = [self._compiled.output(name) for name in manifest.outputs]
+            self._local = threading.local()
+            # One run before any two threads meet. OpenVINO's binding sets something up on first use: where
+            # two first uses met, one thread held a lock and waited for the GIL and the other the reverse, for
+            # ever (seen with 2026.4.1 in about one start in four of `streamer run`).
+            self._infer(np.zeros((1, manifest.input.height, manifest.input.width, 3), np.uint8))
         except RuntimeError as error:
             raise BackendError(f"{manifest.name}: OpenVINO cannot use {file}: {one_line(error)}") from error
-        self._outputs = [self._compiled.output(name) for name in manifest.outputs]
-        self._local = threading.local()
-        # One run before any two threads meet. OpenVINO's binding sets something up on first use: where two
-        # first uses met, one thread held a lock and waited for the GIL and the other the reverse, for ever
-        # (seen with 2026.4.1 in about one start in four of `streamer run`).
-        self._infer(np.zeros((1, manifest.input.height, manifest.input.width, 3), np.uint8))
         self._workers = ThreadPoolExecutor(streams, thread_name_prefix=f"openvino-{manifest.name}")
 
     @property

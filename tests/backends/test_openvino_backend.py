@@ -140,3 +140,12 @@ def test_telemetry_stays_off(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", program], env=os.environ | {"HOME": str(home)}, check=True)
     assert list(home.iterdir()) == []
+
+
+def test_a_device_that_fails_from_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr("streamer.backends.openvino_backend.OpenVinoNetwork._infer", fail)
+    with pytest.raises(BackendError, match=r"OpenVINO cannot use \S+: out of memory$"):
+        load_network(make_network(tmp_path), backend="openvino", precision="f32")
