@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import Protocol, Self
 
 import structlog
@@ -64,9 +63,7 @@ class Delivery(Protocol):
 
     async def __aenter__(self) -> Self: ...
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    async def __aexit__(self, *_: object) -> None: ...
 
     async def open(self, partitions: Iterable[int]) -> None:
         """Become the only one to deliver results of these partitions. Raises BrokerError."""
@@ -102,10 +99,8 @@ class AtLeastOnce:
         await self._publisher.__aenter__()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._publisher.__aexit__(kind, error, trace)
+    async def __aexit__(self, *_: object) -> None:
+        await self._publisher.__aexit__()
 
     async def open(self, partitions: Iterable[int]) -> None:
         """Nothing to do: another owner, if there still is one, is not kept out, but known by its `Term`."""
@@ -142,9 +137,7 @@ class ExactlyOnce:
         async with self._publisher("probe"):
             return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def open(self, partitions: Iterable[int]) -> None:
@@ -161,7 +154,7 @@ class ExactlyOnce:
         """See `Delivery.close`."""
         publishers = list(self._publishers.values())
         self._publishers.clear()
-        await asyncio.gather(*(publisher.__aexit__(None, None, None) for publisher in publishers))
+        await asyncio.gather(*(publisher.__aexit__() for publisher in publishers))
 
     async def deliver(self, batch: Batch) -> None:
         """See `Delivery.deliver`."""

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 from streamer.config import KafkaConfig
@@ -73,9 +72,7 @@ class EmbeddedBroker:
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._stop()
 
     async def _wait_until_ready(self) -> None:

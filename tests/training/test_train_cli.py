@@ -179,6 +179,7 @@ def test_an_autoencoder_and_what_it_paints(prepared: Prepared, tmp_path: Path) -
 
 
 @pytest.mark.needs_torch
+@pytest.mark.timeout(600)
 def test_from_videos_to_a_member(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)
