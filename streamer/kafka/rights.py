@@ -42,10 +42,7 @@ async def lacking_rights(
     async with admin_client(kafka, connect_seconds=connect_seconds) as admin:
         try:
             answer = await admin._send_request(_Metadata(list(needed)))
-        except (
-            IncompatibleBrokerVersion,
-            NotImplementedError,
-        ):  # aiokafka's, for a version that is not spoken
+        except (IncompatibleBrokerVersion, NotImplementedError):  # aiokafka's, for a version not spoken
             return {}
     allowed = {topic[1]: topic[4] for topic in answer.topics if topic[0] == 0 and topic[4] != NOT_TOLD}
     return {
