@@ -225,7 +225,12 @@ class ChunkConsumer:
         if offset < beginning:
             self._on_lost(number, offset, beginning)
         else:
-            log.warning("no such offset", partition=number, offset=offset, read_on_at=start)
+            log.warning(
+                "no such offset; if the topic was made anew, the state topic must be, too",
+                partition=number,
+                offset=offset,
+                read_on_at=start,
+            )
 
     def _raise_unless_a_records_fault(self, error: Exception) -> None:
         concerns_a_record = isinstance(error, CorruptRecordError | UnsupportedCodecError)
