@@ -318,7 +318,13 @@ async def _kafka(config: Config) -> AsyncIterator[Check]:
         differences = await describe_differences(kafka, connect_seconds=CONNECT_SECONDS)
     except BrokerError:  # an old or embedded broker: it does not tell
         differences = {}
-    lacking = await lacking_rights(kafka, connect_seconds=CONNECT_SECONDS)
+    lacking: dict[str, list[str]] = {}
+    joins: bool | None = None
+    try:
+        lacking = await lacking_rights(kafka, connect_seconds=CONNECT_SECONDS)
+        joins = await may_join(kafka, connect_seconds=CONNECT_SECONDS)
+    except BrokerError as error:
+        yield Check(area, "rights", "fail", str(error), 3)
     for name in needed_topics(kafka, evidence=config.evidence.publish):
         if name not in info.topics:
             yield Check(area, f"topic {name}", "fail", f"missing; {MISSING_TOPIC_ADVICE}", 3)
@@ -329,8 +335,15 @@ async def _kafka(config: Config) -> AsyncIterator[Check]:
         else:
             text = "\n".join([count(info.topics[name], "partition"), *differences.get(name, ())])
             yield Check(area, f"topic {name}", "note" if differences.get(name) else "ok", text)
-    if await may_join(kafka, connect_seconds=CONNECT_SECONDS) is False:
-        yield Check(area, f"group {kafka.group_id}", "fail", f"Read: {NOT_ALLOWED_ADVICE}", 3)
+    group = f"group {kafka.group_id}"
+    if joins is None:
+        yield Check(
+            area, group, "note", "the broker does not tell, or not yet, whether this user may join it"
+        )
+    elif joins:
+        yield Check(area, group, "ok", "this user may join it")
+    else:
+        yield Check(area, group, "fail", f"Read: {NOT_ALLOWED_ADVICE}", 3)
     if kafka.delivery == "exactly_once":
         try:
             async with make_delivery(kafka):  # one that delivers nothing, and keeps no running service out

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka.errors import KafkaError
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaConnectionError
 from aiokafka.protocol.admin import CreateAclsRequest
 from conftest import fresh_names
 from kafka_broker import PASSWORD, USERNAME, Kafka, restartable_kafka
@@ -229,7 +230,7 @@ async def first_coordinator(kafka: KafkaConfig) -> None:
     """Have a new broker make its topic of groups; until then it tells nothing of any."""
     async with admin_client(kafka) as admin, asyncio.timeout(30):
         while True:
-            with suppress(KafkaError):
+            with suppress(GroupCoordinatorNotAvailableError):
                 await admin.find_coordinator(kafka.group_id)
                 return
             await asyncio.sleep(0.1)
@@ -283,3 +284,22 @@ async def test_rights_that_are_lacking(engines: Path, strict_kafka: Kafka) -> No
     for name in (kafka.scores_topic, kafka.dead_letters_topic, kafka.state_topic):
         await allow(kafka, topic, name, write)
     assert await denied() == {}
+
+
+@pytest.mark.needs_kafka
+async def test_rights_that_cannot_be_asked_for(
+    engines: Path, strict_kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost connection is no broker that does not tell, and no end of the report."""
+    kafka = fresh_names(strict_kafka.bootstrap_servers)
+    await create_topics(kafka, partitions=1)
+    config = config_with(engines, kafka=kafka)
+    assert failures([check async for check in _kafka(config)]) == {}
+
+    async def lost(*_: object) -> None:
+        raise KafkaConnectionError("lost")
+
+    monkeypatch.setattr(AIOKafkaAdminClient, "find_coordinator", lost)
+    checks = [check async for check in _kafka(config)]
+    assert list(failures(checks)) == ["rights"]
+    assert f"topic {kafka.state_topic}" in {check.name for check in checks}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from aiokafka.errors import GroupAuthorizationFailedError, IncompatibleBrokerVersion, KafkaError
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    GroupCoordinatorNotAvailableError,
+    IncompatibleBrokerVersion,
+)
 from aiokafka.protocol.admin import DescribeGroupsRequest_v3, DescribeGroupsResponse_v3
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
@@ -17,6 +21,9 @@ OPERATION_BITS = {READ: 1 << 3, WRITE: 1 << 4}
 
 NOT_TOLD = -(2**31)
 """A set of operations of a broker that does not tell."""
+
+NOT_SPOKEN = (IncompatibleBrokerVersion, NotImplementedError)
+"""What aiokafka raises where the broker speaks no version of a message that we do."""
 
 
 def needed_rights(kafka: KafkaConfig) -> dict[str, tuple[str, ...]]:
@@ -42,7 +49,7 @@ async def lacking_rights(
     async with admin_client(kafka, connect_seconds=connect_seconds) as admin:
         try:
             answer = await admin._send_request(_Metadata(list(needed)))
-        except (IncompatibleBrokerVersion, NotImplementedError):  # aiokafka's, for a version not spoken
+        except NOT_SPOKEN:
             return {}
     allowed = {topic[1]: topic[4] for topic in answer.topics if topic[0] == 0 and topic[4] != NOT_TOLD}
     return {
@@ -52,20 +59,24 @@ async def lacking_rights(
 
 
 async def may_join(kafka: KafkaConfig, *, connect_seconds: float = CONNECT_SECONDS) -> bool | None:
-    """Whether this user may join the group; None: the broker does not tell. Raises BrokerError."""
+    """Whether this user may join the group. Raises BrokerError.
+
+    None: the broker does not tell; it is of before 2.3, or has not had any group yet.
+    """
     async with admin_client(kafka, connect_seconds=connect_seconds) as admin:
         try:
             coordinator = await admin.find_coordinator(kafka.group_id)
             answer = await admin._send_request(_DescribeGroup(kafka.group_id), coordinator)
         except GroupAuthorizationFailedError:
             return False
-        except (KafkaError, NotImplementedError):  # without a coordinator yet: the first group of this broker
+        except (*NOT_SPOKEN, GroupCoordinatorNotAvailableError):
             return None
     [(_, *_, operations)] = answer.groups
     return None if operations == NOT_TOLD else bool(operations & OPERATION_BITS[READ])
 
 
-# aiokafka has neither of these messages whole.
+# aiokafka 0.14 has no such version of the first, and reads the answer to the second as an older one, without
+# the operations.
 
 
 class _MetadataResponse(Response):  # type: ignore[misc]  # aiokafka has no types
