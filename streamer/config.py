@@ -209,7 +209,7 @@ class FacesConfig(_Section):
     track_iou: Probability = 0.3
     """Overlap with where a person was, or should be by now, that makes a face the same one."""
     track_gap_seconds: PositiveFloat = 2.0
-    """A face away longer than this comes back as a new track."""
+    """A face away longer than this comes back as a new track, unless it is known again by its look."""
     batch_frames: PositiveInt = 8
     """Frames of all videos detected together."""
     batch_timeout_ms: PositiveFloat = 20.0

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from streamer.backends.images import to_array
+from streamer.backends.images import thumbnails, to_array
 from streamer.backends.load import load_network
 from streamer.batching import Batcher
 from streamer.classify import Ensemble, shadow_of
@@ -35,6 +35,7 @@ from streamer.rolling import EnsembleInfo
 from streamer.sample import sampling_rate, thinned
 from streamer.suspects import Suspects
 from streamer.types import (
+    THUMBNAIL_SIDE,
     ChunkPrediction,
     Crops,
     FacePrediction,
@@ -42,6 +43,7 @@ from streamer.types import (
     Float32Array,
     Frame,
     FramePrediction,
+    Images,
     UInt8Array,
     YuvFrame,
     as_rgb,
@@ -65,6 +67,8 @@ class FoundFaces:
 
     faces: Faces
     crops: Crops
+    thumbnails: Images
+    """(n, THUMBNAIL_SIDE, THUMBNAIL_SIDE) uint8 grey."""
     shadow_crops: Crops | None
     """The same faces at the sizes of the ensemble in shadow; None: there is none."""
     size: tuple[int, int]
@@ -282,17 +286,19 @@ class Pipeline:
         """Consecutive frames of several videos at once."""
         images = [[self._image(frame) for frame in sequence] for sequence in sequences]
         return [
-            [
-                FoundFaces(
-                    faces,
-                    self._crop(image, faces, self._ensemble),
-                    self._crop(image, faces, self._shadow) if self._shadow else None,
-                    (image.width, image.height),
-                )
-                for image, faces in zip(sequence, found, strict=True)
-            ]
+            [self._cut_out(image, faces) for image, faces in zip(sequence, found, strict=True)]
             for sequence, found in zip(images, self._detector.detect_sequences(images), strict=True)
         ]
+
+    def _cut_out(self, image: FrameImage, faces: Faces) -> FoundFaces:
+        crops = self._crop(image, faces, self._ensemble)
+        return FoundFaces(
+            faces,
+            crops,
+            thumbnails(crops[0], THUMBNAIL_SIDE),
+            self._crop(image, faces, self._shadow) if self._shadow else None,
+            (image.width, image.height),
+        )
 
     def _crop(self, image: FrameImage, faces: Faces, ensemble: Ensemble) -> Crops:
         margin = self._config.faces.margin
@@ -341,10 +347,17 @@ class Pipeline:
         return FramePrediction(
             time_seconds,
             tuple(
-                FacePrediction((box[0], box[1], box[2], box[3]), tuple(row), crop, shadow=other)
-                for box, row, other, crop in zip(
+                FacePrediction(
+                    (box[0], box[1], box[2], box[3]),
+                    tuple(row),
+                    crop,
+                    thumbnail=small.tobytes(),
+                    shadow=other,
+                )
+                for box, row, small, other, crop in zip(
                     found.faces.boxes.tolist(),
                     probabilities.tolist(),
+                    to_array(found.thumbnails),
                     shadow,
                     crops,
                     strict=True,

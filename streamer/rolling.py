@@ -15,9 +15,9 @@ import numpy as np
 
 from streamer.config import AlertConfig, FacesConfig, RollingConfig
 from streamer.errors import StateError
-from streamer.faces.track import assign_tracks
+from streamer.faces.track import Tails, assign_tracks
 from streamer.messages import Alert, ScoreUpdate, ShadowScore, TrackScore
-from streamer.types import ChunkPrediction, FacePrediction, Float32Array, FramePrediction
+from streamer.types import THUMBNAIL_SIDE, ChunkPrediction, FacePrediction, Float32Array, FramePrediction
 from streamer.video_state import (
     BIN_SECONDS,
     UNIT,
@@ -277,16 +277,25 @@ class RollingScores:
         """Give each face of a frame to the track it continues, or to a new one. index: see `_bin`."""
         if frame.size is not None:
             state.resize_frames(*frame.size)
-        near = [t for t in state.tracks if abs(at - t.seen_seconds) <= self._faces.track_gap_seconds]
-        tails, expected = _boxes(t.box for t in near), _boxes(t.expected_box(at) for t in near)
-        boxes = _boxes(face.box for face in frame.faces)
-        assigned = assign_tracks(tails, expected, boxes, self._faces.track_iou)
+        tails = Tails(
+            _boxes(t.box for t in state.tracks),
+            _boxes(t.expected_box(at) for t in state.tracks),
+            np.array([abs(at - t.seen_seconds) for t in state.tracks]),
+            _looks(t.thumbnail for t in state.tracks),
+        )
+        assigned = assign_tracks(
+            tails,
+            _boxes(face.box for face in frame.faces),
+            _looks(face.thumbnail for face in frame.faces),
+            min_iou=self._faces.track_iou,
+            max_gap_seconds=self._faces.track_gap_seconds,
+        )
         for face, tail in zip(frame.faces, assigned, strict=True):
             if tail >= 0:
-                track = near[tail]
-                track.move_to(face.box, at)
+                track = state.tracks[tail]
+                track.move_to(face.box, at, face.thumbnail)
             else:
-                track = Track(state.next_track, face.box, at)
+                track = Track(state.next_track, face.box, at, thumbnail=face.thumbnail)
                 state.next_track += 1
                 state.tracks.append(track)
             total = sum(_units(face))
@@ -406,6 +415,13 @@ class RollingScores:
 
 def _boxes(boxes: Iterable[Box]) -> Float32Array:
     return np.array(list(boxes), np.float32).reshape(-1, 4)
+
+
+def _looks(thumbnails: Iterable[bytes | None]) -> Float32Array:
+    """(n, THUMBNAIL_SIDE squared) grey levels; NaN where a thumbnail is not known."""
+    unknown = np.full(THUMBNAIL_SIDE**2, np.nan, np.float32)
+    rows = [unknown if t is None else np.frombuffer(t, np.uint8) for t in thumbnails]
+    return np.array(rows, np.float32).reshape(-1, THUMBNAIL_SIDE**2)
 
 
 def _units(face: FacePrediction) -> list[int]:

@@ -147,6 +147,10 @@ class Picture:
         return f"Picture({len(self.jpeg)} bytes, {heat})"
 
 
+THUMBNAIL_SIDE = 8
+"""Pixels; 16 tell people apart no better, and every track keeps a thumbnail."""
+
+
 @dataclass(frozen=True, slots=True)
 class FacePrediction:
     """What the ensemble says of one face in one frame."""
@@ -159,6 +163,9 @@ class FacePrediction:
     """(size, size, 3) uint8 RGB, what the members saw; None unless `Pipeline.predict` was told to keep it."""
     picture: Picture | None = field(default=None, compare=False)
     """Of the chunk's most suspicious faces, if `Pipeline.predict` was told to make pictures."""
+    thumbnail: bytes | None = None
+    """The crop in THUMBNAIL_SIDE * THUMBNAIL_SIDE grey levels, row by row, by which tracks know a face again;
+    None: not known."""
     shadow: float | None = None
     """Mean probability by the members of `classify.shadow`; None: there are none, or they failed."""
 

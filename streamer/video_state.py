@@ -14,6 +14,7 @@ import msgpack
 
 from streamer.errors import StateError
 from streamer.sequence import SequenceSet
+from streamer.types import THUMBNAIL_SIDE
 
 VERSION = 2
 
@@ -120,20 +121,22 @@ class Track:
     window: WindowScore = field(default_factory=WindowScore)
     velocity: tuple[float, float] = (0.0, 0.0)
     """(x, y) of the box's centre, pixels per second, smoothed."""
+    thumbnail: bytes | None = None
+    """What its face looked like; see `FacePrediction.thumbnail`."""
 
     def expected_box(self, at_seconds: float) -> Box:
         """Where its face is at a time if it goes on moving as it did."""
         ahead = min(max(at_seconds - self.seen_seconds, -FORESIGHT_SECONDS), FORESIGHT_SECONDS)
         return _moved(self.box, self.velocity[0] * ahead, self.velocity[1] * ahead)
 
-    def move_to(self, box: Box, at_seconds: float) -> None:
-        """Note where its face is now."""
-        if (elapsed := at_seconds - self.seen_seconds) > 0:
+    def move_to(self, box: Box, at_seconds: float, thumbnail: bytes | None) -> None:
+        """Note where its face is now, and what it looks like."""
+        if 0 < (elapsed := at_seconds - self.seen_seconds) < math.inf:
             missed_x = (box[0] + box[2] - self.box[0] - self.box[2]) / 2 - self.velocity[0] * elapsed
             missed_y = (box[1] + box[3] - self.box[1] - self.box[3]) / 2 - self.velocity[1] * elapsed
             weight = 1 / (elapsed + JITTER_SECONDS)
             self.velocity = (self.velocity[0] + weight * missed_x, self.velocity[1] + weight * missed_y)
-        self.box, self.seen_seconds = box, at_seconds
+        self.box, self.seen_seconds, self.thumbnail = box, at_seconds, thumbnail
 
 
 def _moved(box: Box, across: float, down: float) -> Box:
@@ -225,6 +228,7 @@ def pack_state(state: VideoState, model_set: str) -> bytes:
             for t in state.tracks
         ],
         "velocities": [t.velocity for t in state.tracks],
+        "thumbnails": [t.thumbnail for t in state.tracks],
         "frame_size": state.frame_size,
         "next_track": state.next_track,
         "alert_since_seq": state.alert_since_seq,
@@ -269,6 +273,9 @@ def unpack_state(value: bytes, *, touched_seconds: float) -> tuple[VideoState, s
         )
         for t, (across, down) in zip(state.tracks, fields.get("velocities", ()), strict=False):
             t.velocity = (across, down)
+        for t, thumbnail in zip(state.tracks, fields.get("thumbnails", ()), strict=False):
+            if thumbnail is not None and len(thumbnail) == THUMBNAIL_SIDE**2:
+                t.thumbnail = bytes(thumbnail)
         if "shadow" in fields:
             model_set, score, window = fields["shadow"]
             state.shadow = Shadow(str(model_set), _mean_score(*score), _unpack_window(window))

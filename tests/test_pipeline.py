@@ -16,7 +16,7 @@ from members import make_engines, make_picky_detector, make_picky_member
 from streamer.config import ClassifyConfig, Config, FacesConfig
 from streamer.errors import ClassifyError, DetectError, InferenceError
 from streamer.pipeline import Pipeline
-from streamer.types import Frame, FramePrediction
+from streamer.types import THUMBNAIL_SIDE, Frame, FramePrediction
 
 NEVER = -2.0
 """No picture is so dark."""
@@ -121,6 +121,7 @@ async def test_an_ensemble_in_shadow_scores_the_same_faces(tmp_path: Path, norma
     assert [face.probabilities for face in frame.faces] == [face.probabilities for face in plain.faces]
     assert [face.shadow for face in frame.faces] == pytest.approx([0.5])
     assert [face.shadow for face in plain.faces] == [None]
+    assert [len(face.thumbnail or b"") for face in plain.faces] == [THUMBNAIL_SIDE**2]
     assert ensemble.names == ("member",)
     assert ensemble.shadow_set is not None
     assert ensemble.shadow_set != ensemble.model_set

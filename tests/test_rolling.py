@@ -308,6 +308,30 @@ def test_who_pass_each_other_are_not_exchanged():
     ]
 
 
+def test_a_cut_to_another_person_and_back_mixes_nobody():
+    """The view of who speaks: genuine and fake people in turn, in the same place."""
+    ann, bob = bytes(range(64)), bytes(range(0, 256, 4))[::-1]
+    state = rolling()
+
+    def turn(seq, look, score):
+        part = chunk(seq, [score] * 8)
+        frames = tuple(
+            replace(frame, faces=tuple(replace(face, thumbnail=look) for face in frame.faces))
+            for frame in part.frames
+        )
+        return replace(part, frames=frames)
+
+    feed(state, [turn(0, ann, 0.1), turn(1, bob, 0.9)])
+    again = rolling()
+    again.restore(state.take_changed(), now_seconds=0.0)
+    update = feed(again, [turn(seq, look, score) for seq, look, score in ((2, ann, 0.1), (9, bob, 0.9))])[-1]
+    assert [(t.track, t.faces, t.fake_score) for t in update.tracks] == [
+        (0, 16, pytest.approx(0.1)),
+        (1, 16, pytest.approx(0.9)),
+    ]
+    assert update.alert.state == "raised"
+
+
 def test_a_person_stays_one_when_the_resolution_changes():
     state = rolling()
 

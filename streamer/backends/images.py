@@ -1,9 +1,10 @@
-"""What a network is fed: images checked against its manifest, and normalised where no graph does it."""
+"""Images in memory or on a device: joined, shrunk, checked against a manifest, normalised."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 
 from streamer.errors import InferenceError
@@ -28,6 +29,17 @@ def stack(parts: Sequence[Images]) -> Images:
 def to_array(images: Images) -> UInt8Array:
     """Images in memory, wherever they are; waits for a device."""
     return images if isinstance(images, np.ndarray) else np.asarray(images.cpu().numpy())
+
+
+def thumbnails(images: Images, side: int) -> Images:
+    """(n, h, w, 3) uint8 -> (n, side, side) uint8, mean grey of blocks. Does not wait for a device."""
+    if isinstance(images, np.ndarray):
+        small = [cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in images]
+        return np.array(small, np.float32).reshape(-1, side, side, 3).mean(axis=3).round().astype(np.uint8)
+    import torch
+
+    grey = images.float().mean(dim=3)
+    return torch.nn.functional.adaptive_avg_pool2d(grey, side).round().to(torch.uint8)
 
 
 def check_images(images: Images, manifest: Manifest) -> None:

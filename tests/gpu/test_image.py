@@ -10,11 +10,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import av  # noqa: E402
+import cv2  # noqa: E402
 import skimage.data  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
+from streamer.backends.images import thumbnails, to_array  # noqa: E402
 from streamer.demo_clips import demo_clips  # noqa: E402
 from streamer.faces.crop import crop_faces  # noqa: E402
 from streamer.faces.resize import Pyramid  # noqa: E402
@@ -58,6 +60,18 @@ def test_windows_are_those_of_the_cpu(width: int, height: int, size: int) -> Non
     inputs, placed_too = on_device(rgb).cut(windows, size)
     np.testing.assert_array_equal(placed_too, placed)
     np.testing.assert_array_equal(inputs, expected)
+
+
+@pytest.mark.parametrize("size", [160, 192, 224])
+def test_thumbnails_are_those_of_the_cpu(size: int) -> None:
+    crops = np.stack(
+        [cv2.resize(skimage.data.astronaut(), (size, size)), np.full((size, size, 3), 7, np.uint8)]
+    )
+    expected = thumbnails(crops, 8)
+    got = to_array(thumbnails(torch.from_numpy(crops), 8))
+    assert expected.shape == got.shape == (2, 8, 8)
+    assert expected.dtype == got.dtype == np.uint8
+    assert differences(got, expected).max() <= 1
 
 
 @settings(max_examples=60)
