@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from typing import Any, cast
 
@@ -137,7 +137,7 @@ def encode(
     if interlaced:
         defaults = defaults | {"flags": "+ilme+ildct"}
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container, options=muxer_options or {}) as output:
+    with kept_priority(), av.open(buffer, "w", format=container, options=muxer_options or {}) as output:
         stream: Any = output.add_stream(
             encoder, rate=FPS, options=defaults | {"g": str(gop)} | (options or {})
         )
@@ -168,6 +168,18 @@ def encode(
         if sound is not None:
             output.mux(sound.encode(None))
     return buffer.getvalue()
+
+
+@contextmanager
+def kept_priority() -> Iterator[None]:
+    """SVT-AV1 makes the thread that calls it a real-time one (SCHED_FIFO) if root does, and leaves it so: it
+    and all that it starts later would starve every other process.
+    """
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def fragmented(codec: str = "h264", **settings: Any) -> tuple[bytes, list[bytes]]:
