@@ -20,7 +20,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from streamer.config import KafkaConfig, TracingConfig
 from streamer.errors import ConfigError, DecodeError
-from streamer.kafka.client import client_arguments, isolation
+from streamer.kafka.client import READ_COMMITTED, client_arguments
 from streamer.kafka.publish import ChunkPublisher
 from streamer.messages import Headers, decode_score
 from streamer.tracing import Tracing, open_tracing
@@ -110,7 +110,7 @@ async def scores_with_headers(kafka: KafkaConfig, n: int) -> list[tuple[Any, Hea
         kafka.scores_topic,
         **client_arguments(kafka),
         auto_offset_reset="earliest",
-        isolation_level=isolation(kafka),
+        isolation_level=READ_COMMITTED,
     )
     await consumer.start()
     try:

@@ -38,6 +38,10 @@ STOP_SECONDS = 5.0
 NOT_ALLOWED = (ClusterAuthorizationFailedError, GroupAuthorizationFailedError, TopicAuthorizationFailedError)
 NOT_ALLOWED_ADVICE = "this user is not allowed to; docs/operating.md, Security, lists the ACLs"
 
+READ_COMMITTED = "read_committed"
+"""Isolation of all readers, also under `at_least_once`: a producer may use transactions, and processes before
+this one may have delivered in them; what was undone is not to be read. Brokers without any take it, too."""
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
@@ -60,11 +64,6 @@ def client_arguments(kafka: KafkaConfig) -> dict[str, Any]:
         "client_id": kafka.client_id,
         **security_arguments(kafka.security),
     }
-
-
-def isolation(kafka: KafkaConfig) -> str:
-    """What readers see of transactions: what is committed, where the broker has any."""
-    return "read_committed" if kafka.delivery == "exactly_once" else "read_uncommitted"
 
 
 async def start_client(

