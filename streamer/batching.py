@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from streamer.errors import InferenceError
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -78,7 +80,8 @@ class Batcher(Generic[T, R]):
         """Run `item` in some batch and return its result.
 
         alone: in a batch of its own, so that it shares nobody's failure, nor anybody its. Raises what `run`
-        raised for the whole batch. May be cancelled; the others of its batch go on.
+        raised for the whole batch, for want of memory InferenceError. May be cancelled; the others of its
+        batch go on.
         """
         if self._closing:
             raise RuntimeError(f"batcher {self.name} is closed")
@@ -142,6 +145,8 @@ class Batcher(Generic[T, R]):
     def _run_batch(self, items: list[T]) -> Sequence[R]:
         try:
             results = self._run(items)
+        except MemoryError as error:
+            raise InferenceError(f"batcher {self.name}: out of memory: {error!r}") from error
         except StopIteration as error:  # no future can carry it
             raise RuntimeError(f"batcher {self.name}: run raised StopIteration") from error
         if len(results) != len(items):

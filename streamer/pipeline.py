@@ -392,8 +392,9 @@ async def _run(
     except InferenceError as error:
         try:
             await asyncio.to_thread(check)
-        except InferenceError as broken:
+        except (InferenceError, MemoryError) as broken:
             raise InferenceError(
-                f"{broken}; it fails on a known image, too: the network, its device or its driver is broken"
+                f"{str(broken) or 'out of memory'}; it fails on a known image, too: the network, its device "
+                "or its driver is broken"
             ) from error
         raise refused("inference_failed", str(error)) from error

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.batching import Batcher
+from streamer.errors import InferenceError
 
 LONG_MS = 60_000.0
 
@@ -53,6 +54,19 @@ async def test_a_full_batch_leaves_at_once() -> None:
     assert await asyncio.gather(*map(batcher.submit, range(8))) == [0, 2, 4, 6, 8, 10, 12, 14]
     assert run.batches == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert (batcher.batches, batcher.size, batcher.fill) == (2, 8, 1.0)
+    await batcher.close()
+
+
+async def test_want_of_memory_is_a_failure_of_the_batch() -> None:
+    """And no bug that ends the service with a traceback."""
+
+    def run(items: list[int]) -> list[int]:
+        raise MemoryError
+
+    batcher = Batcher("t", run, max_items=1, timeout_ms=0, workers=1)
+    with pytest.raises(InferenceError, match="batcher t: out of memory"):
+        await batcher.submit(1)
+    assert batcher.failures == 1
     await batcher.close()
 
 

@@ -95,6 +95,20 @@ async def test_a_network_that_fails_on_everything_is_no_fault_of_the_picture(
     assert "known image" in str(error)
 
 
+async def test_want_of_memory_is_the_machines_fault_if_a_known_image_meets_it_too(
+    tmp_path: Path, normal: Frame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Pipeline(config_of(make_engines(tmp_path / "engines", member=0.0))) as pipeline:
+
+        def run(*_: object) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr("streamer.backends.openvino_backend.OpenVinoNetwork.run", run)
+        (error,) = await look_at(pipeline, normal)
+    assert isinstance(error, InferenceError)
+    assert str(error).startswith("out of memory; it fails on a known image, too")
+
+
 async def test_no_more_threads_than_cores_that_it_may_use(
     tmp_path: Path, normal: Frame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
