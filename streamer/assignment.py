@@ -23,7 +23,7 @@ from streamer.limits import VideoLimits
 from streamer.metrics import Metrics
 from streamer.outcome import Outcome, Predict, process, refuse
 from streamer.partition import PartitionWorker, Slot
-from streamer.states import PartitionStates
+from streamer.states import PartitionState, PartitionStates
 from streamer.tasks import cancel_all
 from streamer.thinning import Thinning
 from streamer.tracing import Tracing
@@ -112,9 +112,7 @@ class Assignment:
         beginnings = await self._beginnings(partitions)
         for partition in sorted(partitions):
             state = states[partition]
-            committed = await self._consumer.committed(partition)
-            known = [offset for offset in (committed, state.next_offset) if offset is not None]
-            start = max(known) if known else await self._consumer.initial_offset(partition)
+            start = await self._start_of(partition, state)
             if start < (beginning := beginnings.get(partition, 0)):
                 # Kept at once: as long as nothing new comes, nothing else would, and the next owner would
                 # find the same loss.
@@ -142,6 +140,28 @@ class Assignment:
         self._metrics.assigned_partitions.set(len(partitions))
         self._metrics.rebalances.inc()
         log.info("partitions assigned", partitions=sorted(partitions))
+
+    async def _start_of(self, partition: int, state: PartitionState) -> int:
+        """Where to read on. Raises BrokerError.
+
+        Offset and state are committed together, so that where one is without the other it was lost.
+        """
+        committed = await self._consumer.committed(partition)
+        if committed and state.next_offset is None:
+            log.warning(
+                "the state topic has nothing of this partition: its videos begin anew",
+                partition=partition,
+                read_on_at=committed,
+            )
+        if state.restored and state.next_offset and committed is None:
+            log.warning(
+                "the group has no offset of this partition, the state topic has; if the topic of chunks was "
+                "made anew, the state topic must be, too",
+                partition=partition,
+                read_on_at=state.next_offset,
+            )
+        known = [offset for offset in (committed, state.next_offset) if offset is not None]
+        return max(known) if known else await self._consumer.initial_offset(partition)
 
     async def _beginnings(self, partitions: frozenset[int]) -> dict[int, int]:
         """Where the partitions begin. Empty if Kafka does not say; a loss is then noticed in reading."""

@@ -112,6 +112,7 @@ class PartitionWorker:
         self._start_offset = start_offset
         self._on_finished = on_finished
         self._tracing = tracing
+        self._told_unusable = False
         self._traces: list[ChunkTrace] = []
         """Of chunks counted and not yet delivered."""
         self._tracker = OffsetTracker()
@@ -337,6 +338,11 @@ class PartitionWorker:
 
     def _report(self, batch: Batch) -> None:
         """Metrics and log of what was delivered: every chunk at debug, changes of an alert at info."""
+        if (why := self.rolling.why_unusable) and not self._told_unusable:
+            self._told_unusable = True  # once for all videos: mostly all have the same reason
+            log.warning(
+                "stored states cannot be used; their videos begin anew", partition=self._partition, why=why
+            )
         for letter in batch.letters:
             self._metrics.dead_letter(letter.stage, letter.reason)
         self._metrics.evidence_messages.inc(len(batch.evidence))

@@ -82,6 +82,8 @@ class RollingScores:
         self.unusable_states = 0
         """States from the changelog that were of another ensemble or version, or damaged: their videos have
         begun anew."""
+        self.why_unusable: str | None = None
+        """The last of them."""
 
     def __len__(self) -> int:
         return len(self._videos) + len(self._dormant)
@@ -185,14 +187,16 @@ class RollingScores:
         if (packed := self._dormant.pop(video_id, None)) is not None:
             try:
                 state, model_set = unpack_state(packed, touched_seconds=self._restored_seconds)
-            except StateError:
+                if model_set != self.ensemble.model_set:
+                    raise StateError(
+                        f"a state of ensemble {model_set}, this one is {self.ensemble.model_set}"
+                    )
+            except StateError as error:
                 self.unusable_states += 1
+                self.why_unusable = str(error)
             else:
-                if model_set == self.ensemble.model_set:
-                    self._videos[video_id] = state
-                    self._videos.move_to_end(video_id, last=False)
-                else:
-                    self.unusable_states += 1
+                self._videos[video_id] = state
+                self._videos.move_to_end(video_id, last=False)
         return self._videos.get(video_id)
 
     def _touch(self, video_id: str, arrival: Arrival) -> VideoState:

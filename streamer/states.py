@@ -28,6 +28,8 @@ class PartitionState:
     """Of the first record that `rolling` does not hold; None: not known."""
     term: Term
     """Ours, which begins."""
+    restored: bool
+    """From the state topic, and not kept while nobody else had the partition."""
 
 
 class PartitionStates:
@@ -57,7 +59,7 @@ class PartitionStates:
         for partition in partitions:
             if (parked := self._parked.take(partition, generation)) is not None:
                 term = parked.term.next(generation)
-                states[partition] = PartitionState(parked.state, parked.next_offset, term)
+                states[partition] = PartitionState(parked.state, parked.next_offset, term, restored=False)
         self._parked.clear()
         started = time.monotonic()
         missing = partitions - states.keys()
@@ -67,7 +69,7 @@ class PartitionStates:
             rolling = self._new_rolling()
             rolling.restore(restored.states, now_seconds=time.monotonic())
             term = restored.term.next(generation)
-            states[partition] = PartitionState(rolling, restored.next_offset, term)
+            states[partition] = PartitionState(rolling, restored.next_offset, term, restored=True)
             self._metrics.restored_videos.inc(len(rolling))
             if restored.stale:
                 log.warning("states of a former owner left out", partition=partition, records=restored.stale)

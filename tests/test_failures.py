@@ -39,7 +39,7 @@ from streamer.command_group import BROKER, exit_code_of
 from streamer.config import ClassifyConfig, Config, DecodeConfig, FacesConfig, KafkaConfig
 from streamer.errors import BrokerError, InferenceError
 from streamer.kafka.client import admin_client
-from streamer.kafka.topics import create_topics
+from streamer.kafka.topics import create_topics, describe_broker
 from streamer.messages import VideoChunk, encode_chunk
 from streamer.pipeline import Pipeline
 from streamer.service import Service
@@ -234,6 +234,31 @@ async def test_topic_of_chunks_made_anew_within_seconds(
         await create_topics(real_kafka, partitions=2)
         await publish(real_kafka, *chunks(0))
         await each_once(scores, 1)
+
+
+@pytest.mark.needs_kafka
+@pytest.mark.parametrize("lost", ["state_topic", "chunks_topic"])
+async def test_topic_made_anew_while_nobody_runs_is_told(real_kafka: KafkaConfig, lost: str) -> None:
+    """Of the chunks, also if the new topic is longer than the old one was: the position then looks right."""
+    state_lost = lost == "state_topic"
+    async with watching(real_kafka) as scores, running(service_config(real_kafka), FakePipeline()):
+        await publish(real_kafka, *chunks(0))
+        await each_once(scores, 1)
+    positions = {p: offset for p, offset in (await committed(real_kafka)).items() if offset}
+    name = getattr(real_kafka, lost)
+    async with admin_client(real_kafka) as admin:
+        await admin.delete_topics([name])
+    while name in (await describe_broker(real_kafka)).topics:  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
+    await create_topics(real_kafka, partitions=2)
+    if not state_lost:
+        await publish(real_kafka, *chunks(1), *chunks(2))
+    with capture_logs() as lines:
+        async with running(service_config(real_kafka), FakePipeline()):
+            pass
+    said = "has nothing of this partition" if state_lost else "the group has no offset of this partition"
+    told = {line["partition"]: line["read_on_at"] for line in lines if said in line["event"]}
+    assert told == positions
 
 
 @pytest.mark.needs_kafka

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -34,10 +34,13 @@ class Nowhere:
         pass
 
 
-async def lines_of(chunks: Sequence[VideoChunk], alert: AlertConfig) -> list[Any]:
-    """What is logged while these chunks are counted."""
+async def lines_of(
+    chunks: Sequence[VideoChunk], alert: AlertConfig, states: Mapping[str, bytes] | None = None
+) -> list[Any]:
+    """What is logged while these chunks are counted. states: restored before."""
     structlog.reset_defaults()
     rolling = RollingScores(RollingConfig(), alert, FacesConfig(), FakePipeline.ensemble)
+    rolling.restore(states or {}, now_seconds=0.0)
     worker = PartitionWorker(
         *(3, rolling, Nowhere(), Metrics(CollectorRegistry()), KafkaConfig(commit_interval_ms=0)),  # type: ignore[arg-type]
         limits=VideoLimits(0, 0),
@@ -83,3 +86,13 @@ async def test_changes_of_an_alert_are_lines_at_info() -> None:
     assert line["event"] == "alert raised"
     assert (line["video_id"], line["seq"], line["threshold"]) == ("v", 0, 0.0)
     assert line["window_score"] is not None
+
+
+async def test_states_that_cannot_be_used_are_one_line() -> None:
+    """Of a hundred thousand videos, mostly all have the same reason."""
+    states = {"v": b"damaged", "w": b"damaged"}
+    lines = await lines_of([chunk("v", 0), chunk("w", 0)], AlertConfig(), states)
+    (line,) = [line for line in lines if line["log_level"] == "warning"]
+    assert line["event"] == "stored states cannot be used; their videos begin anew"
+    assert line["partition"] == 3
+    assert "not the state of a video" in line["why"]

@@ -65,9 +65,14 @@ def test_states_of_another_ensemble_or_damaged_ones_begin_anew():
     old, new = rolling(), rolling(EnsembleInfo(("a", "b"), "other hash", trained=True))
     old.apply(chunk(0, [0.5]), last=False, arrival=Arrival(0.0, 0))
     new.restore(old.take_changed() | {"w": b"damaged"}, now_seconds=0.0)
-    for video_id in ("v", "w"):
+    for video_id, why in {
+        "v": "a state of ensemble hash, this one is other hash",
+        "w": "not the state",
+    }.items():
         update = new.apply(chunk(1, [0.25], video_id=video_id), last=False, arrival=Arrival(0.0, 0))
         assert (update.chunks, update.fake_score) == (1, 0.25)
+        assert new.why_unusable is not None
+        assert new.why_unusable.startswith(why)
     assert new.unusable_states == 2
 
 
