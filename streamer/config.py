@@ -118,6 +118,15 @@ class KafkaConfig(_Section):
         return value
 
     @model_validator(mode="after")
+    def _topics_apart(self) -> KafkaConfig:
+        """Else what is published of a chunk is read as the next one, without an end."""
+        of_topic: dict[str, str] = {}
+        for key in ("chunks_topic", "scores_topic", "dead_letters_topic", "state_topic", "evidence_topic"):
+            if (other := of_topic.setdefault(getattr(self, key), key)) != key:
+                raise ValueError(f"{other} and {key} are both {getattr(self, key)!r}: each must be its own")
+        return self
+
+    @model_validator(mode="after")
     def _beats_in_time(self) -> KafkaConfig:
         if 3 * self.heartbeat_interval_ms > self.session_timeout_ms:
             raise ValueError(

@@ -74,6 +74,10 @@ def test_lists_and_paths_from_the_environment(monkeypatch: pytest.MonkeyPatch) -
         ("[alert]\nraise_at = 0.5\nclear_at = 0.7", ["alert", "clear_at 0.7"]),
         ("[kafka]\nsession_timeout_ms = 6000", ["heartbeat_interval_ms 3000", "third of", "6000"]),
         ("[kafka]\nbootstrap_servers = 'a:1,foo:abc'", ["kafka.bootstrap_servers", "HOST:PORT", "'foo:abc'"]),
+        (
+            "[kafka]\nstate_topic = 'video-chunks'",
+            ["kafka", "chunks_topic and state_topic are both 'video-chunks'"],
+        ),
         ("[kafka]\ngroup_id = ''", ["kafka.group_id", "at least 1 character"]),
         ("[kafka.security]\nprotocol = 'SASL_SSL'", ["kafka.security", "sasl_mechanism"]),
         ("[kafka.security]\ncert_file = 'a.pem'", ["cert_file and key_file"]),
