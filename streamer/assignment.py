@@ -156,7 +156,7 @@ class Assignment:
         if state.restored and state.next_offset and committed is None:
             log.warning(
                 "the group has no offset of this partition, the state topic has; if the topic of chunks was "
-                "made anew, the state topic must be, too",
+                "made anew, the state topic must be, too; another group needs a state topic of its own",
                 partition=partition,
                 read_on_at=state.next_offset,
             )

@@ -79,14 +79,17 @@ class RollingScores:
         """Restored and not come again yet; all were touched before those in `_videos`."""
         self._restored_seconds = 0.0
         self._changed: set[str] = set()
-        self.unusable_states = 0
-        """States from the changelog that were of another ensemble or version, or damaged: their videos have
-        begun anew."""
+        self._begun_anew: set[str] = set()
         self.why_unusable: str | None = None
-        """The last of them."""
+        """Of a state from the changelog, the last that was."""
 
     def __len__(self) -> int:
         return len(self._videos) + len(self._dormant)
+
+    @property
+    def unusable_states(self) -> int:
+        """Videos that have begun anew: their state was of another ensemble or version, or damaged."""
+        return len(self._begun_anew)
 
     def is_replay(self, video_id: str, seq: int, offset: int) -> bool:
         """Whether the very record was counted, not just its seq: it is read again after a crash."""
@@ -177,6 +180,7 @@ class RollingScores:
                 return
             state = self._find(video_id)
             self._videos.pop(video_id, None)
+            self._begun_anew.discard(video_id)
             self._changed.add(video_id)
             if state is not None and not state.ended:
                 state.ended = True
@@ -192,7 +196,7 @@ class RollingScores:
                         f"a state of ensemble {model_set}, this one is {self.ensemble.model_set}"
                     )
             except StateError as error:
-                self.unusable_states += 1
+                self._begun_anew.add(video_id)
                 self.why_unusable = str(error)
             else:
                 self._videos[video_id] = state

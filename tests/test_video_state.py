@@ -74,6 +74,8 @@ def test_states_of_another_ensemble_or_damaged_ones_begin_anew():
         assert new.why_unusable is not None
         assert new.why_unusable.startswith(why)
     assert new.unusable_states == 2
+    assert len(list(new.expire(Arrival(1e6, 0), at_most=100))) == 2
+    assert new.unusable_states == 0  # so ends what StreamerStatesUnusable tells of
 
 
 def test_restored_videos_expire_before_those_that_came_again():
