@@ -129,7 +129,7 @@ class RollingScores:
         face counted.
         """
         state = self._touch(prediction.video_id, arrival)
-        if not state.seqs.add(prediction.seq):
+        if not state.admit(prediction.seq):
             return self._update(prediction.video_id, state, prediction.seq, "duplicate", arrival)
         state.numbered &= numbered
         start = state.end_seconds if prediction.start_seconds is None else prediction.start_seconds
@@ -152,13 +152,13 @@ class RollingScores:
         """Count a chunk that became a dead letter; the scores stay as they are.
 
         Even if it was the video's last: then the video ends by idleness, and the `final` update comes then.
+        If it comes again and can be decoded, it is counted as any other.
         """
         state = self._touch(video_id, arrival)
-        if not state.seqs.add(seq):
+        if not state.refuse(seq):
             return self._update(video_id, state, seq, "duplicate", arrival)
         state.numbered &= numbered
         state.latest_seq = max(state.latest_seq, seq)
-        state.undecodable_chunks += 1
         return self._update(video_id, state, seq, "undecodable", arrival, error=reason)
 
     def expire(self, arrival: Arrival, *, at_most: int, keep: Collection[str] = ()) -> Iterator[ScoreUpdate]:

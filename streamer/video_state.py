@@ -36,6 +36,9 @@ FORESIGHT_SECONDS = 1.0
 JITTER_SECONDS = 0.1
 """Between frames closer than this, a box moves more by the detector's jitter than by its face."""
 
+MAX_REFUSED = 1024
+"""Refused chunks of a video that may come again and then count; of more, the newest."""
+
 Box: TypeAlias = tuple[float, float, float, float]
 """(x_min, y_min, x_max, y_max), pixels of the frame."""
 
@@ -166,6 +169,8 @@ class VideoState:
     """Whether every seq was the producer's own: else gaps in them mean nothing."""
     chunks: int = 0
     undecodable_chunks: int = 0
+    refused: list[int] = field(default_factory=list)
+    """seqs in `seqs` whose chunk became a dead letter: it may be mended and published again."""
     frames: int = 0
     unscored_faces: int = 0
     score: MeanScore = field(default_factory=MeanScore)
@@ -182,6 +187,24 @@ class VideoState:
     alert_since_seq: int | None = None
     ended: bool = False
     shadow: Shadow = field(default_factory=Shadow)
+
+    def admit(self, seq: int) -> bool:
+        """Note the seq of a chunk that is to be counted; False if it was counted before."""
+        if self.seqs.add(seq):
+            return True
+        if seq not in self.refused:
+            return False
+        self.refused.remove(seq)
+        self.undecodable_chunks -= 1
+        return True
+
+    def refuse(self, seq: int) -> bool:
+        """Note the seq of a chunk that became a dead letter; False if it was noted before."""
+        if not self.seqs.add(seq):
+            return False
+        self.refused = [*self.refused, seq][-MAX_REFUSED:]
+        self.undecodable_chunks += 1
+        return True
 
     def begin_timeline_anew(self) -> None:
         """For a clock that was set back, as when an encoder restarts: the last seconds are now others."""
@@ -215,6 +238,7 @@ def pack_state(state: VideoState, model_set: str) -> bytes:
         "numbered": state.numbered,
         "chunks": state.chunks,
         "undecodable_chunks": state.undecodable_chunks,
+        "refused": state.refused,
         "frames": state.frames,
         "unscored_faces": state.unscored_faces,
         "score": _pack_score(state.score),
@@ -254,6 +278,7 @@ def unpack_state(value: bytes, *, touched_seconds: float) -> tuple[VideoState, s
             numbered=fields["numbered"],
             chunks=fields["chunks"],
             undecodable_chunks=fields["undecodable_chunks"],
+            refused=fields.get("refused", []),
             frames=fields["frames"],
             unscored_faces=fields.get("unscored_faces", 0),
             score=_mean_score(*fields["score"]),

@@ -94,6 +94,29 @@ def test_undecodable_chunks_change_no_score():
     assert (again.status, again.undecodable_chunks) == ("duplicate", 1)
 
 
+def test_a_chunk_that_was_refused_counts_once_it_comes_whole():
+    refused, plain = rolling(), rolling()
+    refused.apply_undecodable("v", 1, "damaged", arrival=Arrival(0, 0))
+    refused.apply(chunk(0, [0.25]), last=False, arrival=Arrival(0, 0))
+    again = rolling()
+    again.restore(refused.take_changed(), now_seconds=0.0)
+    update = again.apply(chunk(1, [0.75]), last=False, arrival=Arrival(0, 0))
+    assert (update.status, update.chunks, update.undecodable_chunks) == ("scored", 2, 0)
+    assert update.fake_score == feed(plain, [chunk(0, [0.25]), chunk(1, [0.75])])[-1].fake_score
+    assert again.apply(chunk(1, [0.75]), last=False, arrival=Arrival(0, 0)).status == "duplicate"
+    assert again.apply_undecodable("v", 1, "damaged", arrival=Arrival(0, 0)).status == "duplicate"
+
+
+def test_refused_chunks_that_may_come_again_are_bounded(monkeypatch):
+    monkeypatch.setattr("streamer.video_state.MAX_REFUSED", 2)
+    state = rolling()
+    for seq in range(3):
+        state.apply_undecodable("v", seq, "damaged", arrival=Arrival(0, 0))
+    updates = feed(state, [chunk(seq, [0.5]) for seq in range(3)])
+    assert [update.status for update in updates] == ["duplicate", "scored", "scored"]
+    assert updates[-1].undecodable_chunks == 1
+
+
 def test_missing_chunks_are_counted_until_they_arrive():
     state = rolling()
     assert feed(state, [chunk(0, [0.1]), chunk(3, [0.1])])[-1].missing_chunks == 2

@@ -94,6 +94,22 @@ async def test_bad_chunks_among_good_ones(kafka: KafkaConfig) -> None:
     assert count("streamer_dead_letters_total", {"stage": "message", "reason": "not_msgpack"}) == 1
 
 
+async def test_a_dead_letter_that_is_published_again_counts(kafka: KafkaConfig) -> None:
+    """Too much in a minute, as its reason was, it is no longer."""
+    limited = service_config(kafka, max_video_chunks_per_minute=2)
+    async with watching(kafka) as scores:
+        async with running(limited, FakePipeline()):
+            await publish(kafka, *(chunk("v", seq) for seq in range(3)))
+            [letter] = await dead_letters(kafka, 1)
+            await until(lambda: len(scores.updates) == 3)
+        async with running(service_config(kafka), FakePipeline()), ChunkPublisher(kafka) as publisher:
+            await publisher.send_raw(letter.value, letter.key, letter.headers)
+            await until(lambda: len(scores.updates) == 4)
+    last = scores.updates[-1]
+    assert (last.seq, last.status) == (2, "scored")
+    assert (last.chunks, last.undecodable_chunks, last.missing_chunks) == (3, 0, 0)
+
+
 async def test_evidence_is_published_once_of_every_chunk_that_was_counted(kafka: KafkaConfig) -> None:
     config = service_config(kafka).model_copy(update={"evidence": EvidenceConfig(publish=True)})
     chunks = [chunk("v", seq) for seq in range(4)]
