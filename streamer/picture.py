@@ -17,11 +17,13 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
+from streamer.errors import DecodeError
 from streamer.hdr import PQ, tone_mapped
 from streamer.types import MATRICES, UInt8Array, YuvLayout
 
 _HD_HEIGHT = 720  # untagged video is BT.709 from here on and BT.601 below, as players assume
-_AVCOL_SPC_UNSPECIFIED = 2
+_NO_MATRIX = frozenset({0, 2, 3})
+"""RGB, unspecified, reserved (ITU-T H.273, table 4): of YCbCr each says nothing."""
 _AVCOL_RANGE_JPEG = 2
 _SAME_SHAPE = Fraction(1, 50)
 """Pixels that are less than this from square are taken as square: encoders round aspect ratios."""
@@ -114,6 +116,8 @@ def square_size(picture: Any, aspect: Fraction | None, max_pixels: int) -> tuple
 def _to_rgb(picture: Any, height: int, width: int) -> UInt8Array:
     """(height, width, 3) uint8 RGB of a decoded frame by its own matrix and range, not yet upright."""
     matrix, full_range = _colours(picture)
+    if matrix not in MATRICES:  # YCgCo, ICtCp and the like: by another matrix, the colours would be made up
+        raise DecodeError("unsupported_format", f"colours of matrix {matrix} (ITU-T H.273) are not accepted")
     converted = _reformatter.reformat(
         _top_field(picture) if picture.interlaced_frame else picture,
         width=width,
@@ -149,7 +153,7 @@ def _top_field(picture: Any) -> Any:
 def _colours(picture: Any) -> tuple[int, bool]:
     """Matrix (ITU-T H.273) of a decoded frame, and whether its values span the full range."""
     matrix = int(picture.colorspace)
-    if matrix == _AVCOL_SPC_UNSPECIFIED:
+    if matrix in _NO_MATRIX:
         matrix = int(Colorspace.ITU709 if picture.height >= _HD_HEIGHT else Colorspace.ITU601)
     kind = picture.format
     full_range = picture.color_range == _AVCOL_RANGE_JPEG or kind.is_rgb or kind.name.startswith("yuvj")

@@ -330,6 +330,7 @@ def test_pixel_formats(pix_fmt: str) -> None:
         (6, 96, "BT.601"),
         (2, 96, "untagged SD"),
         (2, 720, "untagged HD"),
+        (3, 720, "reserved, HD"),
         (9, 96, "BT.2020"),
     ],
 )
@@ -338,7 +339,7 @@ def test_colours_by_the_frames_own_matrix_and_range(
 ) -> None:
     """Kr, Kb of ITU-R BT.709, BT.601 and BT.2020."""
     kr, kb = {1: (0.2126, 0.0722), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}[
-        space if space != 2 else (1 if height >= 720 else 6)
+        space if space not in (2, 3) else (1 if height >= 720 else 6)
     ]
     colours = np.array([(200, 40, 40), (40, 180, 60), (50, 60, 210), (128, 128, 128), (250, 250, 250)], float)
     _, images, _ = decode(coloured_clip(colours, kr, kb, space, height, full_range=full_range))
@@ -348,6 +349,13 @@ def test_colours_by_the_frames_own_matrix_and_range(
         for n in range(len(colours))
     ]
     assert np.abs(np.array(seen) - colours).max() <= 4, name
+
+
+def test_colours_of_another_kind_are_refused() -> None:
+    """YCgCo, constant luminance of BT.2020, ICtCp: no matrix of ours gives their colours."""
+    for space in (8, 10, 14):
+        grey = coloured_clip(np.full((5, 3), 128.0), 0.299, 0.114, space, 96, full_range=False)
+        assert refused(grey) == "unsupported_format"
 
 
 def coloured_clip(colours: Any, kr: float, kb: float, space: int, height: int, *, full_range: bool) -> bytes:
