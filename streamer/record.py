@@ -25,6 +25,7 @@ from streamer.segment import (
     Muxer,
     child_command,
     child_environment,
+    packets_of,
     video_stream,
     write_message,
 )
@@ -180,9 +181,7 @@ def _segments(source: Any, chunk_seconds: float, max_bytes: int) -> Iterator[tup
         }
         return fields, muxer.finish()
 
-    for packet in source.demux(stream):
-        if not packet.size:
-            continue
+    for packet in packets_of(source, stream):
         pts = packet.dts if packet.pts is None else packet.pts
         if pts is None or packet.is_corrupt:
             if current is not None:

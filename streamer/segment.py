@@ -213,6 +213,22 @@ def _open(file: IO[bytes]) -> Any:
         raise DecodeError("not_media", "no video that FFmpeg can read") from error
 
 
+def packets_of(source: Any, stream: Any) -> Iterator[Any]:
+    """Compressed pictures. One without any time is of the picture before it, and takes its time.
+
+    In MPEG-TS the two fields of an interlaced frame are often two packets, of which the first has a time.
+    """
+    pts = dts = None
+    for packet in source.demux(stream):
+        if not packet.size:  # the packet at the end that would flush a decoder
+            continue
+        if packet.pts is None and packet.dts is None and not (pts is None and dts is None):
+            packet.pts, packet.dts = pts, dts
+            packet.is_keyframe = False  # nothing can be cut between the two
+        pts, dts = packet.pts, packet.dts
+        yield packet
+
+
 def _stated_seconds(source: Any, stream: Any) -> float | None:
     import av
 
@@ -247,9 +263,7 @@ def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[
         }
         return fields, muxer.finish()
 
-    for packet in source.demux(stream):
-        if not packet.size:  # the packet at the end that would flush a decoder
-            continue
+    for packet in packets_of(source, stream):
         if packet.is_corrupt:
             lost += current is not None or not lost  # up to the next keyframe
             if current is not None and origin is None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import media
 import numpy as np
+import paff
 import psutil
 import pytest
 from test_decode import decode
@@ -83,6 +84,21 @@ def test_a_damaged_segment_is_left_out(tmp_path: Path, place: float, lost: int) 
     assert [segment.lost for segment in segments] == [int(number == lost + 1) for number in left]
     starts = [0.5 * number for number in left]  # also after one that was lost: as a player shows them
     assert [segment.start_seconds for segment in segments] == pytest.approx(starts, abs=0.002)
+
+
+@pytest.mark.parametrize("container", ["mpegts", "mp4"])
+def test_frames_of_two_field_pictures(tmp_path: Path, container: str) -> None:
+    """In MPEG-TS each field is a packet, and the second has no time."""
+    path = written(tmp_path, paff.interlaced_clip(container, frames=48, gop=12))
+    segments = list(segments_of(path, 0.9))
+    seen = []
+    for segment in segments:
+        times, images, end = decode(segment.data)
+        assert times == pytest.approx([number / paff.FPS for number in range(24)], abs=0.002)
+        assert end == pytest.approx(segment.duration_seconds, abs=0.002)
+        seen += [paff.index_of(image) for image in images]
+    assert seen == list(range(48))
+    assert [segment.start_seconds for segment in segments] == pytest.approx([0, 0.96], abs=0.002)
 
 
 @pytest.mark.parametrize("container", ["matroska", "mp4", "mpegts"])

@@ -12,6 +12,7 @@ from typing import Any
 
 import av
 import media
+import paff
 import psutil
 import pytest
 from aiohttp import web
@@ -119,6 +120,13 @@ async def test_a_stream_is_cut_at_its_keyframes(clip: bytes) -> None:
     assert not any(chunk.last for chunk in chunks)
     assert {chunk.video_id for chunk in chunks} == {"cam"}
     assert all(abs((chunk.captured_at_ms or 0) / 1000 - time.time()) < 60 for chunk in chunks)
+
+
+async def test_frames_of_two_field_pictures() -> None:
+    async with sending(paff.interlaced_clip("mpegts", frames=48, gop=12)) as address:
+        found, _ = await take(stream(address))
+    seen = [[paff.index_of(image) for image in decode(piece.chunk.data)[1]] for piece in found]
+    assert seen == [list(range(24)), list(range(24, 48))]
 
 
 async def test_a_lost_stream_is_connected_again(clip: bytes) -> None:
