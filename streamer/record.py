@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import sys
 import threading
@@ -22,9 +23,11 @@ from streamer.errors import DecodeError
 from streamer.segment import (
     DEMUXERS,
     LENGTH,
+    MEMORY_BYTES,
     Muxer,
     child_command,
     child_environment,
+    cut,
     packets_of,
     video_stream,
     write_message,
@@ -41,6 +44,8 @@ JUMP_SECONDS = 10.0
 
 MAX_SEGMENT_SECONDS = 60.0
 """Without a keyframe."""
+
+_FIELDS_OF_FILES = ("start_seconds", "duration_seconds", "lost", "is_last", "format")
 
 _PROTOCOLS = "tcp,udp,rtp,srtp,tls,http,https,httpproxy,rtmp,rtmps,rtmpt,rtmpts,srt"
 """What FFmpeg may use: the network, no files."""
@@ -59,7 +64,6 @@ class Recorded:
     """A piece of a stream that can be decoded on its own."""
 
     data: bytes
-    """Matroska."""
     start_seconds: float
     """Since the first keyframe of the connection."""
     duration_seconds: float
@@ -69,6 +73,8 @@ class Recorded:
     """Segments left out before it."""
     is_last: bool
     """The source has an end, and this is it; a live one never says so."""
+    format: str
+    """`matroska`, or `mp4` where that must hide what an edit list hides."""
 
     def __repr__(self) -> str:
         return f"Recorded({len(self.data)} bytes, {self.start_seconds:.3f} s + {self.duration_seconds:.3f} s)"
@@ -118,6 +124,7 @@ async def record(
 def main() -> None:
     """Entry point of the child: settings from standard input, segments to standard output."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     import av
 
     settings = json.loads(sys.stdin.buffer.readline())
@@ -162,22 +169,42 @@ def _open(url: str, options: dict[str, str]) -> Any:
 
 
 def _segments(source: Any, chunk_seconds: float, max_bytes: int) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Fields and data of each segment. Raises DecodeError if timestamps jump, or a segment gets too large."""
+    """Fields and data of each segment. Raises DecodeError."""
     stream = video_stream(source)
-    has_end = bool(stream.duration or source.duration)
+    if not (stream.duration or source.duration):
+        yield from _live_segments(source, stream, chunk_seconds, max_bytes)
+        return
+    for fields, data in cut(source, stream, chunk_seconds):  # a file, as if it lay here
+        if len(data) > max_bytes:
+            raise _too_many_bytes(max_bytes)
+        kept = {name: fields[name] for name in _FIELDS_OF_FILES}
+        yield {**kept, "captured_at_ms": round(1000 * time.time())}, data
+
+
+def _too_many_bytes(max_bytes: int) -> DecodeError:
+    text = f"a chunk of more than {max_bytes} bytes; let the camera send keyframes"
+    return DecodeError("too_many_bytes", text)
+
+
+def _live_segments(
+    source: Any, stream: Any, chunk_seconds: float, max_bytes: int
+) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Raises DecodeError also if timestamps jump."""
     time_base = stream.time_base
     current: Muxer | None = None
     origin: int | None = None
     start = end = size = lost = 0
+    expected: int | None = None  # by the order of decoding: pictures may be shown seconds earlier or later
     came_ms = 0
 
-    def finished(muxer: Muxer, until: int, *, is_last: bool) -> tuple[dict[str, Any], bytes]:
+    def finished(muxer: Muxer, until: int) -> tuple[dict[str, Any], bytes]:
         fields = {
             "start_seconds": float((start - (origin or 0)) * time_base),
             "duration_seconds": max(float((until - start) * time_base), 0.0),
             "captured_at_ms": came_ms,
             "lost": lost,
-            "is_last": is_last,
+            "is_last": False,
+            "format": muxer.format,
         }
         return fields, muxer.finish()
 
@@ -187,28 +214,30 @@ def _segments(source: Any, chunk_seconds: float, max_bytes: int) -> Iterator[tup
             if current is not None:
                 current, lost = None, lost + 1
             continue
-        if origin is not None and not -1 <= (pts - end) * time_base <= JUMP_SECONDS:
-            raise DecodeError("damaged", f"timestamps jump by {float((pts - end) * time_base):.1f} s")
+        decoded = pts if packet.dts is None else packet.dts
+        if expected is not None and not -1 <= (decoded - expected) * time_base <= JUMP_SECONDS:
+            raise DecodeError(
+                "damaged", f"timestamps jump by {float((decoded - expected) * time_base):.1f} s"
+            )
         if current is None:
             if not packet.is_keyframe:
                 continue
             current, start, end, size = Muxer(stream), pts, pts, 0
             origin = pts if origin is None else origin
         elif packet.is_keyframe and (pts - start) * time_base >= chunk_seconds:
-            yield finished(current, pts, is_last=False)
+            yield finished(current, pts)
             current, start, size, lost = Muxer(stream), pts, 0, 0
         size += packet.size
         if size > max_bytes:
-            raise DecodeError(
-                "too_many_bytes", f"a chunk of more than {max_bytes} bytes; let the camera send keyframes"
-            )
+            raise _too_many_bytes(max_bytes)
+        expected = decoded + (packet.duration or 0)
         end = max(end, pts + (packet.duration or 0))
         if (end - start) * time_base > MAX_SEGMENT_SECONDS + chunk_seconds:
             raise DecodeError("no_keyframe", f"no keyframe for {MAX_SEGMENT_SECONDS:.0f} s")
         came_ms = round(1000 * time.time())
         current.add(packet)  # changes the packet's time base
     if current is not None:
-        yield finished(current, end, is_last=has_end)
+        yield finished(current, end)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from streamer.video_stream import is_accepted, video_streams
 
 LENGTH = struct.Struct("!I")
 
-_MEMORY_BYTES = 1 << 30
+MEMORY_BYTES = 1 << 30
 """Address space of the child, which holds a group of pictures, at times three times."""
 _READ_BYTES = 1024 * 1024
 
@@ -129,12 +129,12 @@ def _read_segments(pipe: IO[bytes]) -> Iterator[Segment]:
 def main() -> None:
     """Entry point of the child: the file is standard input, segments go to standard output."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     import av
 
     try:
         _wait_for_writer(sys.stdin.fileno())
-        for fields, data in _cut(sys.stdin.buffer, float(sys.argv[1])):
+        for fields, data in _file_segments(sys.stdin.buffer, float(sys.argv[1])):
             write_message({**fields, "bytes": len(data)}, data)
     except BrokenPipeError:
         os._exit(0)  # nobody wants the rest
@@ -163,12 +163,12 @@ def write_message(fields: dict[str, Any], data: bytes = b"") -> None:
     sys.stdout.buffer.flush()
 
 
-def _cut(file: IO[bytes], chunk_seconds: float) -> Iterator[tuple[dict[str, Any], bytes]]:
+def _file_segments(file: IO[bytes], chunk_seconds: float) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Fields and data of each segment."""
     with _open(file) as source:
         is_cut = "matroska" in source.format.name and _is_cut_matroska(file)
         videos = sum(map(is_accepted, video_streams(source)))
-        for fields, data in _segments(source, video_stream(source), chunk_seconds):
+        for fields, data in cut(source, video_stream(source), chunk_seconds):
             if is_cut and fields["is_last"]:  # FFmpeg takes the cut for the end
                 raise DecodeError("damaged", "the file is cut or damaged")
             yield {**fields, "videos": videos}, data
@@ -242,7 +242,8 @@ def _stated_seconds(source: Any, stream: Any) -> float | None:
     return float((length if length > 0 else source.duration) / av.time_base)
 
 
-def _segments(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[dict[str, Any], bytes]]:
+def cut(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Fields and data of each segment. Raises DecodeError."""
     time_base = stream.time_base
     video_seconds = _stated_seconds(source, stream)
     origin: int | None = None

@@ -63,7 +63,7 @@ class Stream(NetworkSource):
                             video_id=self.video_id,
                             seq=seq,
                             data=recorded.data,
-                            format="matroska",
+                            format=recorded.format,
                             start_seconds=start,
                             captured_at_ms=recorded.captured_at_ms,
                             last=recorded.is_last,

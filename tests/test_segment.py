@@ -280,7 +280,7 @@ def test_a_group_of_pictures_without_end_is_refused_in_time(tmp_path: Path) -> N
             packet.stream, packet.time_base = keyframe.stream, Fraction(1, media.FPS)
             packet.pts = packet.dts = number
             output.mux(packet)
-    code = "import streamer.segment as s; s._MEMORY_BYTES = 240 << 20; s.main()"
+    code = "import streamer.segment as s; s.MEMORY_BYTES = 240 << 20; s.main()"
     answer = subprocess.run(
         [sys.executable, "-c", code, "2.0"],
         input=buffer.getvalue(),

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import av
@@ -23,6 +24,7 @@ from streamer import stream as stream_module
 from streamer.errors import ConfigError
 from streamer.files import Piece, SourceError
 from streamer.network import NetworkOptions
+from streamer.segment import segments_of
 from streamer.sources import sources_of
 from streamer.stream import Stream
 
@@ -254,6 +256,34 @@ async def test_a_file_over_http_ends(site: dict[str, Any]) -> None:
     found, error = await take(stream(f"{site['address']}/clip.mp4"))
     assert error is None
     assert [piece.chunk.last for piece in found] == [False, True]
+
+
+async def test_a_file_over_http_is_cut_as_one_that_lies_here(site: dict[str, Any], tmp_path: Path) -> None:
+    """With a pause, in which a live stream would count as lost, and with pictures that a trim hides."""
+    pts = [number * media.TICKS // media.FPS + (number >= 40) * 20 * media.TICKS for number in range(90)]
+    clips = {
+        "pause.mkv": media.encode("matroska", frames=90, gop=30, pts=pts),
+        "trimmed.mp4": media.trimmed(media.encode("mp4", frames=90, gop=30), 20 / media.FPS),
+    }
+    for name, clip in clips.items():
+        site[f"/{name}"] = clip
+        (tmp_path / name).write_bytes(clip)
+        found, error = await take(stream(f"{site['address']}/{name}", attempts=1))
+        assert error is None
+        here = list(segments_of(tmp_path / name, 0.9))
+        assert [frames_of(piece) for piece in found] == [
+            [media.index_of(image) for image in decode(segment.data)[1]] for segment in here
+        ]
+        assert positions(found) == pytest.approx([segment.start_seconds for segment in here], abs=0.01)
+
+
+async def test_pictures_that_are_shown_seconds_after_others() -> None:
+    """One a second, out of order: no jump."""
+    pts = [number * media.TICKS for number in range(12)]
+    clip = media.encode("mpegts", gop=6, pts=pts, options={"bf": "3", "b_strategy": "0"})
+    async with sending(clip) as address:
+        found, _ = await take(stream(address, attempts=1))
+    assert [frames_of(piece) for piece in found] == [list(range(6)), list(range(6, 12))]
 
 
 # --------------------------------------------------- RTSP and RTMP, pushed to a listener
