@@ -34,8 +34,7 @@ from footage import wandering_face
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-from conftest import fresh_names
-from fakes import publish, watching
+from fakes import fresh_names, publish, watching
 from kafka_broker import RunningKafka, restartable_kafka
 from members import make_engines, make_member
 

@@ -22,8 +22,7 @@ import uvloop
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-from conftest import fresh_names
-from fakes import FakePipeline, chunk, publish, running, service_config, until
+from fakes import FakePipeline, chunk, fresh_names, publish, running, service_config, until
 from kafka_broker import restartable_kafka
 
 from streamer.config import LogConfig

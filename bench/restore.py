@@ -20,7 +20,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-from conftest import fresh_names
+from fakes import fresh_names
 from kafka_broker import restartable_kafka
 
 from streamer.config import AlertConfig, FacesConfig, RollingConfig

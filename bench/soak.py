@@ -33,8 +33,7 @@ from harness import FULL_SIZE, VIDEOS, Bench, running_service
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-from conftest import fresh_names
-from fakes import dead_letters
+from fakes import dead_letters, fresh_names
 from kafka_broker import free_ports, restartable_kafka
 
 from streamer.engines import ensure_untrained

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.demo_clips import demo_clips
+from streamer.messages import VideoChunk
+from streamer.segment import segments_of
 
 FPS = 10
 
@@ -63,3 +65,17 @@ def encode_frames(frames: Sequence[NDArray[np.uint8]]) -> bytes:
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     return buffer.getvalue()
+
+
+def clip_chunks(video_id: str) -> list[VideoChunk]:
+    """The bundled clip of one person, cut at its keyframes."""
+    return [
+        VideoChunk(
+            video_id=video_id,
+            seq=seq,
+            data=segment.data,
+            start_seconds=segment.start_seconds,
+            last=segment.is_last,
+        )
+        for seq, segment in enumerate(segments_of(demo_clips()[1], 2.0))
+    ]

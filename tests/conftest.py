@@ -6,13 +6,12 @@ import asyncio
 import logging
 import os
 import signal
-import uuid
 from collections.abc import AsyncIterator, Iterator
-from typing import Literal
 
 import hypothesis
 import pytest
 import structlog
+from fakes import fresh_names
 from kafka_broker import Kafka, running_kafka
 from web_site import Site, serve
 
@@ -56,25 +55,6 @@ def embedded_broker() -> Iterator[str]:
             yield broker.bootstrap_servers
         finally:
             runner.run(broker.__aexit__(None, None, None))
-
-
-def fresh_names(
-    bootstrap_servers: str, delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
-) -> KafkaConfig:
-    """Topics and group of one test alone."""
-    name = f"t{uuid.uuid4().hex[:8]}"
-    return KafkaConfig(
-        bootstrap_servers=bootstrap_servers,
-        delivery=delivery,
-        group_id=f"{name}-group",
-        chunks_topic=f"{name}-chunks",
-        scores_topic=f"{name}-scores",
-        dead_letters_topic=f"{name}-dlq",
-        state_topic=f"{name}-state",
-        evidence_topic=f"{name}-evidence",
-        session_timeout_ms=6000,
-        heartbeat_interval_ms=200,
-    )
 
 
 @pytest.fixture(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import RecordsToDelete
@@ -85,6 +86,25 @@ class FakePipeline:
         frame = FramePrediction(0.0, (face,))
         times, rate = {"decode": 2.0}, 4.0 * sampling_share
         return ChunkPrediction(chunk.video_id, chunk.seq, None, 1.0, (frame,), times, rate)
+
+
+def fresh_names(
+    bootstrap_servers: str, delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
+) -> KafkaConfig:
+    """Topics and group of one test alone."""
+    name = f"t{uuid.uuid4().hex[:8]}"
+    return KafkaConfig(
+        bootstrap_servers=bootstrap_servers,
+        delivery=delivery,
+        group_id=f"{name}-group",
+        chunks_topic=f"{name}-chunks",
+        scores_topic=f"{name}-scores",
+        dead_letters_topic=f"{name}-dlq",
+        state_topic=f"{name}-state",
+        evidence_topic=f"{name}-evidence",
+        session_timeout_ms=6000,
+        heartbeat_interval_ms=200,
+    )
 
 
 def service_config(kafka: KafkaConfig, **service: Any) -> Config:

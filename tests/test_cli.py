@@ -6,16 +6,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from clips import make_clip
-from conftest import fresh_names
+from command import COMMAND, ROOT, environment, options_of, process, streamer
+from fakes import fresh_names
 from members import make_engines, make_member
 from typer.testing import CliRunner, Result
 from updates import update
@@ -36,28 +34,7 @@ from streamer.errors import (
 from streamer.kafka.deliver import AtLeastOnce, Batch
 from streamer.messages import decode_score
 
-ROOT = Path(__file__).parents[1]
-COMMAND = [sys.executable, "-m", "streamer"]
 NOWHERE = "127.0.0.1:1"
-
-
-def environment() -> dict[str, str]:
-    """Of a terminal of known width, without settings of whoever runs the tests."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("STREAMER_")}
-    return kept | {"COLUMNS": "100", "NO_COLOR": "1"}
-
-
-def streamer(*words: str | Path, cwd: Path = ROOT, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run `streamer WORDS` to its end."""
-    return subprocess.run(
-        [*COMMAND, *map(str, words)],
-        cwd=cwd,
-        env=environment() | settings,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize("words", [["doctor"], ["score", "--json", "nowhere.mp4"]])
@@ -75,21 +52,6 @@ def test_a_full_disk_under_the_results_is_an_error_in_one_line(words: list[str])
         )
     assert done.returncode == 1
     assert done.stderr == "error: cannot write what was asked for: No space left on device\n"
-
-
-def options_of(kafka: KafkaConfig) -> list[str]:
-    """Global options that point to a test's own topics."""
-    names = (
-        "bootstrap_servers",
-        "delivery",
-        "group_id",
-        "chunks_topic",
-        "scores_topic",
-        "dead_letters_topic",
-        "state_topic",
-        "evidence_topic",
-    )
-    return [word for name in names for word in ("--set", f"kafka.{name}={getattr(kafka, name)}")]
 
 
 # ------------------------------------------------------------------ without a broker
@@ -254,26 +216,6 @@ def test_publish(kafka: KafkaConfig, tmp_path: Path) -> None:
     assert "video a, 2 chunks, 2.0 s" in result.stdout
     assert f"error  {text}: " in result.stderr
     assert "Traceback" not in result.stderr
-
-
-@contextmanager
-def process(*words: str, **more: Any) -> Iterator[subprocess.Popen[str]]:
-    """`streamer WORDS` in the background; killed at the end if it still runs."""
-    running = subprocess.Popen(
-        [*COMMAND, *words],
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **more,
-    )
-    try:
-        yield running
-    finally:
-        running.kill()
-        with suppress(ValueError):  # a test has closed a pipe
-            running.communicate()
 
 
 @pytest.fixture

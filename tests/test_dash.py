@@ -15,8 +15,8 @@ import av
 import hypothesis
 import media
 import pytest
+from decoding import decode
 from hypothesis import strategies as st
-from test_decode import decode
 from web_site import Site
 
 from streamer.adaptive import Listing

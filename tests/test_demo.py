@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from command import COMMAND, ROOT, environment, process
 from members import make_engines
-from test_cli import COMMAND, ROOT, environment, process
 
 from streamer.demo_clips import demo_clips
 

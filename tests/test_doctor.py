@@ -15,7 +15,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaConnectionError
 from aiokafka.protocol.admin import CreateAclsRequest
-from conftest import fresh_names
+from fakes import fresh_names
 from kafka_broker import PASSWORD, USERNAME, Kafka, restartable_kafka
 from members import make_engines, make_member
 

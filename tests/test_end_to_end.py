@@ -9,6 +9,7 @@ import cv2
 import hostile
 import numpy as np
 import pytest
+from clips import clip_chunks
 from fakes import dead_letters, evidence_of, publish, running, service_config, until, watching
 from media import encode
 from members import make_engines, make_member
@@ -20,7 +21,6 @@ from streamer.messages import VideoChunk
 from streamer.pipeline import Pipeline
 from streamer.publish import publish_sources
 from streamer.score import score_file
-from streamer.segment import segments_of
 from streamer.sources import sources_of
 from streamer.suspects import HEAT_PX
 
@@ -37,20 +37,6 @@ def engines(tmp_path: Path) -> ClassifyConfig:
 
 def config_for(kafka: KafkaConfig, classify: ClassifyConfig) -> Config:
     return service_config(kafka, drain_seconds=30.0).model_copy(update={"classify": classify})
-
-
-def clip_chunks(video_id: str) -> list[VideoChunk]:
-    """The bundled clip of one person, cut at its keyframes."""
-    return [
-        VideoChunk(
-            video_id=video_id,
-            seq=seq,
-            data=segment.data,
-            start_seconds=segment.start_seconds,
-            last=segment.is_last,
-        )
-        for seq, segment in enumerate(segments_of(demo_clips()[1], 2.0))
-    ]
 
 
 async def test_video_in_scores_out(kafka: KafkaConfig, engines: ClassifyConfig) -> None:

@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import fresh_names
-from fakes import chunks_in
+from fakes import chunks_in, fresh_names
 from media import cut_at_keyframes, encode
 from members import make_engines
 from updates import update

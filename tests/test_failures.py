@@ -16,7 +16,6 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from clips import encode_frames, make_clip, portrait
-from conftest import fresh_names
 from fakes import (
     BROKEN,
     FakePipeline,
@@ -24,6 +23,7 @@ from fakes import (
     chunk,
     committed,
     dead_letters,
+    fresh_names,
     publish,
     running,
     service_config,

@@ -7,8 +7,8 @@ import media
 import numpy as np
 import pytest
 from av.video.reformatter import ColorTrc
+from decoding import decode
 from numpy.typing import NDArray
-from test_decode import decode
 
 from streamer.hdr import tone_mapped
 from streamer.picture import SampledFrame

@@ -11,9 +11,9 @@ from typing import Any
 import m3u8
 import media
 import pytest
+from decoding import decode
 from fakes import until
 from structlog.testing import capture_logs
-from test_decode import decode
 from web_site import Site
 
 from streamer import fetch

@@ -6,13 +6,9 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
-import pytest
-
 PACKAGE = Path(__file__).parents[1] / "streamer"
-ROOMS = sorted(str(path.relative_to(PACKAGE.parent)) for path in PACKAGE.rglob("*.py"))
 
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
@@ -113,13 +109,11 @@ LAZY = (
 WRAPPERS = ("streamer.backends.", "streamer.gpu.", "streamer.models.", "streamer.training.")
 
 
-@cache
-def tree_of(file: str) -> ast.AST:
-    return ast.parse((PACKAGE.parent / file).read_text())
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
-def module_of(file: str) -> str:
-    return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+MODULES = {module_of(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def imports(tree: ast.AST, module: str, *, top_level: bool = False) -> Iterator[str]:
@@ -152,40 +146,47 @@ def layer_of(name: str) -> int:
     return STAGES
 
 
-@pytest.mark.parametrize("file", ROOMS)
-def test_imports_point_down(file: str) -> None:
-    module = module_of(file)
-    own = PEOPLE if module == "streamer" else layer_of(module)  # offers the library's classes, lazily
-    for name in imports(tree_of(file), module):
-        if within(name, "streamer"):
-            other = layer_of(name)
-            assert other <= own, f"{module} (layer {own}) imports {name} (layer {other})"
+def test_imports_point_down() -> None:
+    upwards = [
+        f"{module} (layer {own}) imports {name} (layer {layer_of(name)})"
+        for module, tree in MODULES.items()
+        for own in [layer_of(module) if module != "streamer" else PEOPLE]  # it offers them all, lazily
+        for name in imports(tree, module)
+        if within(name, "streamer") and layer_of(name) > own
+    ]
+    assert upwards == []
 
 
-@pytest.mark.parametrize("file", ROOMS)
-def test_libraries_stay_in_their_rooms(file: str) -> None:
-    module = module_of(file)
-    for name in imports(tree_of(file), module):
-        rooms = ONLY_IN.get(name.split(".")[0])
-        assert rooms is None or any(within(module, room) for room in rooms), f"{module} imports {name}"
+def test_libraries_stay_in_their_rooms() -> None:
+    strays = [
+        f"{module} imports {name}"
+        for module, tree in MODULES.items()
+        for name in imports(tree, module)
+        if (rooms := ONLY_IN.get(name.split(".")[0])) and not any(within(module, room) for room in rooms)
+    ]
+    assert strays == []
 
 
-@pytest.mark.parametrize("file", ROOMS)
-def test_heavy_libraries_are_imported_late(file: str) -> None:
-    module = module_of(file)
-    if module.startswith(WRAPPERS):
-        return
-    for name in imports(tree_of(file), module, top_level=True):
-        assert name.split(".")[0] not in LAZY, f"{module} imports {name} at its top"
+def test_heavy_libraries_are_imported_late() -> None:
+    early = [
+        f"{module} imports {name} at its top"
+        for module, tree in MODULES.items()
+        if not module.startswith(WRAPPERS)
+        for name in imports(tree, module, top_level=True)
+        if name.split(".")[0] in LAZY
+    ]
+    assert early == []
 
 
-@pytest.mark.parametrize("file", ROOMS)
-def test_serving_never_imports_training(file: str) -> None:
-    module = module_of(file)
-    if within(module, "streamer.training") or module == "streamer.cli":  # of its commands
-        return
-    for name in imports(tree_of(file), module):
-        assert not within(name, "streamer.training"), f"{module} imports {name}"
+def test_serving_never_imports_training() -> None:
+    trainers = [
+        f"{module} imports {name}"
+        for module, tree in MODULES.items()
+        if not within(module, "streamer.training") and module != "streamer.cli"  # of its commands
+        for name in imports(tree, module)
+        if within(name, "streamer.training")
+    ]
+    assert trainers == []
 
 
 def test_the_reader_of_imports_reads() -> None:

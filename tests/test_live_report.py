@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import fresh_names
-from fakes import evidence_of, publish, running, service_config, until, watching
+from clips import clip_chunks
+from fakes import evidence_of, fresh_names, publish, running, service_config, until, watching
 from members import make_engines, make_member
 from scenes import Camera, evidence
-from test_end_to_end import clip_chunks
 from updates import update
 
 from streamer.config import AlertConfig, ClassifyConfig, Config, EvidenceConfig, KafkaConfig

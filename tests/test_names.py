@@ -18,8 +18,7 @@ from typing import Any
 import msgpack
 import pytest
 import structlog
-from conftest import fresh_names
-from fakes import dead_letters
+from fakes import dead_letters, fresh_names
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry

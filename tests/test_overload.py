@@ -7,12 +7,12 @@ import itertools
 
 import pytest
 from aiokafka.partitioner import DefaultPartitioner
-from conftest import fresh_names
 from fakes import (
     FakePipeline,
     chunk,
     committed,
     dead_letters,
+    fresh_names,
     publish,
     running,
     service_config,

@@ -16,8 +16,7 @@ import media
 import psutil
 import pytest
 from clips import make_clip
-from conftest import fresh_names
-from fakes import until
+from fakes import fresh_names, until
 
 from streamer.config import Config, KafkaConfig
 from streamer.dash import Presentation

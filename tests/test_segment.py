@@ -16,7 +16,7 @@ import numpy as np
 import paff
 import psutil
 import pytest
-from test_decode import decode
+from decoding import decode
 
 from streamer.errors import DecodeError
 from streamer.segment import _read_segments, child_environment, segments_of

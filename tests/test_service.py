@@ -12,7 +12,6 @@ from dataclasses import replace
 import aiohttp
 import pytest
 from aiokafka import AIOKafkaProducer
-from conftest import fresh_names
 from fakes import (
     BAD,
     BROKEN,
@@ -23,6 +22,7 @@ from fakes import (
     dead_letters,
     delete_records,
     evidence_of,
+    fresh_names,
     partition_of,
     publish,
     running,

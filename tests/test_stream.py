@@ -17,8 +17,8 @@ import paff
 import psutil
 import pytest
 from aiohttp import web
+from decoding import decode
 from fakes import until
-from test_decode import decode
 
 from streamer import stream as stream_module
 from streamer.errors import ConfigError

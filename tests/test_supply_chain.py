@@ -47,9 +47,9 @@ def _argument(call: ast.Call, name: str) -> object:
     return None if value is None else getattr(value, "value", "something computed")
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_unpickles(path: Path) -> None:
-    assert list(readers_of_code(path.read_text())) == []
+def test_nothing_unpickles() -> None:
+    found = [f"{path}: {place}" for path in SOURCES for place in readers_of_code(path.read_text())]
+    assert found == []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_rolling import chunk, feed, rolling, videos, walk
+from predictions import chunk, feed, rolling, videos, walk
 
 from streamer.errors import StateError
 from streamer.rolling import Arrival, EnsembleInfo

@@ -6,8 +6,8 @@ from pathlib import Path
 import av
 import media
 import pytest
+from decoding import decode
 from structlog.testing import capture_logs
-from test_decode import decode
 
 from streamer.errors import DecodeError
 from streamer.files import pieces_of

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import EXECUTABLE, Page, chromium, tab
+from clips import clip_chunks
 from fakes import publish, running, service_config, until
 from members import make_engines, make_member
 from PIL import Image
 from scenes import evidence, letters
-from test_end_to_end import clip_chunks
 from updates import update
 
 from streamer.config import ClassifyConfig, DashboardConfig, EvidenceConfig, KafkaConfig

@@ -13,10 +13,10 @@ from typing import Any
 import aiohttp
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
-from conftest import fresh_names
+from command import options_of, process, streamer
+from fakes import fresh_names
 from fakes import until as until_within
 from scenes import evidence
-from test_cli import options_of, process, streamer
 from updates import update
 
 from streamer.config import Config, DashboardConfig, KafkaConfig

@@ -9,12 +9,12 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import NewTopic
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
-from conftest import fresh_names
 from fakes import (
     FakePipeline,
     chunk,
     dead_letters,
     delete_records,
+    fresh_names,
     partition_of,
     producer,
     publish,

@@ -10,8 +10,7 @@ import msgpack
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import NewTopic
-from conftest import fresh_names
-from fakes import committed, dead_letters, evidence_of, until, watching
+from fakes import committed, dead_letters, evidence_of, fresh_names, until, watching
 from updates import update
 
 from streamer.config import KafkaConfig

@@ -9,8 +9,17 @@ from contextlib import aclosing
 
 import pytest
 from aiokafka import TopicPartition
-from conftest import fresh_names
-from fakes import FakePipeline, chunk, producer, publish, running, service_config, until, watching
+from fakes import (
+    FakePipeline,
+    chunk,
+    fresh_names,
+    producer,
+    publish,
+    running,
+    service_config,
+    until,
+    watching,
+)
 from updates import update
 
 from streamer.config import KafkaConfig

@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import MessageSizeTooLargeError
-from conftest import fresh_names
+from fakes import fresh_names
 
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError
