@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 import structlog
 from fakes import fresh_names
-from kafka_broker import Kafka, running_kafka
+from kafka_broker import EMBEDDED, ON_KAFKA, Kafka, running_kafka
 from web_site import Site, serve
 
 from streamer import fetch
@@ -57,13 +57,7 @@ def embedded_broker() -> Iterator[str]:
             runner.run(broker.__aexit__(None, None, None))
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(("apache_kafka", "exactly_once"), marks=pytest.mark.needs_kafka, id="exactly_once"),
-        pytest.param(("apache_kafka", "at_least_once"), marks=pytest.mark.needs_kafka, id="at_least_once"),
-        pytest.param(("embedded_broker", "at_least_once"), id="embedded"),
-    ]
-)
+@pytest.fixture(params=[*ON_KAFKA, EMBEDDED])
 def names(request: pytest.FixtureRequest) -> KafkaConfig:
     """Each kind of broker and delivery in turn."""
     broker, delivery = request.param

@@ -38,6 +38,16 @@ CACHE = Path(__file__).parents[1] / ".cache" / "kafka"
 JAVA_OPTIONS = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 """A node that starts quickly and stays near 250 MB."""
 
+ON_KAFKA = [
+    pytest.param(("apache_kafka", delivery), marks=pytest.mark.needs_kafka, id=delivery)
+    for delivery in ("exactly_once", "at_least_once")
+]
+EMBEDDED = pytest.param(("embedded_broker", "at_least_once"), id="embedded")
+"""Parameters of the fixture `names`."""
+
+each_delivery = pytest.mark.parametrize("names", ON_KAFKA, indirect=True)
+"""Not on the embedded broker, where whoever joins a group waits for three seconds, or for eight more."""
+
 READY_SECONDS = 120.0
 USERNAME, PASSWORD, KEY_PASSWORD = "alice", "alice-secret-4711", "key-secret-0815"
 
@@ -125,7 +135,9 @@ class RunningKafka:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start, and wait until it answers."""
+        """Start, unless it runs, and wait until it answers."""
+        if self._process is not None and self._process.poll() is None:
+            return
         self._process = subprocess.Popen(self._command, stdout=self._output, stderr=self._output)
         wait_until_ready(self._process, self.kafka, self._log)
 

@@ -207,11 +207,12 @@ def test_missing_topics_are_named(fresh: KafkaConfig) -> None:
     assert "streamer topics create" in result.stderr
 
 
-def test_publish(kafka: KafkaConfig, tmp_path: Path) -> None:
+@pytest.mark.needs_kafka
+def test_publish(real_kafka: KafkaConfig, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "a.mp4", seconds=2)
     text = tmp_path / "b.mp4"
     text.write_text("no video")
-    result = streamer("publish", clip, text, "--chunk-seconds", "1", *options_of(kafka))
+    result = streamer("publish", clip, text, "--chunk-seconds", "1", *options_of(real_kafka))
     assert result.returncode == 1
     assert "video a, 2 chunks, 2.0 s" in result.stdout
     assert f"error  {text}: " in result.stderr
@@ -219,15 +220,16 @@ def test_publish(kafka: KafkaConfig, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def watching(kafka: KafkaConfig) -> Iterator[subprocess.Popen[str]]:
+def watching(real_kafka: KafkaConfig) -> Iterator[subprocess.Popen[str]]:
     """`streamer watch --json --from-beginning` on topics of its own."""
-    with process("watch", "--json", "--from-beginning", *options_of(kafka)) as running:
+    with process("watch", "--json", "--from-beginning", *options_of(real_kafka)) as running:
         yield running
 
 
-async def test_watch_json_and_interrupt(kafka: KafkaConfig, watching: subprocess.Popen[str]) -> None:
+@pytest.mark.needs_kafka
+async def test_watch_json_and_interrupt(real_kafka: KafkaConfig, watching: subprocess.Popen[str]) -> None:
     sent = [update("a\n\x1b[31m", 1), update("b", 2, None)]
-    async with AtLeastOnce(kafka) as delivery:
+    async with AtLeastOnce(real_kafka) as delivery:
         await delivery.deliver(Batch(0, updates=sent))
     assert watching.stdout is not None
     got = [watching.stdout.readline() for _ in sent]
@@ -241,11 +243,12 @@ async def test_watch_json_and_interrupt(kafka: KafkaConfig, watching: subprocess
     assert "Traceback" not in err
 
 
+@pytest.mark.needs_kafka
 async def test_watch_ends_quietly_when_nobody_reads(
-    kafka: KafkaConfig, watching: subprocess.Popen[str]
+    real_kafka: KafkaConfig, watching: subprocess.Popen[str]
 ) -> None:
     assert watching.stdout is not None
-    async with AtLeastOnce(kafka) as delivery:
+    async with AtLeastOnce(real_kafka) as delivery:
         await delivery.deliver(Batch(0, updates=[update("a", 1)]))
         watching.stdout.readline()
         watching.stdout.close()
@@ -290,9 +293,10 @@ def test_score_without_usable_members_is_status_4(networks: list[str], tmp_path:
     assert result.stdout == ""
 
 
-def test_run_publish_watch_and_stop(kafka: KafkaConfig, networks: list[str]) -> None:
+@pytest.mark.needs_kafka
+def test_run_publish_watch_and_stop(real_kafka: KafkaConfig, networks: list[str]) -> None:
     """The whole path as three processes."""
-    options = [*options_of(kafka), *networks, "--set", "service.http_port=0"]
+    options = [*options_of(real_kafka), *networks, "--set", "service.http_port=0"]
     following = process("watch", "--json", "--from-beginning", *options)
     with process("run", *options) as service, following as watching:
         sent = streamer("publish", demo_clips()[0], "--video-id", "clip", *options)
@@ -319,10 +323,11 @@ def test_run_without_topics_is_status_3(fresh: KafkaConfig, networks: list[str])
     assert "streamer topics create" in result.stderr
 
 
-def test_run_with_untrained_members_is_status_4(kafka: KafkaConfig, tmp_path: Path) -> None:
+@pytest.mark.needs_kafka
+def test_run_with_untrained_members_is_status_4(real_kafka: KafkaConfig, tmp_path: Path) -> None:
     engines = make_engines(tmp_path / "engines")
     make_member(engines, "random", 0.0, trained=False)
     settings = ("--set", f"classify.engines={engines}", "--set", "classify.members=['random']")
-    result = streamer("run", *options_of(kafka), *settings, "--set", "service.http_port=0")
+    result = streamer("run", *options_of(real_kafka), *settings, "--set", "service.http_port=0")
     assert result.returncode == 4
     assert "--allow-untrained" in result.stderr

@@ -57,14 +57,15 @@ async def test_video_in_scores_out(kafka: KafkaConfig, engines: ClassifyConfig) 
     assert final.trained
 
 
-async def test_a_published_file_has_the_score_of_the_file(kafka: KafkaConfig, tmp_path: Path) -> None:
+@pytest.mark.needs_kafka
+async def test_a_published_file_has_the_score_of_the_file(real_kafka: KafkaConfig, tmp_path: Path) -> None:
     folder = make_engines(tmp_path / "engines", plain=2.0)
     make_member(folder, "changing", 0.0, weight=1.0)
-    config = config_for(kafka, ClassifyConfig(engines=folder, members=("plain", "changing")))
+    config = config_for(real_kafka, ClassifyConfig(engines=folder, members=("plain", "changing")))
     clip = demo_clips()[1]
     async with Pipeline(config) as pipeline:
         of_file = await score_file(clip, config, pipeline)
-    async with watching(kafka) as scores, running(config, Pipeline(config)):
+    async with watching(real_kafka) as scores, running(config, Pipeline(config)):
         sources = sources_of([str(clip)], None)
         assert await publish_sources(config, sources, CHUNK_SECONDS, realtime=False) == 0
         await until(lambda: scores.updates and scores.updates[-1].last, seconds=120)
@@ -84,17 +85,18 @@ async def test_a_published_file_has_the_score_of_the_file(kafka: KafkaConfig, tm
     assert final["models"]["changing"] != pytest.approx(0.5, abs=0.01)
 
 
-async def test_suspicious_faces_are_published_as_pictures(kafka: KafkaConfig, tmp_path: Path) -> None:
+@pytest.mark.needs_kafka
+async def test_suspicious_faces_are_published_as_pictures(real_kafka: KafkaConfig, tmp_path: Path) -> None:
     folder = make_engines(tmp_path / "engines", plain=2.0)
     make_member(folder, "seer", 1.0, weight=0.1, mask=True)
     chunks = clip_chunks("clip")
-    config = config_for(kafka, ClassifyConfig(engines=folder, members=("plain", "seer"))).model_copy(
+    config = config_for(real_kafka, ClassifyConfig(engines=folder, members=("plain", "seer"))).model_copy(
         update={"evidence": EvidenceConfig(publish=True, crops_per_chunk=3)}
     )
-    async with watching(kafka) as scores, running(config, Pipeline(config)):
-        await publish(kafka, *chunks)
+    async with watching(real_kafka) as scores, running(config, Pipeline(config)):
+        await publish(real_kafka, *chunks)
         await until(lambda: len(scores.updates) == len(chunks), seconds=120)
-        found = await evidence_of(kafka, "clip", len(chunks))
+        found = await evidence_of(real_kafka, "clip", len(chunks))
     assert [evidence.seq for evidence in found] == [chunk.seq for chunk in chunks]
     for evidence, update in zip(found, scores.updates, strict=True):
         assert evidence.model_set == update.model_set

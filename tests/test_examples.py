@@ -62,17 +62,20 @@ async def test_produce_chunks(embedded_broker: str, tmp_path: Path) -> None:
         assert chunk.captured_at_ms == pytest.approx(1000 * time.time(), abs=120_000)
 
 
-async def test_read_scores(kafka: KafkaConfig) -> None:
+@pytest.mark.needs_kafka
+async def test_read_scores(real_kafka: KafkaConfig) -> None:
     updates = [
         update("door", 0, 0.25),
         update("door", 1, None, status="no_face"),
         update("door", 2, 0.9, trained=False),
         update("door", 3, 0.75, alert="raised"),
     ]
-    async with Publisher(kafka) as publisher:
-        await publisher.send([OutRecord(kafka.scores_topic, b"door", encode_score(one)) for one in updates])
+    async with Publisher(real_kafka) as publisher:
+        await publisher.send(
+            [OutRecord(real_kafka.scores_topic, b"door", encode_score(one)) for one in updates]
+        )
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, EXAMPLES / "read_scores.py", kafka.bootstrap_servers, kafka.scores_topic),
+        *(sys.executable, EXAMPLES / "read_scores.py", real_kafka.bootstrap_servers, real_kafka.scores_topic),
         stdout=subprocess.PIPE,
     )
     try:

@@ -57,11 +57,18 @@ def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamer.kafka.publish.STOP_SECONDS", 1.0)
 
 
-@pytest.fixture
-def own_broker() -> Iterator[RunningKafka]:
-    """One that the test may stop and start."""
-    with restartable_kafka() as broker:
+@pytest.fixture(scope="module")
+def one_broker() -> Iterator[RunningKafka]:
+    """Back in seconds, were it to die: its old self must be forgotten before it is let in again."""
+    with restartable_kafka("broker.session.timeout.ms=9000") as broker:
         yield broker
+
+
+@pytest.fixture
+def own_broker(one_broker: RunningKafka) -> RunningKafka:
+    """One that the test may stop and start, running."""
+    one_broker.start()
+    return one_broker
 
 
 def metric(service: Service, name: str, **labels: str) -> float:
@@ -118,25 +125,18 @@ async def test_broker_down_and_back(own_broker: RunningKafka, quick_looks: None)
         group.create_task(take_down(down))
 
 
-@pytest.fixture
-def broker_that_may_die() -> Iterator[RunningKafka]:
-    """One that is back in seconds: its old self must be forgotten before it is let in again."""
-    with restartable_kafka("broker.session.timeout.ms=9000") as broker:
-        yield broker
-
-
 @pytest.mark.needs_kafka
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
 async def test_disk_full_on_the_broker(
-    broker_that_may_die: RunningKafka,
+    own_broker: RunningKafka,
     quick_looks: None,
     monkeypatch: pytest.MonkeyPatch,
     delivery: Literal["exactly_once", "at_least_once"],
 ) -> None:
     """Half a record fits, and the broker ends. The service waits for it, then ends with status 3 and results
     that it could not deliver; once there is space, all is scored, each chunk once."""
-    broker = broker_that_may_die
+    broker = own_broker
     kafka = fresh_names(broker.kafka.bootstrap_servers, delivery)
     await create_topics(kafka, partitions=1)
     large = [[chunk(f"video-{n}", seq, bytes([n, seq]) * 50_000) for n in range(4)] for seq in range(3)]
@@ -388,14 +388,15 @@ async def test_clock_jumps(real_kafka: KafkaConfig, monkeypatch: pytest.MonkeyPa
     assert min(update.latency_ms["total"] for update in scores.updates) >= 0
 
 
+@pytest.mark.needs_kafka
 @pytest.mark.parametrize(
     ("blow", "reason"), [(KILLED, "decoder_crashed"), (HANGING, "decoder_timeout")], ids=["killed", "hangs"]
 )
 async def test_decode_worker_fails(
-    embedded_broker: str, tmp_path: Path, blow: signal.Signals, reason: str
+    apache_kafka: str, tmp_path: Path, blow: signal.Signals, reason: str
 ) -> None:
     """It costs the chunk that it had, which is a dead letter, and is replaced."""
-    kafka = fresh_names(embedded_broker, "at_least_once")
+    kafka = fresh_names(apache_kafka)
     await create_topics(kafka, partitions=2)
     config = service_config(kafka).model_copy(
         update={
@@ -438,9 +439,10 @@ def with_networks(kafka: KafkaConfig, engines: Path) -> Config:
     )
 
 
+@pytest.mark.needs_kafka
 @pytest.mark.parametrize("stage", ["detect", "classify"])
 async def test_chunk_that_a_network_fails_on_costs_only_itself(
-    embedded_broker: str, tmp_path: Path, stage: str
+    apache_kafka: str, tmp_path: Path, stage: str
 ) -> None:
     """The network is real, and gives NaN for one of nine chunks. The scores of the others, which shared its
     batches, are as if it had not been there."""
@@ -454,7 +456,7 @@ async def test_chunk_that_a_network_fails_on_costs_only_itself(
     innocent = [each for each in sent if each.data == good]
 
     async def score(chunks: list[VideoChunk]) -> tuple[ScoreLog, KafkaConfig, Service]:
-        kafka = fresh_names(embedded_broker, "at_least_once")
+        kafka = fresh_names(apache_kafka)
         await create_topics(kafka, partitions=1)
         await publish(kafka, *chunks)
         config = with_networks(kafka, engines)
@@ -478,14 +480,13 @@ async def test_chunk_that_a_network_fails_on_costs_only_itself(
     assert metric(service, "dead_letters_total", stage=stage, reason="inference_failed") == 1
 
 
-async def test_network_that_fails_on_everything_ends_the_service(
-    embedded_broker: str, tmp_path: Path
-) -> None:
+@pytest.mark.needs_kafka
+async def test_network_that_fails_on_everything_ends_the_service(apache_kafka: str, tmp_path: Path) -> None:
     """It is the network's fault and not the chunks', of which none is lost."""
     broken, mended = make_engines(tmp_path / "broken"), make_engines(tmp_path / "mended")
     make_picky_member(broken, "member", -1.0)
     make_picky_member(mended, "member", 1.0)
-    kafka = fresh_names(embedded_broker, "at_least_once")
+    kafka = fresh_names(apache_kafka)
     await create_topics(kafka, partitions=1)
     await publish(kafka, *(chunk(f"video-{n}", 0, encode_frames(portrait())) for n in range(4)))
     async with watching(kafka) as scores:
@@ -501,9 +502,10 @@ async def test_network_that_fails_on_everything_ends_the_service(
             await each_once(scores, 1)
 
 
-async def test_chunk_that_ends_the_service_is_named(embedded_broker: str) -> None:
+@pytest.mark.needs_kafka
+async def test_chunk_that_ends_the_service_is_named(apache_kafka: str) -> None:
     """It may end the next one, too: the log says which chunk to step over."""
-    kafka = fresh_names(embedded_broker, "at_least_once")
+    kafka = fresh_names(apache_kafka)
     await create_topics(kafka, partitions=1)
     await publish(kafka, chunk("v", 0), chunk("v", 1, BROKEN))
     with capture_logs() as logs, pytest.raises(InferenceError):

@@ -47,22 +47,25 @@ async def send(kafka: KafkaConfig, *records: OutRecord) -> None:
         await publisher.send(records)
 
 
-async def test_page_of_a_video_that_the_service_has_scored(kafka: KafkaConfig, tmp_path: Path) -> None:
+@pytest.mark.needs_kafka
+async def test_page_of_a_video_that_the_service_has_scored(real_kafka: KafkaConfig, tmp_path: Path) -> None:
     folder = make_engines(tmp_path / "engines", plain=2.0)
     make_member(folder, "seer", 1.0, mask=True)
     classify = ClassifyConfig(engines=folder, members=("plain", "seer"))
-    config = service_config(kafka).model_copy(
+    config = service_config(real_kafka).model_copy(
         update={"classify": classify, "evidence": EvidenceConfig(publish=True)}
     )
     chunks = clip_chunks("live/1")
-    async with watching(kafka) as scores:
+    async with watching(real_kafka) as scores:
         async with running(config, Pipeline(config)):
-            await publish(kafka, *chunks)
-            await publish(kafka, *(each.model_copy(update={"video_id": "other"}) for each in chunks[:2]))
+            await publish(real_kafka, *chunks)
+            await publish(real_kafka, *(each.model_copy(update={"video_id": "other"}) for each in chunks[:2]))
             await until(lambda: len(scores.updates) == len(chunks) + 2, seconds=120)
         final = scores.of("live/1")[-1]
-    await send(kafka, OutRecord(kafka.scores_topic, b"live/1", b"no update"))
-    published = {crop.jpeg for each in await evidence_of(kafka, "live/1", len(chunks)) for crop in each.crops}
+    await send(real_kafka, OutRecord(real_kafka.scores_topic, b"live/1", b"no update"))
+    published = {
+        crop.jpeg for each in await evidence_of(real_kafka, "live/1", len(chunks)) for crop in each.crops
+    }
     page = tmp_path / "live.html"
     await report_video(config, "live/1", page)
     html = page.read_text()
@@ -72,7 +75,7 @@ async def test_page_of_a_video_that_the_service_has_scored(kafka: KafkaConfig, t
     assert html.count("<svg") == 2
     assert html.count('alt="Face of ') == html.count('alt="Heat map of that face"') == CROPS_PER_TRACK
     assert len(published) > CROPS_PER_TRACK
-    assert kafka.scores_topic in html
+    assert real_kafka.scores_topic in html
     assert "tests/members.py" in html
     assert "What is missing" not in html
     assert not re.search(r"(src|href)=\"(?!data:|#)", html)

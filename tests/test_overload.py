@@ -19,6 +19,7 @@ from fakes import (
     until,
     watching,
 )
+from kafka_broker import each_delivery
 from structlog.testing import capture_logs
 
 from streamer.config import KafkaConfig, SampleConfig
@@ -56,6 +57,7 @@ class HoldingPipeline(FakePipeline):
         return prediction
 
 
+@each_delivery
 async def test_a_hot_video_does_not_starve_the_others(kafka: KafkaConfig) -> None:
     """A hot video with 100 times the chunks of each other one, all of them there before the service starts.
 
@@ -91,12 +93,13 @@ async def test_a_hot_video_does_not_starve_the_others(kafka: KafkaConfig) -> Non
     assert sum((await committed(kafka)).values()) == len(chunks)
 
 
+@pytest.mark.needs_kafka
 @pytest.mark.parametrize("policy", ["none", "thin"])
 async def test_a_partition_behind_is_thinned_and_recovers(
-    embedded_broker: str, monkeypatch: pytest.MonkeyPatch, policy: str
+    apache_kafka: str, monkeypatch: pytest.MonkeyPatch, policy: str
 ) -> None:
     monkeypatch.setattr("streamer.service.LAG_SECONDS", 0.05)
-    kafka = fresh_names(embedded_broker, "at_least_once")
+    kafka = fresh_names(apache_kafka)
     await create_topics(kafka, partitions=1)
     await publish(kafka, *(chunk("v", seq) for seq in range(40)))
     config = service_config(kafka, max_chunks_in_flight=2).model_copy(
@@ -137,8 +140,9 @@ async def test_a_partition_behind_is_thinned_and_recovers(
         assert thinned == sum(rate < 4.0 for rate in rates if rate is not None)
 
 
-async def test_more_of_a_video_than_its_limit_becomes_dead_letters(embedded_broker: str) -> None:
-    kafka = fresh_names(embedded_broker, "at_least_once")
+@pytest.mark.needs_kafka
+async def test_more_of_a_video_than_its_limit_becomes_dead_letters(apache_kafka: str) -> None:
+    kafka = fresh_names(apache_kafka)
     await create_topics(kafka, partitions=1)
     await publish(kafka, *(chunk("hot", seq) for seq in range(10)), chunk("cold", 0), chunk("cold", 1))
     config = service_config(kafka, max_video_chunks_per_minute=3)

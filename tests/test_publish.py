@@ -203,10 +203,11 @@ def test_ambiguous_names() -> None:
     assert "secret" not in str(caught.value)
 
 
-async def test_to_a_broker(clip: Path, kafka: KafkaConfig, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.needs_kafka
+async def test_to_a_broker(clip: Path, real_kafka: KafkaConfig, capsys: pytest.CaptureFixture[str]) -> None:
     missing = clip.parent / "missing.mp4"
     sources = [Clip(clip, "camera"), Clip(missing, "missing")]
-    code = await publish_sources(Config(kafka=kafka), sources, 1.0, realtime=False)
+    code = await publish_sources(Config(kafka=real_kafka), sources, 1.0, realtime=False)
     assert code == 1
     out, err = capsys.readouterr()
     assert f"{clip}: video camera, 3 chunks, 3.0 s, " in out

@@ -30,6 +30,7 @@ from fakes import (
     until,
     watching,
 )
+from kafka_broker import each_delivery
 from structlog.testing import capture_logs
 
 from streamer.config import EvidenceConfig, KafkaConfig, RollingConfig
@@ -57,6 +58,7 @@ async def test_scores_every_chunk_in_order(kafka: KafkaConfig) -> None:
     assert sum((await committed(kafka)).values()) == 50
 
 
+@each_delivery
 async def test_large_chunks(kafka: KafkaConfig) -> None:
     chunks = [chunk("large", seq, bytes([seq]) * 1_500_000, last=seq == 7) for seq in range(8)]
     async with watching(kafka) as scores:
@@ -110,6 +112,7 @@ async def test_a_dead_letter_that_is_published_again_counts(kafka: KafkaConfig) 
     assert (last.chunks, last.undecodable_chunks, last.missing_chunks) == (3, 0, 0)
 
 
+@each_delivery
 async def test_evidence_is_published_once_of_every_chunk_that_was_counted(kafka: KafkaConfig) -> None:
     config = service_config(kafka).model_copy(update={"evidence": EvidenceConfig(publish=True)})
     chunks = [chunk("v", seq) for seq in range(4)]
@@ -128,11 +131,12 @@ async def test_evidence_is_published_once_of_every_chunk_that_was_counted(kafka:
     assert [evidence.crops[0].time_seconds for evidence in found] == [0.0, 1.0, 2.0, 3.0]
 
 
+@pytest.mark.needs_kafka
 @pytest.mark.parametrize(("wanted", "trained"), [(False, True), (True, False)])
 async def test_no_evidence_unless_it_is_wanted_and_the_members_are_trained(
-    embedded_broker: str, *, wanted: bool, trained: bool
+    apache_kafka: str, *, wanted: bool, trained: bool
 ) -> None:
-    kafka = fresh_names(embedded_broker, "at_least_once")
+    kafka = fresh_names(apache_kafka)
     await create_topics(kafka, partitions=1)
     config = service_config(kafka).model_copy(update={"evidence": EvidenceConfig(publish=wanted)})
     pipeline = FakePipeline()
@@ -143,8 +147,9 @@ async def test_no_evidence_unless_it_is_wanted_and_the_members_are_trained(
     assert await evidence_of(kafka, "v", 0) == []
 
 
-async def test_a_missing_topic_of_evidence_is_missed_only_by_who_publishes_any(embedded_broker: str) -> None:
-    kafka = fresh_names(embedded_broker, "at_least_once")
+@pytest.mark.needs_kafka
+async def test_a_missing_topic_of_evidence_is_missed_only_by_who_publishes_any(apache_kafka: str) -> None:
+    kafka = fresh_names(apache_kafka)
     await create_topics(kafka, partitions=1)
     config = service_config(kafka.model_copy(update={"evidence_topic": "nowhere"}))
     async with running(config, FakePipeline()):
@@ -177,6 +182,7 @@ async def test_failing_network_stops_the_service_and_loses_nothing(real_kafka: K
         assert scores.chunks() <= {("v", 0), ("v", 1)}
 
 
+@each_delivery
 async def test_two_members_share_and_hand_over(kafka: KafkaConfig) -> None:
     """Members join and leave in the midst of work: every chunk is counted by someone, none twice."""
     videos, length = 8, 40
@@ -223,6 +229,7 @@ async def test_rebalance_keeps_the_state(real_kafka: KafkaConfig) -> None:
         assert {update.chunks for update in scores.updates[8:]} == {2}
 
 
+@each_delivery
 async def test_drain_on_stop_finishes_what_is_under_way(kafka: KafkaConfig) -> None:
     await publish(kafka, *(chunk("v", seq) for seq in range(30)))
     pipeline = FakePipeline(seconds=0.1)
@@ -272,6 +279,7 @@ async def test_second_stop_ends_at_once(real_kafka: KafkaConfig) -> None:
     assert await committed(real_kafka) == {}
 
 
+@each_delivery
 async def test_revoked_partitions_publish_nothing_late(kafka: KafkaConfig) -> None:
     """A member whose chunks do not end within the budget gives them up, and the new owner does them."""
     stuck, helper = FakePipeline(), FakePipeline()
@@ -324,9 +332,10 @@ async def test_bytes_in_flight_are_bounded(real_kafka: KafkaConfig) -> None:
         await until(lambda: len(scores.updates) == 12)
 
 
-async def test_chunks_longer_than_the_poll_interval_do_not_livelock(kafka: KafkaConfig) -> None:
+@pytest.mark.needs_kafka
+async def test_chunks_longer_than_the_poll_interval_do_not_livelock(real_kafka: KafkaConfig) -> None:
     """Processing time counts as polling, since partitions are polled while chunks are under way."""
-    kafka = kafka.model_copy(update={"max_poll_interval_ms": 1000})
+    kafka = real_kafka.model_copy(update={"max_poll_interval_ms": 1000})
     pipeline = FakePipeline(seconds=2.5)
     async with watching(kafka) as scores:
         config = service_config(kafka, max_chunks_in_flight=1, max_queued_per_partition=1)

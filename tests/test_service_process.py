@@ -15,17 +15,14 @@ from pathlib import Path
 import pytest
 from clips import make_clip
 from fakes import committed, publish, until, watching
+from kafka_broker import ON_KAFKA, each_delivery
 from members import make_engines
 
 from streamer.config import KafkaConfig
 from streamer.messages import ScoreUpdate, VideoChunk
 
 ROOT = Path(__file__).parents[1]
-VIDEOS, LENGTH = 4, 40
-ON_KAFKA = [
-    pytest.param(("apache_kafka", delivery), marks=pytest.mark.needs_kafka, id=delivery)
-    for delivery in ("exactly_once", "at_least_once")
-]
+VIDEOS, LENGTH = 4, 20
 
 
 @pytest.fixture
@@ -87,10 +84,12 @@ def lengths(updates: list[ScoreUpdate]) -> list[int]:
     return [update.seq for update in updates]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@each_delivery
 async def test_signal_in_mid_work_loses_and_repeats_nothing(
-    kafka: KafkaConfig, settings: dict[str, str], chunks: list[VideoChunk], number: signal.Signals
+    kafka: KafkaConfig, settings: dict[str, str], chunks: list[VideoChunk]
 ) -> None:
+    """Each way to deliver with one of the signals, which are the same to the service."""
+    number = signal.SIGTERM if kafka.delivery == "exactly_once" else signal.SIGINT
     await publish(kafka, *chunks)
     async with watching(kafka) as scores:
         async with process(settings) as first:
@@ -109,7 +108,7 @@ async def test_signal_in_mid_work_loses_and_repeats_nothing(
     assert sum((await committed(kafka)).values()) == len(chunks)
 
 
-@pytest.mark.parametrize("names", ON_KAFKA, indirect=True)
+@each_delivery
 async def test_killed_in_mid_work_loses_nothing(
     kafka: KafkaConfig, settings: dict[str, str], chunks: list[VideoChunk]
 ) -> None:

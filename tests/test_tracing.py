@@ -122,17 +122,18 @@ async def scores_with_headers(kafka: KafkaConfig, n: int) -> list[tuple[Any, Hea
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.needs_kafka
 async def test_one_trace_from_the_producer_to_the_score(
-    kafka: KafkaConfig, tracing: Tracing, memory: InMemorySpanExporter
+    real_kafka: KafkaConfig, tracing: Tracing, memory: InMemorySpanExporter
 ) -> None:
-    async with running(service_config(kafka), FakePipeline(), tracing):
-        async with ChunkPublisher(kafka, tracing=tracing) as publisher:
+    async with running(service_config(real_kafka), FakePipeline(), tracing):
+        async with ChunkPublisher(real_kafka, tracing=tracing) as publisher:
             await publisher.send_chunk(chunk("ours", 0))
             await publisher.send_chunk(chunk("ours", 1, BAD))
-        async with ChunkPublisher(kafka) as publisher:  # another producer, with a trace of its own
+        async with ChunkPublisher(real_kafka) as publisher:  # another producer, with a trace of its own
             raw = [("content-type", b"video/mp2t"), ("traceparent", TRACEPARENT.encode())]
             await publisher.send_raw(b"media", b"theirs", raw)
-        scores = await scores_with_headers(kafka, 3)
+        scores = await scores_with_headers(real_kafka, 3)
         await until(lambda: len(memory.get_finished_spans()) == 5, seconds=60)
     spans = {own_ids(span): span for span in memory.get_finished_spans()}
     for update, headers in scores:
@@ -153,11 +154,12 @@ async def test_one_trace_from_the_producer_to_the_score(
     assert {update.status for update, _ in scores} == {"scored", "undecodable"}
 
 
-async def test_off_there_are_no_headers(kafka: KafkaConfig) -> None:
-    async with running(service_config(kafka), FakePipeline()):
-        async with ChunkPublisher(kafka) as publisher:
+@pytest.mark.needs_kafka
+async def test_off_there_are_no_headers(real_kafka: KafkaConfig) -> None:
+    async with running(service_config(real_kafka), FakePipeline()):
+        async with ChunkPublisher(real_kafka) as publisher:
             await publisher.send_chunk(chunk("v", 0))
-        ((_, headers),) = await scores_with_headers(kafka, 1)
+        ((_, headers),) = await scores_with_headers(real_kafka, 1)
     assert headers == ()
 
 

@@ -210,13 +210,14 @@ async def test_faces_with_their_heat_maps(screen: Screen) -> None:
     await page.until(f"{shown} === 'none'")
 
 
+@pytest.mark.needs_kafka
 async def test_from_a_chunk_to_the_picture_in_the_browser(
-    kafka: KafkaConfig, browser: int, tmp_path: Path
+    real_kafka: KafkaConfig, browser: int, tmp_path: Path
 ) -> None:
     """Service, broker, dashboard, browser: the real ones."""
     folder = make_engines(tmp_path / "engines", plain=2.0)
     make_member(folder, "seer", 1.0, mask=True)
-    config = service_config(kafka).model_copy(
+    config = service_config(real_kafka).model_copy(
         update={
             "classify": ClassifyConfig(engines=folder, members=("plain", "seer")),
             "evidence": EvidenceConfig(publish=True, crops_per_chunk=1),
@@ -225,7 +226,7 @@ async def test_from_a_chunk_to_the_picture_in_the_browser(
     )
     chunks = clip_chunks("cam/1")[:3]
     async with running(config, Pipeline(config)), dashboard(config) as (address, _), tab(browser) as page:
-        await publish(kafka, *chunks)
+        await publish(real_kafka, *chunks)
         await page.open(f"{address}video?id=cam%2F1")
         await page.until(f"document.querySelectorAll('#faces > li').length === 3 && {LOADED}")
         assert set(

@@ -23,6 +23,7 @@ from fakes import (
     until,
     watching,
 )
+from kafka_broker import each_delivery
 from structlog.testing import capture_logs
 
 from streamer.config import KafkaConfig
@@ -141,6 +142,7 @@ async def test_takes_one_record_of_each_partition(kafka: KafkaConfig, consumer: 
     assert await consumer.take([0, 1]) == []
 
 
+@each_delivery
 async def test_partitions_left_out_lose_nothing(kafka: KafkaConfig, consumer: ChunkConsumer) -> None:
     """Paused after their records were fetched, and left out: aiokafka would drop what it has fetched."""
     await publish(kafka, *(chunk(f"video-{n}", 0) for n in range(16)))
@@ -163,6 +165,7 @@ async def test_commits_are_read_back(kafka: KafkaConfig, consumer: ChunkConsumer
     assert (await consumer.committed(0), await consumer.committed(1)) == (7, 3)
 
 
+@each_delivery
 async def test_commit_of_a_partition_that_is_not_ours(kafka: KafkaConfig, consumer: ChunkConsumer) -> None:
     assert not await consumer.commit(lambda: {99: 1})
 
