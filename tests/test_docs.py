@@ -18,6 +18,7 @@ from streamer.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "engines").glob("*.md"))]
+COMMAND: Any = typer.main.get_command(app)
 FILES = ("py", "md", "json", "toml", "yaml", "html", "csv", "mp4", "onnx", "txt")
 
 
@@ -44,8 +45,7 @@ def commands(text: str) -> Iterator[tuple[str, set[str]]]:
     """Each call of `streamer` that a page shows: the command's name, and its options that there are not."""
     for line in text.replace("\\\n", " ").splitlines():
         for said in re.findall(r"(?:^|[ `/])streamer ([a-z-][^`|#]*)", line):
-            command: Any = typer.main.get_command(app)
-            named, known, words = [], options_of(command), said.split()
+            command, named, known, words = COMMAND, [], options_of(COMMAND), said.split()
             while words and hasattr(command, "commands"):
                 word = words.pop(0)
                 if word.startswith("--"):  # before the command, with its value
@@ -122,3 +122,11 @@ def test_modules_of_the_picture_exist() -> None:
     assert len(named) > 20
     missing = [one for one in named if not ((ROOT / "streamer" / one).exists() or (ROOT / one).exists())]
     assert missing == []
+
+
+def test_tests_that_pages_name_exist() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    defined = set(re.findall(r"^(?:async )?def (test_\w+)", sources, re.MULTILINE))
+    named = {test for page in PAGES for test in re.findall(r"`(test_\w+)`", page.read_text())}
+    assert len(named) > 30
+    assert named - defined == set()

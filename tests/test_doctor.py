@@ -16,11 +16,11 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaConnectionError
 from aiokafka.protocol.admin import CreateAclsRequest
 from fakes import fresh_names
-from kafka_broker import PASSWORD, USERNAME, Kafka, restartable_kafka
+from kafka_broker import EMBEDDED, ON_KAFKA, PASSWORD, USERNAME, Kafka, restartable_kafka
 from members import make_engines, make_member
 
 from streamer.config import Config, KafkaConfig, KafkaSecurity
-from streamer.doctor import Check, _kafka, all_checks, examine
+from streamer.doctor import Check, _detectors, _kafka, all_checks, examine
 from streamer.kafka.client import admin_client
 from streamer.kafka.topics import create_topics
 from streamer.load_config import load_config
@@ -63,13 +63,18 @@ def config_with(
 
 
 async def checks_of(config: Config) -> list[Check]:
-    return [check async for check in all_checks(config, None)]
+    """Nobody is waited for at NOWHERE."""
+    with pytest.MonkeyPatch.context() as patch:
+        if config.kafka.bootstrap_servers == NOWHERE:
+            patch.setattr("streamer.doctor.CONNECT_SECONDS", 0.1)
+        return [check async for check in all_checks(config, None)]
 
 
 def failures(checks: list[Check]) -> dict[str, Check]:
     return {check.name: check for check in checks if check.state == "fail"}
 
 
+@pytest.mark.parametrize("names", [ON_KAFKA[0], EMBEDDED], indirect=True)
 async def test_all_well(engines: Path, kafka: KafkaConfig, capsys: pytest.CaptureFixture[str]) -> None:
     config = config_with(engines, kafka=kafka)
     assert await examine(config, None, json=True) == 0
@@ -198,10 +203,10 @@ async def test_a_port_in_use(engines: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["blazeface_short_range", "blazeface_back", "blazeface_full_range"])
-async def test_a_detector_that_is_not_there(tmp_path: Path, name: str) -> None:
+def test_a_detector_that_is_not_there(tmp_path: Path, name: str) -> None:
     engines = make_engines(tmp_path / "engines", one=0.0)
     (engines / f"{name}.onnx").unlink()
-    found = failures(await checks_of(config_with(engines)))
+    found = failures([*_detectors(config_with(engines))])
     assert f"{name}.onnx: missing" in found["detector"].text
 
 
@@ -218,7 +223,7 @@ async def test_no_engines_at_all(tmp_path: Path) -> None:
     assert {"detector", "ensemble"} <= set(failures(checks))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def strict_kafka() -> Iterator[Kafka]:
     """One that allows a user of the SASL listener nothing that no ACL says."""
     authorizer = "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer"
