@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Iterator
 from contextlib import aclosing
@@ -12,20 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import av
-import hypothesis
 import media
 import pytest
 from decoding import decode
-from hypothesis import strategies as st
+from manifests import SINCE_1970, mpd, template, timeline
 from web_site import Site
 
-from streamer.adaptive import Listing
 from streamer.dash import Presentation
 from streamer.demo_clips import demo_clips
 from streamer.files import Piece, SourceError
-from streamer.messages import MAX_SECONDS, VideoChunk
-from streamer.mpd import MAX_SEGMENTS, Manifest
-from streamer.mpd_segments import LIVE_SEGMENTS, MAX_SEGMENT_SECONDS, MIN_SEGMENT_SECONDS
+from streamer.messages import VideoChunk
 from streamer.network import NetworkOptions
 from streamer.publish import publish_source
 
@@ -150,30 +145,6 @@ def cmaf() -> tuple[bytes, list[bytes]]:
     return media.fragmented(frames=120, gop=15)
 
 
-def mpd(
-    inner: str = "", *, attributes: str = 'mediaPresentationDuration="PT2S"', periods: str | None = None
-) -> str:
-    """A manifest; inner: of its only Representation."""
-    period = f"""<Period><AdaptationSet mimeType="video/mp4">
-        <Representation id="v" bandwidth="1000" height="96">{inner}</Representation>
-    </AdaptationSet></Period>"""
-    return (
-        f'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" {attributes}>'
-        f"{period if periods is None else periods}</MPD>"
-    )
-
-
-def template(attributes: str = 'duration="1"', children: str = "", *, media: str = "$Number$.m4s") -> str:
-    return (
-        f'<SegmentTemplate timescale="2" media="{media}" initialization="init.mp4" {attributes}>'
-        f"{children}</SegmentTemplate>"
-    )
-
-
-def timeline(*runs: str) -> str:
-    return f"<SegmentTimeline>{''.join(f'<S {run}/>' for run in runs)}</SegmentTimeline>"
-
-
 def put(site: Site, text: str, cmaf: tuple[bytes, list[bytes]], names: list[str], init: str) -> str:
     """Serve a manifest and its segments; its address."""
     site.content |= {"show/m.mpd": text.encode(), init: cmaf[0]}
@@ -277,7 +248,6 @@ async def test_a_segment_that_is_missing(site: Site, cmaf: tuple[bytes, list[byt
 BOMB = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 12))
 PROTECTED = '<ContentProtection schemeIdUri="urn:mpeg:dash:mp4protection:2011" value="cenc"/>'
 ELSEWHERE = '<Period xmlns:x="http://www.w3.org/1999/xlink" x:href="p.xml"/>'
-SINCE_1970 = 'availabilityStartTime="1970-01-01T00:00:00Z"'
 LIVE = 'type="dynamic" availabilityStartTime="2026-01-01T00:00:00Z"'
 
 
@@ -519,90 +489,3 @@ async def test_a_live_manifest_that_goes_away_and_comes_back(
         site.failures["show/m.mpd"] = [404, 410]
         with pytest.raises(SourceError, match="HTTP 410"):
             await anext(found)
-
-
-def listing(text: str, now_seconds: float) -> Listing:
-    manifest = Manifest(text.encode(), "http://cdn/m.mpd")
-    return manifest.listing(720, manifest.origin_seconds, now_seconds)
-
-
-def test_of_a_live_video_the_latest_segments_are_listed() -> None:
-    text = mpd(template(), attributes=f'type="dynamic" {SINCE_1970}')
-    found = listing(text, 1.7e9 + 0.4).segments
-    assert len(found) == LIVE_SEGMENTS
-    assert (found[-1].number, found[-1].start_seconds) == (3_400_000_000, 1.7e9 - 0.5)
-    runs = timeline(f'd="1" r="{MAX_SEGMENTS - 1}"')
-    long = mpd(template("", runs), attributes=f'type="dynamic" {SINCE_1970}')
-    assert [one.number for one in listing(long, 1e6).segments] == list(
-        range(MAX_SEGMENTS - LIVE_SEGMENTS + 1, MAX_SEGMENTS + 1)
-    )
-
-
-def test_live_periods() -> None:
-    one = f"""<AdaptationSet contentType="video"><Representation id="v" bandwidth="1">
-        {template("", timeline('d="1" r="-1"'))}</Representation></AdaptationSet>"""
-    text = mpd(
-        periods=f'<Period start="PT0S">{one}</Period><Period start="PT2S">{one}</Period>'
-        f'<Period start="PT9S">{one}</Period><Period>{one}</Period>',
-        attributes=f'type="dynamic" {SINCE_1970}',
-    )
-    found = listing(text, 3.7)
-    assert [one.start_seconds for one in found.segments] == [0, 0.5, 1, 1.5, 2, 2.5, 3]
-    assert not found.is_ended
-
-
-@pytest.mark.parametrize(
-    ("attributes", "addressing", "listed_anew", "fetched_anew"),
-    [
-        ('minimumUpdatePeriod="PT5S"', template("", timeline('d="4"')), 5, 5),
-        ('minimumUpdatePeriod="PT0S"', template("", timeline('d="4"')), 2, 0.5),
-        ("", template("", timeline('d="4"')), 2, 30),
-        ('minimumUpdatePeriod="P1D"', template("", timeline('d="4"')), 30, 30),
-        ('minimumUpdatePeriod="PT5S"', template('duration="4"'), 2, 5),
-        ('minimumUpdatePeriod="PT0.01S"', template('duration="1"'), 0.5, 0.5),
-    ],
-)
-def test_how_often_it_is_read(
-    attributes: str, addressing: str, listed_anew: float, fetched_anew: float
-) -> None:
-    text = mpd(addressing, attributes=f'{attributes} type="dynamic" {SINCE_1970}')
-    manifest = Manifest(text.encode(), "http://cdn/m.mpd")
-    assert manifest.listing(720, 0.0, 100.0).reload_seconds == listed_anew
-    assert manifest.update_seconds == fetched_anew
-
-
-SMALL, ANY = st.integers(1, 1000), st.one_of(st.integers(-3, 100), st.integers(0, 2**65))
-
-
-@hypothesis.given(
-    kind=st.sampled_from(["static", "dynamic"]),
-    values=st.lists(st.one_of(SMALL, ANY), min_size=10, max_size=10),
-    lengths=st.tuples(st.floats(0, 1e6), st.floats(0, 1e10)),
-    by_time=st.booleans(),
-    now=st.floats(0, 5e9),
-)
-def test_whatever_the_numbers(
-    kind: str, values: list[int], lengths: tuple[float, float], by_time: bool, now: float
-) -> None:
-    names = ["duration", "timescale", "startNumber", "presentationTimeOffset"]
-    attributes = [f'{name}="{value}"' for name, value in zip(names, values, strict=False)]
-    runs = timeline(*(f't="{values[n]}" d="{values[n + 1]}" r="{values[n + 2]}"' for n in (4, 7)))
-    addressing = (
-        f'<SegmentTemplate media="$Number%099d$$Time$" {" ".join(attributes)}>'
-        f"{runs if by_time else ''}</SegmentTemplate>"
-    )
-    more = f'mediaPresentationDuration="PT{lengths[0]:.3f}S" minimumUpdatePeriod="PT{lengths[1]:.3f}S"'
-    try:
-        found = listing(mpd(addressing, attributes=f'type="{kind}" {SINCE_1970} {more}'), now)
-    except SourceError:
-        return
-    assert len(found.segments) <= MAX_SEGMENTS
-    assert 0.5 <= found.reload_seconds <= 30
-    for one in found.segments:
-        assert 0 <= (one.start_seconds or 0.0) <= MAX_SECONDS
-        assert MIN_SEGMENT_SECONDS <= one.duration_seconds <= MAX_SEGMENT_SECONDS
-
-
-def test_names_with_a_prefix() -> None:
-    text = re.sub(r"<(/?)(?=[A-Z])", r"<\1d:", mpd(template())).replace("xmlns=", "xmlns:d=")
-    assert len(listing(text, 0).segments) == 4
