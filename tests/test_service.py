@@ -90,6 +90,7 @@ async def test_bad_chunks_among_good_ones(kafka: KafkaConfig) -> None:
     assert count("streamer_dead_letters_total", {"stage": "message", "reason": "not_msgpack"}) == 1
 
 
+@each_delivery
 async def test_a_dead_letter_that_is_published_again_counts(kafka: KafkaConfig) -> None:
     """Too much in a minute, as its reason was, it is no longer."""
     limited = service_config(kafka, max_video_chunks_per_minute=2)
