@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import resource
 import signal
+import ssl
 import sys
 import threading
 import time
@@ -54,6 +56,15 @@ _STREAM_DEMUXERS = f"{DEMUXERS},rtsp,rtp,live_flv"
 
 _DEFAULTS = {"rtsp_transport": "tcp"}
 """Of FFmpeg's options: packets that UDP loses would cost chunks."""
+
+_AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+"""Where Debian and Fedora keep the certificates that Python is not told of as one file."""
+
+_OVER_TLS = ("https:", "rtsps:", "rtmps:", "rtmpts:", "tls:")
+_TLS_ADVICE = (
+    "; if its certificate is of an authority that is not known here, name it in SSL_CERT_FILE, or let "
+    "certificates go unchecked with --input-option tls_verify=0"
+)
 
 _RTSP_LISTENING = {"listen_timeout": "86400"}
 """Seconds; FFmpeg refuses its own default."""
@@ -142,7 +153,9 @@ def main() -> None:
     except av.ExitError:
         write_message({"error": ["unreadable", "nothing came in time"]})
     except av.FFmpegError as error:
-        write_message({"error": ["unreadable", f"FFmpeg: {error.strerror}"]})
+        is_refusal = error.errno == errno.EIO and settings["url"].startswith(_OVER_TLS)
+        advice = _TLS_ADVICE if is_refusal else ""
+        write_message({"error": ["unreadable", f"FFmpeg: {error.strerror}{advice}"]})
 
 
 def _end_with_parent() -> None:
@@ -161,11 +174,18 @@ def _open(url: str, options: dict[str, str]) -> Any:
     return av.open(
         url,
         container_options=_DEFAULTS
+        | _tls_options()
         | options
         | {"format_whitelist": _STREAM_DEMUXERS, "protocol_whitelist": _PROTOCOLS},
         metadata_errors="replace",
         timeout=(None if is_listening else OPEN_SECONDS, READ_SECONDS),
     )
+
+
+def _tls_options() -> dict[str, str]:
+    """For the server's certificate to be checked, which FFmpeg does not do unless it is told."""
+    bundle = ssl.get_default_verify_paths().cafile or next(filter(os.path.exists, _AUTHORITIES), None)
+    return {"tls_verify": "1"} | ({"ca_file": bundle} if bundle else {})
 
 
 def _segments(source: Any, chunk_seconds: float, max_bytes: int) -> Iterator[tuple[dict[str, Any], bytes]]:

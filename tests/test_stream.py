@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -16,6 +17,7 @@ import media
 import paff
 import psutil
 import pytest
+import trustme
 from aiohttp import web
 from decoding import decode
 from fakes import until
@@ -211,7 +213,7 @@ async def test_files_behind_a_network_scheme_are_not_read(clip: bytes) -> None:
 
 @pytest.fixture
 async def site() -> AsyncIterator[dict[str, Any]]:
-    """Content by path; `address` is where."""
+    """Content by path; `address` is where, `tls_address` over TLS, with a certificate of `authority`."""
     content: dict[str, Any] = {}
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -235,12 +237,33 @@ async def site() -> AsyncIterator[dict[str, Any]]:
     app.router.add_get("/{path:.*}", answer)
     runner = web.AppRunner(app)
     await runner.setup()
-    server = web.TCPSite(runner, "127.0.0.1", 0)
-    await server.start()
-    assert server._server is not None
-    content["address"] = f"http://127.0.0.1:{server._server.sockets[0].getsockname()[1]}"
+    content["authority"] = trustme.CA()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    content["authority"].issue_cert("127.0.0.1").configure_cert(tls)
+    for key, scheme, context in (("address", "http", None), ("tls_address", "https", tls)):
+        server = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
+        await server.start()
+        assert server._server is not None
+        content[key] = f"{scheme}://127.0.0.1:{server._server.sockets[0].getsockname()[1]}"
     yield content
     await runner.cleanup()
+
+
+async def test_the_certificate_of_a_server_is_checked(
+    site: dict[str, Any], clip: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site["/clip.ts"] = clip
+    url = f"{site['tls_address']}/clip.ts"
+    found, error = await take(stream(url))
+    assert found == []
+    assert "SSL_CERT_FILE" in str(error)
+    assert "tls_verify=0" in str(error)
+    found, _ = await take(stream(url, tls_verify="0"))
+    assert len(found) == 3
+    site["authority"].cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    found, _ = await take(stream(url))
+    assert len(found) == 3
 
 
 async def test_http_without_an_end(site: dict[str, Any], clip: bytes) -> None:
