@@ -112,9 +112,8 @@ async def test_the_broker_of_the_demo_is_offered_only_for_the_default(engines: P
 
 @pytest.mark.needs_kafka
 async def test_topics_that_were_made_otherwise(engines: Path, real_kafka: KafkaConfig) -> None:
-    other = real_kafka.model_copy(
-        update={"max_message_bytes": 2 * real_kafka.max_message_bytes, "state_topic": real_kafka.scores_topic}
-    )
+    exchanged = {"state_topic": real_kafka.scores_topic, "scores_topic": real_kafka.state_topic}
+    other = real_kafka.model_copy(update={"max_message_bytes": 2 * real_kafka.max_message_bytes} | exchanged)
     checks = {check.name: check for check in await checks_of(config_with(engines, kafka=other))}
     for name, said in (
         (other.chunks_topic, "max.message.bytes is 16777216, `streamer topics create` sets 33554432"),

@@ -246,7 +246,7 @@ async def test_a_chunk_too_large_for_its_topic_ends_its_source_alone(
 async def test_a_producer_may_see_the_topic_of_chunks_alone(embedded_broker: str, clip: Path) -> None:
     kafka = fresh_names(embedded_broker, "at_least_once")
     await create_topics(kafka, partitions=1)
-    hidden = dict.fromkeys(("scores_topic", "dead_letters_topic", "state_topic"), "hidden")
+    hidden = {key: f"hidden-{key}" for key in ("scores_topic", "dead_letters_topic", "state_topic")}
     config = Config(kafka=kafka.model_copy(update=hidden))
     assert await publish_sources(config, [Clip(clip, "cam")], 1.0, realtime=False) == 0
 
