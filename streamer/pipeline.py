@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, TypeVar
 
 import structlog
@@ -61,14 +62,14 @@ WORKERS_ON_GPU = 4
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FoundFaces:
     """Faces of one frame and their crops."""
 
     faces: Faces
     crops: Crops
     thumbnails: Images
-    """(n, THUMBNAIL_SIDE, THUMBNAIL_SIDE) uint8 grey."""
+    """(n, THUMBNAIL_SIDE, THUMBNAIL_SIDE) uint8 grey; in memory when detection is done."""
     shadow_crops: Crops | None
     """The same faces at the sizes of the ensemble in shadow; None: there is none."""
     size: tuple[int, int]
@@ -285,10 +286,13 @@ class Pipeline:
     def _find_and_crop(self, sequences: list[list[Frame | YuvFrame]]) -> list[list[FoundFaces]]:
         """Consecutive frames of several videos at once."""
         images = [[self._image(frame) for frame in sequence] for sequence in sequences]
-        return [
-            [self._cut_out(image, faces) for image, faces in zip(sequence, found, strict=True)]
-            for sequence, found in zip(images, self._detector.detect_sequences(images), strict=True)
+        found = [
+            [self._cut_out(image, faces) for image, faces in zip(sequence, faces_of, strict=True)]
+            for sequence, faces_of in zip(images, self._detector.detect_sequences(images), strict=True)
         ]
+        for frame in chain.from_iterable(found):  # once a device has been given all there is to cut
+            frame.thumbnails = to_array(frame.thumbnails)
+        return found
 
     def _cut_out(self, image: FrameImage, faces: Faces) -> FoundFaces:
         crops = self._crop(image, faces, self._ensemble)
@@ -357,7 +361,7 @@ class Pipeline:
                 for box, row, small, other, crop in zip(
                     found.faces.boxes.tolist(),
                     probabilities.tolist(),
-                    to_array(found.thumbnails),
+                    found.thumbnails,
                     shadow,
                     crops,
                     strict=True,
