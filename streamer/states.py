@@ -79,6 +79,13 @@ class PartitionStates:
                     partition=partition,
                     records=restored.foreign,
                 )
+            if restored.other_groups:
+                log.warning(
+                    "states of other groups left out, which may have replaced ours: give each group a state "
+                    "topic of its own (kafka.state_topic)",
+                    partition=partition,
+                    groups=sorted(restored.other_groups),
+                )
         self._metrics.restore_seconds.set(time.monotonic() - started)
         return states
 

@@ -27,6 +27,7 @@ from fakes import (
     watching,
 )
 from kafka_broker import each_delivery
+from structlog.testing import capture_logs
 
 from streamer.config import EvidenceConfig, KafkaConfig, RollingConfig
 from streamer.errors import BrokerError, ConfigError, InferenceError
@@ -426,3 +427,29 @@ async def test_stop_ends_in_time_when_the_broker_is_gone() -> None:
         assert not task.done()  # the broker may come back
         service.stop()
         await asyncio.wait_for(task, 15)
+
+
+@each_delivery
+async def test_groups_that_share_a_state_topic_are_told_and_leave_out_no_chunks(kafka: KafkaConfig) -> None:
+    """The second is ahead when the first comes back: its position is not the first one's."""
+    other = kafka.model_copy(
+        update={"group_id": f"{kafka.group_id}-2", "scores_topic": f"{kafka.scores_topic}-2"}
+    )
+    await create_topics(other, partitions=2)
+    videos = [f"video-{n}" for n in range(4)]
+    async with watching(kafka) as scores, watching(other) as scores_of_other:
+        async with running(service_config(kafka), FakePipeline()):
+            await publish(kafka, *(chunk(video, 0) for video in videos))
+            await until(lambda: len(scores.updates) == 4)
+        async with running(service_config(other), FakePipeline()):
+            await publish(kafka, *(chunk(video, 1) for video in videos))
+            await until(lambda: len(scores_of_other.updates) == 8)
+        with capture_logs() as lines:
+            async with running(service_config(kafka), FakePipeline()):
+                await until(lambda: len(scores.updates) == 8)
+    for each in (scores, scores_of_other):
+        assert {(u.video_id, u.seq, u.chunks) for u in each.updates} == {
+            (video, seq, seq + 1) for video in videos for seq in range(2)
+        }
+    told = [line["groups"] for line in lines if "states of other groups left out" in line["event"]]
+    assert told == [[other.group_id]] * 2

@@ -8,6 +8,9 @@ older: some milliseconds after a transaction was committed, a broker may still a
 Each record carries the `Term` of its writer. Where no transactions keep it out, a process that was frozen
 and has lost the partition without knowing may still write old states behind the new owner's; they are told
 by their term and left out. (Should compaction come between, the old state is all that is left.)
+
+And each carries its writer's group: of two that share a topic by mistake, one would go on from the other's
+position, and leave out its own chunks before that.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ POSITION_KEY = b"\xffposition"
 """No video_id: 0xFF never occurs in UTF-8."""
 
 TERM_HEADER = "term"
+GROUP_HEADER = "group"
 
 
 class Term(NamedTuple):
@@ -58,17 +62,22 @@ def state_record(
 ) -> OutRecord:
     """The state of a video; None: it is forgotten."""
     key = video_id.encode("utf-8", "surrogatepass")
-    return OutRecord(kafka.state_topic, key, state, _headers(term), partition)
+    return OutRecord(kafka.state_topic, key, state, _headers(kafka, term), partition)
 
 
 def position_record(kafka: KafkaConfig, partition: int, term: Term, next_offset: int) -> OutRecord:
     """The offset of the next chunk to count."""
     value = msgpack.packb(next_offset)
-    return OutRecord(kafka.state_topic, POSITION_KEY, value, _headers(term), partition)
+    return OutRecord(kafka.state_topic, POSITION_KEY, value, _headers(kafka, term), partition)
 
 
-def _headers(term: Term) -> Headers:
-    return ((TERM_HEADER, msgpack.packb(term)),)
+def _headers(kafka: KafkaConfig, term: Term) -> Headers:
+    return ((TERM_HEADER, msgpack.packb(term)), (GROUP_HEADER, kafka.group_id.encode()))
+
+
+def _group_of(headers: Headers) -> str | None:
+    """None: written by a version that did not say."""
+    return next((value.decode() for name, value in headers if name == GROUP_HEADER and value), None)
 
 
 def _term_of(headers: Headers) -> Term:
@@ -94,11 +103,17 @@ class Restored:
     """Records left out because an earlier owner wrote them after a later one had begun."""
     foreign: int = 0
     """Records left out because nobody of ours wrote them: they cannot be read."""
+    other_groups: set[str] = field(default_factory=set)
+    """Whose records were left out."""
 
-    def read(self, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
-        """Take note of one record. One that is not ours stays there, so it must not end the service."""
+    def read(self, group: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
+        """Take note of one record, as a member of `group`. One that is not ours stays there, so it must not
+        end the service."""
         try:
-            self._read(key, value, headers)
+            if (writer := _group_of(headers) or group) == group:
+                self._read(key, value, headers)
+            else:
+                self.other_groups.add(writer)
         except (TypeError, ValueError):
             self.foreign += 1
 
@@ -136,5 +151,6 @@ async def restore(
         async with aclosing(held(kafka, wanted, connect_seconds=connect_seconds)) as batches:
             async for records in batches:
                 for record in records:
-                    restored[record.partition].read(record.key, record.value, record.headers)
+                    mine = restored[record.partition]
+                    mine.read(kafka.group_id, record.key, record.value, record.headers)
     return restored

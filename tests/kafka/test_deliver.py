@@ -15,7 +15,15 @@ from updates import update
 
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError, FencedError
-from streamer.kafka.changelog import NO_TERM, POSITION_KEY, TERM_HEADER, Restored, Term, restore
+from streamer.kafka.changelog import (
+    GROUP_HEADER,
+    NO_TERM,
+    POSITION_KEY,
+    TERM_HEADER,
+    Restored,
+    Term,
+    restore,
+)
 from streamer.kafka.client import admin_client
 from streamer.kafka.deliver import AtLeastOnce, Batch, Delivery, ExactlyOnce, make_delivery
 from streamer.kafka.topics import create_topics
@@ -241,14 +249,24 @@ def test_terms_rise_even_where_the_groups_generations_begin_anew() -> None:
         (b"v", b"2", ((TERM_HEADER, b"no term"),)),
         (b"v", b"2", ((TERM_HEADER, msgpack.packb(("a", "b"))),)),
         (b"v", b"2", ((TERM_HEADER, msgpack.packb(1)),)),
+        (b"v", b"2", ((GROUP_HEADER, b"\xff"),)),
     ],
 )
 def test_a_record_that_is_not_ours_is_left_out(key: bytes, value: bytes, headers: Headers) -> None:
     found = Restored()
-    found.read(key, value, headers)
-    found.read(b"v", b"1", ((TERM_HEADER, msgpack.packb(Term(1, 1))),))
-    found.read(key, value, headers)
+    found.read("group", key, value, headers)
+    found.read("group", b"v", b"1", ((TERM_HEADER, msgpack.packb(Term(1, 1))),))
+    found.read("group", key, value, headers)
     assert found.states == {"v": b"1"}
     assert found.next_offset is None
     assert found.foreign >= 1
     assert found.foreign + found.stale == 2
+
+
+def test_records_of_before_the_group_was_said_are_taken_those_of_another_are_not() -> None:
+    found, ours, other = Restored(), ((GROUP_HEADER, b"ours"),), ((GROUP_HEADER, b"other"),)
+    found.read("ours", b"v", b"old")
+    found.read("ours", b"w", b"1", ours)
+    found.read("ours", b"w", None, other)
+    found.read("ours", POSITION_KEY, msgpack.packb(7), (*other, (TERM_HEADER, msgpack.packb(Term(9, 9)))))
+    assert found == Restored({"v": b"old", "w": b"1"}, other_groups={"other"})
