@@ -215,7 +215,7 @@ class Service:
             kafka,
             drain_seconds=self._config.service.drain_seconds,
             on_revoked=lambda partitions: self._assignment.hand_over(partitions),
-            on_assigned=lambda partitions: self._assignment.take_over(partitions),
+            on_assigned=self._take_over,
             on_error=self._fail,
             on_lost=lambda *about: self._assignment.note_lost(*about),
             connect_seconds=self._connect_seconds,
@@ -236,6 +236,11 @@ class Service:
         resources.push_async_callback(self._consumer.stop)
         await self._consumer.start()
         log.info("waiting for partitions", group=kafka.group_id, topic=kafka.chunks_topic)
+
+    async def _take_over(self, partitions: frozenset[int]) -> None:
+        """Begin with these, unless we end: then we leave the group in a moment, and others have them."""
+        if not self._stop_asked.is_set():
+            await self._assignment.take_over(partitions)
 
     def _predict(self) -> Predict:
         if not self._config.evidence.publish:

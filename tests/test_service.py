@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
+from aiokafka import TopicPartition
 from fakes import (
     BAD,
     BROKEN,
@@ -273,6 +274,18 @@ async def test_second_stop_ends_at_once(real_kafka: KafkaConfig) -> None:
         async with asyncio.timeout(5):
             await until(lambda: pipeline.cancelled)
     assert await committed(real_kafka) == {}
+
+
+@pytest.mark.needs_kafka
+async def test_who_ends_takes_no_partitions_over(real_kafka: KafkaConfig) -> None:
+    """As when the group is dealt anew in this moment: it would be fenced from what it has just given up."""
+    with capture_logs() as lines:
+        async with running(service_config(real_kafka), FakePipeline()) as service:
+            service.stop()
+            await service._consumer._listener.on_partitions_assigned(
+                [TopicPartition(real_kafka.chunks_topic, 0)]
+            )
+    assert [line["event"] for line in lines].count("partitions assigned") == 1
 
 
 @each_delivery

@@ -44,6 +44,7 @@ class Presence:
         self._ask = ask
         self._clock = clock
         self._answered = clock()
+        self._unanswered = 0
         self.missing: frozenset[str] = frozenset()
         """Topics that the last answer did not have."""
 
@@ -61,17 +62,19 @@ class Presence:
     async def look(self) -> None:
         """Ask. Raises BrokerError if Kafka is away for too long, or lacks a topic for the second time.
 
-        For the second time, since a broker that has just started may not know of all topics yet.
+        For the second time, since a broker that has just started may not know of all topics yet. And one
+        that did not answer once was not away: a process that was frozen finds its connections closed.
         """
         where = f"Kafka at {self._kafka.bootstrap_servers}"
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 topics = await self._ask()
         except (TimeoutError, BrokerError) as error:
-            if self.silent_seconds > AWAY_SECONDS:
+            self._unanswered += 1
+            if self._unanswered > 1 and self.silent_seconds > AWAY_SECONDS:
                 raise BrokerError(f"{where} has not answered for {self.silent_seconds:.0f} s") from error
             return
-        self._answered = self._clock()
+        self._answered, self._unanswered = self._clock(), 0
         kafka = self._kafka
         missing = self._needed - set(topics)
         gone, self.missing = missing & self.missing, missing

@@ -53,6 +53,18 @@ async def test_broker_that_is_away_is_waited_for_then_an_error(broker: Broker) -
     assert broker.presence.why_not() is None
 
 
+async def test_after_a_long_sleep_one_question_without_an_answer_is_no_absence(broker: Broker) -> None:
+    """Of a process that was frozen or a machine that was suspended: its connections are closed."""
+    await broker.presence.look()
+    broker.topics = None
+    broker.now += 3600
+    await broker.presence.look()
+    broker.topics = ALL
+    broker.now += 10
+    await broker.presence.look()
+    assert broker.presence.why_not() is None
+
+
 async def test_topic_that_is_missing_twice_is_gone(broker: Broker) -> None:
     broker.topics = ALL - {KAFKA.scores_topic}
     await broker.presence.look()
