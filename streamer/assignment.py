@@ -69,6 +69,8 @@ class Assignment:
         self._workers: dict[int, PartitionWorker] = {}
         self._worker_tasks: dict[int, asyncio.Task[None]] = {}
         self._committed: dict[int, int] = {}
+        self._giving_up = asyncio.Lock()
+        """The group may be dealt anew while we end: then both give the same workers up."""
 
     def begin(self, record: Record) -> None:
         """Start work on a record at the end of its partition's queue."""
@@ -190,12 +192,13 @@ class Assignment:
         log.info("partitions revoked", partitions=sorted(partitions))
         self.stop_intake()
         await self.drain()
-        await self._halt_workers()
-        await self._commit_at_last()
-        self._states.park(self._workers)
-        await self._delivery.close()
-        self._forget_workers()
-        self._metrics.assigned_partitions.set(0)
+        async with self._giving_up:
+            await self._halt_workers()
+            await self._commit_at_last()
+            self._states.park(self._workers)
+            await self._delivery.close()
+            self._forget_workers()
+            self._metrics.assigned_partitions.set(0)
 
     def stop_intake(self) -> None:
         """Take no more records of any partition."""
@@ -203,17 +206,19 @@ class Assignment:
 
     async def finish(self) -> None:
         """Commit what is finished and give up the rest, at the end of the service."""
-        await self._halt_workers()
-        await self._commit_at_last()
-        self._forget_workers()
+        async with self._giving_up:
+            await self._halt_workers()
+            await self._commit_at_last()
+            self._forget_workers()
 
     async def drain(self) -> None:
         """Finish what has begun: within the budget, or until something fails or must end at once."""
-        for worker in self._workers.values():
+        workers = list(self._workers.values())
+        for worker in workers:
             await worker.give_up_waiting()
 
         async def drained() -> None:
-            for worker in self._workers.values():
+            for worker in workers:
                 await worker.drained()
 
         waiting = {asyncio.ensure_future(work) for work in (drained(), self._stop_now())}

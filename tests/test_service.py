@@ -35,6 +35,7 @@ from streamer.errors import BrokerError, ConfigError, InferenceError
 from streamer.kafka.embedded import EmbeddedBroker
 from streamer.kafka.publish import ChunkPublisher
 from streamer.kafka.topics import create_topics
+from streamer.partition import PartitionWorker
 from streamer.service import Service
 
 
@@ -286,6 +287,33 @@ async def test_who_ends_takes_no_partitions_over(real_kafka: KafkaConfig) -> Non
                 [TopicPartition(real_kafka.chunks_topic, 0)]
             )
     assert [line["event"] for line in lines].count("partitions assigned") == 1
+
+
+@each_delivery
+async def test_group_dealt_anew_while_a_process_ends(
+    kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when all are told to end: each leaves while the others give up what they have."""
+    halt = PartitionWorker.halt
+
+    async def slow_halt(worker: PartitionWorker, run: asyncio.Task[None]) -> int:
+        await asyncio.sleep(0.2)  # for a delivery under way
+        return await halt(worker, run)
+
+    monkeypatch.setattr(PartitionWorker, "halt", slow_halt)
+    pipeline = FakePipeline()
+    pipeline.gate.clear()
+    await publish(kafka, *(chunk(f"video-{n}", 0) for n in range(4)))
+    async with running(service_config(kafka, drain_seconds=0.5), pipeline) as service:
+        await until(lambda: len(pipeline.started) == 4)
+        service.stop()
+        await asyncio.sleep(0.1)
+        revoked = [TopicPartition(kafka.chunks_topic, partition) for partition in range(2)]
+        dealing = asyncio.create_task(service._consumer._listener.on_partitions_revoked(revoked))
+    await dealing
+    assert len(pipeline.cancelled) == 4
+    async with watching(kafka) as scores, running(service_config(kafka), FakePipeline()):
+        await until(lambda: len(scores.updates) == 4)
 
 
 @each_delivery
