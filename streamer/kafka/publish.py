@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Self
 
 import structlog
@@ -114,8 +115,8 @@ class Publisher:
             raise self._error(f"could not publish {size:,} bytes to topic {topic}", error) from error
         finally:
             # After an error the rest may fail too; their exceptions are taken note of here.
-            for acknowledgement in acknowledgements:
-                acknowledgement.add_done_callback(_take_exception)
+            for waiter in [*acknowledgements, *_waiters_of_batches(producer)]:
+                waiter.add_done_callback(_take_exception)
 
     async def send_in_transaction(
         self, records: Sequence[OutRecord], offsets: dict[TopicPartition, int], group_id: str
@@ -236,6 +237,13 @@ class _NoSession(Exception):  # noqa: N818  # caught a few lines above
 
 def _is_no_session_error(record: logging.LogRecord) -> bool:
     return "InitProducerIdRequest" not in record.getMessage()
+
+
+def _waiters_of_batches(producer: AIOKafkaProducer) -> Iterator[asyncio.Future[object]]:
+    """aiokafka's own, of what is not sent; a fenced producer leaves its error in them, too."""
+    accumulator = producer._message_accumulator
+    for batch in [*chain(*accumulator._batches.values()), *accumulator._pending_batches]:
+        yield batch._drain_waiter
 
 
 def _take_exception(done: asyncio.Future[object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -170,6 +171,21 @@ async def test_second_owner_keeps_the_first_one_out(
     assert sorted(each.seq for each in scores.updates) == [0, 1, 2]
     assert restored[0].states == {"v": b"owner"}
     assert await evidence_of(real_kafka, "v", 1) == [evidence(9)]
+
+
+@pytest.mark.needs_kafka
+async def test_that_one_is_fenced_is_said_once(
+    real_kafka: KafkaConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And not again by asyncio, with a traceback, of a future inside of the client."""
+    async with ExactlyOnce(real_kafka) as zombie, ExactlyOnce(real_kafka) as owner:
+        await zombie.open([0])
+        await zombie.deliver(Batch(0, states={"v": b"1"}, next_offset=1))
+        await owner.open([0])
+        with pytest.raises(FencedError, match="another process has taken over"):
+            await zombie.deliver(Batch(0, states={"v": b"2", "w": b"2"}, next_offset=2))
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
 @pytest.mark.needs_kafka
