@@ -120,5 +120,9 @@ def _source(text: str, video_id: str, network: NetworkOptions) -> Source:
             raise ConfigError(f"{without_secrets(text)} is a DASH manifest: --dash")
         if urlsplit(text).scheme not in STREAM_SCHEMES:
             raise ConfigError(f"{without_secrets(text)}: streams are {', '.join(STREAM_SCHEMES)}")
+        if urlsplit(text).port is None and urlsplit(text).scheme in ("tcp", "udp", "rtp", "srt"):
+            raise ConfigError(
+                f"{without_secrets(text)}: a port is lacking, as in {urlsplit(text).scheme}://HOST:9000"
+            )
         return Stream(text, video_id, network)
     return Clip(Path(text), video_id)
