@@ -31,6 +31,7 @@ from streamer.segment import (
     child_environment,
     cut,
     packets_of,
+    stated_seconds,
     video_stream,
     write_message,
 )
@@ -54,8 +55,9 @@ _PROTOCOLS = "tcp,udp,rtp,srtp,tls,http,https,httpproxy,rtmp,rtmps,rtmpt,rtmpts,
 
 _STREAM_DEMUXERS = f"{DEMUXERS},rtsp,rtp,live_flv"
 
-_DEFAULTS = {"rtsp_transport": "tcp"}
-"""Of FFmpeg's options: packets that UDP loses would cost chunks."""
+_DEFAULTS = {"rtsp_transport": "tcp", "reconnect": "1"}
+"""Of FFmpeg's options. Packets that UDP loses would cost chunks; a file over HTTP that is cut off would be
+read, and counted, from its beginning again."""
 
 _AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 """Where Debian and Fedora keep the certificates that Python is not told of as one file."""
@@ -64,6 +66,11 @@ _OVER_TLS = ("https:", "rtsps:", "rtmps:", "rtmpts:", "tls:")
 _TLS_ADVICE = (
     "; if its certificate is of an authority that is not known here, name it in SSL_CERT_FILE, or let "
     "certificates go unchecked with --input-option tls_verify=0"
+)
+
+_IN_BETWEEN = (
+    "; ffmpeg in between can read it: ffmpeg -i URL -c:v libx264 -pix_fmt yuv420p -g 50 -f mpegts "
+    "'tcp://127.0.0.1:9000?listen', and publish tcp://127.0.0.1:9000"
 )
 
 _RTSP_LISTENING = {"listen_timeout": "86400"}
@@ -171,15 +178,22 @@ def _open(url: str, options: dict[str, str]) -> Any:
     if "listen" in options.get("rtsp_flags", ""):
         options = _RTSP_LISTENING | options
     is_listening = "listen" in f"{url} {options}"  # waits for whoever sends, however long it takes
-    return av.open(
-        url,
-        container_options=_DEFAULTS
-        | _tls_options()
-        | options
-        | {"format_whitelist": _STREAM_DEMUXERS, "protocol_whitelist": _PROTOCOLS},
-        metadata_errors="replace",
-        timeout=(None if is_listening else OPEN_SECONDS, READ_SECONDS),
-    )
+    try:
+        return av.open(
+            url,
+            container_options=_DEFAULTS
+            | _tls_options()
+            | options
+            | {"format_whitelist": _STREAM_DEMUXERS, "protocol_whitelist": _PROTOCOLS},
+            metadata_errors="replace",
+            timeout=(None if is_listening else OPEN_SECONDS, READ_SECONDS),
+        )
+    except av.ProtocolNotFoundError as error:
+        text = f"FFmpeg is built without this protocol{_IN_BETWEEN}"
+        raise DecodeError("unsupported_format", text) from error
+    except av.ArgumentError as error:  # the answer to what is not on the whitelist
+        text = f"neither RTSP nor RTMP nor one of {DEMUXERS}{_IN_BETWEEN}"
+        raise DecodeError("unsupported_format", text) from error
 
 
 def _tls_options() -> dict[str, str]:
@@ -191,7 +205,8 @@ def _tls_options() -> dict[str, str]:
 def _segments(source: Any, chunk_seconds: float, max_bytes: int) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Fields and data of each segment. Raises DecodeError."""
     stream = video_stream(source)
-    if not (stream.duration or source.duration):
+    has_end = source.size > 0 or stated_seconds(source, stream) is not None
+    if not has_end:
         yield from _live_segments(source, stream, chunk_seconds, max_bytes)
         return
     for fields, data in cut(source, stream, chunk_seconds):  # a file, as if it lay here

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from streamer.errors import DecodeError
-from streamer.video_stream import is_accepted, video_streams
+from streamer.video_stream import CODECS, is_accepted, video_streams
 
 LENGTH = struct.Struct("!I")
 
@@ -37,6 +37,18 @@ _READ_BYTES = 1024 * 1024
 
 DEMUXERS = "mov,matroska,mpegts,avi,flv,mpeg,asf,mxf,ogg,ivf"
 """What a file may be: no raw streams, which have no timestamps; no playlists, which open other files."""
+
+_NO_PICTURE = "not one of the pictures that the MP4's index lists is there: the file is cut or damaged"
+
+_INDEX_AT_END = (
+    "MP4 with its index (moov) at the end, from which a pipe, or a server without ranges, cannot go back: "
+    "ffmpeg -i IN -c copy -movflags +faststart OUT.mp4 puts it in front"
+)
+
+_STILL_WRITTEN = (
+    "the file is still being written: wait for its end, or publish it as it grows, "
+    "tail -c +1 -f FILE | streamer publish /dev/stdin --video-id NAME"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +142,23 @@ def main() -> None:
     """Entry point of the child: the file is standard input, segments go to standard output."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    file = os.fdopen(sys.stdin.fileno(), "rb", buffering=0)  # of a pipe, what is there, not a whole buffer
+    size = os.fstat(file.fileno()).st_size
     import av
 
+    def is_growing() -> bool:
+        return os.fstat(file.fileno()).st_size > size  # a pipe's size is 0
+
     try:
-        _wait_for_writer(sys.stdin.fileno())
-        for fields, data in _file_segments(sys.stdin.buffer, float(sys.argv[1])):
+        _wait_for_writer(file.fileno())
+        for fields, data in _file_segments(file, float(sys.argv[1])):
+            if fields["is_last"] and is_growing():
+                raise DecodeError("damaged", _STILL_WRITTEN)
             write_message({**fields, "bytes": len(data)}, data)
     except BrokenPipeError:
         os._exit(0)  # nobody wants the rest
     except DecodeError as error:
-        write_message({"error": [error.reason, str(error)]})
+        write_message({"error": [error.reason, _STILL_WRITTEN if is_growing() else str(error)]})
     except MemoryError:
         text = "no keyframe for so long that cutting the file takes more memory than allowed"
         write_message({"error": ["decoder_out_of_memory", text]})
@@ -191,7 +210,9 @@ def video_stream(source: Any) -> Any:
     if not streams:
         raise DecodeError("no_video", "no video stream in it")
     if not is_accepted(streams[0]):
-        raise DecodeError("unsupported_codec", "the video's codec is not accepted")
+        context = streams[0].codec_context
+        name = context.name if context is not None else "unknown"
+        raise DecodeError("unsupported_codec", f"codec {name}; accepted: {', '.join(CODECS.values())}")
     return streams[0]
 
 
@@ -218,20 +239,41 @@ def packets_of(source: Any, stream: Any) -> Iterator[Any]:
 
     In MPEG-TS the two fields of an interlaced frame are often two packets, of which the first has a time.
     """
-    pts = dts = None
-    for packet in source.demux(stream):
-        if not packet.size:  # the packet at the end that would flush a decoder
-            continue
-        if packet.pts is None and packet.dts is None and not (pts is None and dts is None):
-            packet.pts, packet.dts = pts, dts
-            packet.is_keyframe = False  # nothing can be cut between the two
-        pts, dts = packet.pts, packet.dts
-        yield packet
-
-
-def _stated_seconds(source: Any, stream: Any) -> float | None:
     import av
 
+    pts = dts = None
+    has_come = False
+    try:
+        for packet in source.demux(stream):
+            if not packet.size:  # the packet at the end that would flush a decoder
+                continue
+            if packet.pts is None and packet.dts is None and not (pts is None and dts is None):
+                packet.pts, packet.dts = pts, dts
+                packet.is_keyframe = False  # nothing can be cut between the two
+            pts, dts = packet.pts, packet.dts
+            has_come = True
+            yield packet
+    except av.FFmpegError:
+        if has_come or not _is_mp4_with_index(source, stream):
+            raise
+    if not has_come and _is_mp4_with_index(source, stream):
+        if source.file is not None and source.size > 0:  # lies here, and is no pipe
+            raise DecodeError("damaged", _NO_PICTURE)
+        raise DecodeError("unsupported_format", _INDEX_AT_END)
+
+
+def _is_mp4_with_index(source: Any, stream: Any) -> bool:
+    """Whether it is an MP4 that lists all its pictures in one place, not in fragments."""
+    return "mp4" in source.format.name and stream.frames > 0
+
+
+def stated_seconds(source: Any, stream: Any) -> float | None:
+    """Length of the whole video as its container states it; None: it does not."""
+    import av
+
+    is_read_as_it_comes = source.size <= 0
+    if "mp4" in source.format.name and is_read_as_it_comes and not _is_mp4_with_index(source, stream):
+        return None  # FFmpeg takes the first fragment's length for that of all
     if stream.duration:
         return float(stream.duration * stream.time_base)
     if not source.duration:
@@ -245,7 +287,7 @@ def _stated_seconds(source: Any, stream: Any) -> float | None:
 def cut(source: Any, stream: Any, chunk_seconds: float) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Fields and data of each segment. Raises DecodeError."""
     time_base = stream.time_base
-    video_seconds = _stated_seconds(source, stream)
+    video_seconds = stated_seconds(source, stream)
     origin: int | None = None
     start = latest = end = lost = 0
     current: Muxer | None = None

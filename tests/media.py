@@ -202,6 +202,13 @@ def mp4_boxes(data: bytes) -> list[tuple[int, bytes, int]]:
     return boxes
 
 
+def with_index_far_behind(data: bytes) -> bytes:
+    """An MP4 with 3 MB between its pictures and its index, as if they were many: no buffer holds both."""
+    index = next(position for position, kind, _ in mp4_boxes(data) if kind == b"moov")
+    size = 3_000_000
+    return data[:index] + struct.pack(">I4s", size, b"free") + bytes(size - 8) + data[index:]
+
+
 def trimmed(data: bytes, seconds: float) -> bytes:
     """An MP4 copied as it is, with an edit list that hides its beginning: as `ffmpeg -ss` and phones trim."""
     buffer = io.BytesIO()

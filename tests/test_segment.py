@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import pytest
 from decoding import decode
 
 from streamer.errors import DecodeError
-from streamer.segment import _read_segments, child_environment, segments_of
+from streamer.segment import Segment, _read_segments, child_environment, segments_of
 
 
 def written(folder: Path, data: bytes, name: str = "clip") -> Path:
@@ -264,6 +264,61 @@ def test_a_pipe_is_read_when_somebody_writes_to_it(tmp_path: Path) -> None:
         threading.Timer(0.5, pipe.write_bytes, [clip]).start()
 
     assert len(list(segments_of(pipe, 0.9, on_start=write_soon))) == 2
+
+
+def through_a_pipe(pipe: Path, data: bytes) -> list[Segment]:
+    os.mkfifo(pipe)
+
+    def write() -> None:
+        with suppress(BrokenPipeError):
+            pipe.write_bytes(data)
+
+    return list(segments_of(pipe, 0.9, on_start=lambda _: threading.Thread(target=write).start()))
+
+
+def test_mp4_through_a_pipe(tmp_path: Path) -> None:
+    init, fragments = media.fragmented(frames=90, gop=30)
+    found = through_a_pipe(tmp_path / "fragments", init + b"".join(fragments))
+    assert len(found) == 3
+    assert {segment.video_seconds for segment in found} == {None}  # FFmpeg knows the first fragment's alone
+    with pytest.raises(DecodeError, match="faststart"):
+        through_a_pipe(tmp_path / "index", media.with_index_far_behind(media.encode("mp4")))
+
+
+def test_a_pipe_gives_each_segment_as_soon_as_it_is_there(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    go_on = threading.Event()
+
+    def write() -> None:
+        with pipe.open("wb") as file:
+            file.write(media.encode(frames=150, gop=30))
+            file.flush()
+            go_on.wait(60)
+
+    writer = threading.Thread(target=write)
+    with closing(segments_of(pipe, 0.9, on_start=lambda _: writer.start())) as segments:
+        assert next(segments).start_seconds == 0
+        go_on.set()
+        assert len(list(segments)) == 4
+    writer.join()
+
+
+@pytest.mark.parametrize("container", ["mpegts", "matroska"])
+def test_a_file_that_grows_does_not_pass_as_a_whole_one(tmp_path: Path, container: str) -> None:
+    """Noise: the child waits until somebody takes what it has cut, as there is more than a pipe holds."""
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    roll = lambda index, width, height: np.roll(noise, 37 * index, axis=1)  # noqa: E731
+    clip = media.encode(container, frames=40, gop=5, width=320, height=240, draw=roll)
+    half = len(clip) // 2
+    assert half > 500_000
+    path = written(tmp_path, clip[:half])
+    with closing(segments_of(path, 0.1)) as segments:
+        next(segments)
+        with path.open("ab") as file:
+            file.write(clip[half : half + 188 * 1000])
+        with pytest.raises(DecodeError, match="still being written"):
+            list(segments)
 
 
 def test_a_group_of_pictures_without_end_is_refused_in_time(tmp_path: Path) -> None:

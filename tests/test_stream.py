@@ -75,8 +75,10 @@ async def sending(*connections: bytes) -> AsyncIterator[str]:
     """Address of a server that answers each connection with the next bytes, and then is gone."""
     waiting = list(connections)
 
-    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
+            if waiting[0].startswith(b"HTTP"):
+                await reader.readuntil(b"\r\n\r\n")
             writer.write(waiting.pop(0))
             if not waiting:
                 server.close()
@@ -203,6 +205,13 @@ def test_only_the_network() -> None:
             sources_of([url], None)
 
 
+def test_addresses_that_are_none() -> None:
+    with pytest.raises(ConfigError, match="a port is lacking"):
+        sources_of(["tcp://camera"], None)
+    with pytest.raises(ConfigError, match="is none"):
+        sources_of(["rtsp://camera:99999/x"], None)
+
+
 async def test_files_behind_a_network_scheme_are_not_read(clip: bytes) -> None:
     found, error = await take(stream("rtsp://127.0.0.1:1/x", attempts=2))
     assert (found, error and error.reason) == ([], "unreadable")
@@ -298,6 +307,71 @@ async def test_a_file_over_http_is_cut_as_one_that_lies_here(site: dict[str, Any
             [media.index_of(image) for image in decode(segment.data)[1]] for segment in here
         ]
         assert positions(found) == pytest.approx([segment.start_seconds for segment in here], abs=0.01)
+
+
+def http_answer(body: bytes, begin: int = 0, end: int | None = None) -> bytes:
+    """With the length of the body from `begin`, and the body up to `end`."""
+    status = f"206 Partial Content\r\nContent-Range: bytes {begin}-{len(body) - 1}/{len(body)}"
+    head = f"HTTP/1.1 {status if begin else '200 OK'}\r\nContent-Length: {len(body) - begin}\r\n"
+    return f"{head}Accept-Ranges: bytes\r\nConnection: close\r\n\r\n".encode() + body[begin:end]
+
+
+async def test_a_file_over_http_that_is_cut_off_goes_on_there() -> None:
+    """It does not begin again, which would count its beginning twice."""
+    clip = media.encode("matroska", frames=180, gop=30, width=640, height=360)
+    half = len(clip) // 2
+    async with sending(http_answer(clip, 0, half), http_answer(clip, half)) as address:
+        found, error = await take(stream(address.replace("tcp", "http")))
+    assert error is None
+    assert [frames_of(piece)[0] for piece in found] == [0, 30, 60, 90, 120, 150]
+    assert found[-1].chunk.last
+
+
+@pytest.mark.parametrize("container", ["mpegts", "mp4"])
+async def test_a_server_that_states_the_size_sends_a_file(container: str) -> None:
+    """MPEG-TS says nothing of its length; an MP4 in fragments, that of the first."""
+    init, fragments = media.fragmented(frames=90, gop=30)
+    clip = media.encode(frames=90, gop=30) if container == "mpegts" else init + b"".join(fragments)
+    answer = http_answer(clip).replace(b"Accept-Ranges: bytes\r\n", b"")
+    async with sending(answer) as address:
+        found, error = await take(stream(address.replace("tcp", "http")))
+    assert error is None
+    assert [piece.chunk.last for piece in found] == [False, False, True]
+
+
+async def test_live_mp4_in_fragments_is_connected_again() -> None:
+    init, fragments = media.fragmented(frames=90, gop=30)
+    clip = init + b"".join(fragments)
+    async with sending(clip, clip) as address:
+        found, error = await take(stream(address, attempts=2))
+    assert error is not None
+    assert [frames_of(piece)[0] for piece in found] == [0, 30, 60, 0, 30, 60]
+    assert not any(piece.chunk.last for piece in found)
+
+
+async def test_an_index_at_the_end_without_ranges_is_refused() -> None:
+    clip = media.with_index_far_behind(media.encode("mp4"))
+    answer = http_answer(clip).replace(b"Accept-Ranges: bytes\r\n", b"")
+    for data, scheme in ((answer, "http"), (clip, "tcp")):
+        async with sending(data) as address:
+            found, error = await take(stream(address.replace("tcp", scheme), attempts=0))
+        assert found == []
+        assert "faststart" in str(error)
+
+
+async def test_mjpeg_of_a_webcam_is_refused_and_the_way_is_named() -> None:
+    picture = media.encode("mjpeg", "mjpeg", frames=1, pix_fmt="yuvj420p")
+    part = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(picture)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace;boundary=frame\r\n\r\n"
+    async with sending(head + (part + picture + b"\r\n") * 50) as address:
+        found, error = await take(stream(address.replace("tcp", "http"), attempts=0))
+    assert found == []
+    assert "ffmpeg in between" in str(error)
+
+
+async def test_a_protocol_that_ffmpeg_does_not_have_is_refused() -> None:
+    _, error = await take(stream("srt://127.0.0.1:1", attempts=0))
+    assert "built without" in str(error)
 
 
 async def test_pictures_that_are_shown_seconds_after_others() -> None:
