@@ -225,8 +225,8 @@ async def score_file(
             raise cut
         if first_error is not None:
             raise FileError(path, first_error.reason, str(first_error)) from first_error
-    if first_error is not None:
-        log.warning("not all of a file could be scored", file=str(path), error=str(first_error))
+    if (why := first_error or cut) is not None:
+        log.warning("not all of a file could be scored", file=str(path), error=str(why))
     # Gaps in seq tell all that is lost but what is before the first chunk.
     return FileScore(**dict(final) | {"missing_chunks": lost}, alert_at_seconds=alert_at)
 

@@ -116,7 +116,8 @@ async def test_a_file_cut_short(config: Config, tmp_path: Path, capsys: pytest.C
     half, start = tmp_path / "half.mp4", tmp_path / "start.mp4"
     half.write_bytes(whole[: len(whole) // 2])
     start.write_bytes(whole[:1000])
-    assert await score_files(config, [half, start], json=True) == 1
+    with structlog.testing.capture_logs():
+        assert await score_files(config, [half, start], json=True) == 1
     scored, failed = (json.loads(row) for row in capsys.readouterr().out.splitlines())
     assert scored["fake_score"] == pytest.approx((sigmoid(2) + 0.5) / 2, abs=1e-4)
     assert scored["undecodable_chunks"] == 1
@@ -238,7 +239,9 @@ async def test_what_comes_before_a_cut_is_scored(
     tmp_path: Path, container: str, options: dict[str, str]
 ) -> None:
     path = cut_short(make_clip(tmp_path / "clip.mp4", seconds=10, noise=True), container, options)
-    result = await scored(path, lambda at: (0.25,))
+    with structlog.testing.capture_logs() as lines:
+        result = await scored(path, lambda at: (0.25,))
+    assert [line["error"] for line in lines] == ["the file is cut or damaged"]
     assert result.fake_score == pytest.approx(0.25)
     assert result.chunks == 4
     assert (result.undecodable_chunks, result.missing_chunks) == (1, 0)
