@@ -23,8 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as RichProgress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from streamer.backends.compiled import INT8_FOLDER, CompiledManifest
@@ -33,12 +32,12 @@ from streamer.demo_clips import demo_clips
 from streamer.engines import UNTRAINED, make_untrained
 from streamer.errors import BackendError, ModelError, StreamerError, missing_extra
 from streamer.files import pieces_of
-from streamer.gpu.build import Options, Progress, build_engines, outdated, precision_of, stamp_for
+from streamer.gpu.build import BuildProgress, Options, build_engines, outdated, precision_of, stamp_for
 from streamer.gpu.graph import FORMATS
 from streamer.manifest import Calibration
 from streamer.pipeline import Pipeline
 from streamer.quantise import (
-    Images,
+    CropSets,
     Member,
     check_precision,
     find_members,
@@ -248,14 +247,14 @@ class Crops:
         self._folder, self._engines = folder, engines
         self._bundled: list[UInt8Array] = []
 
-    def __call__(self, size: int) -> Images:
-        """Crops of (size, size); see `Images`. Raises ModelError."""
+    def __call__(self, size: int) -> CropSets:
+        """Crops of (size, size); see `CropSets`. Raises ModelError."""
         if self._folder:
             return read_images(self._folder, size)
         if not self._bundled:
             self._bundled = asyncio.run(faces_of_clips(self._engines))
         crops = np.stack([cv2.resize(crop, (size, size)) for crop in self._bundled])
-        return Images(crops[:0], np.asarray(crops, np.uint8), "faces of the bundled clips")
+        return CropSets(crops[:0], np.asarray(crops, np.uint8), "faces of the bundled clips")
 
 
 async def faces_of_clips(engines: Path) -> list[UInt8Array]:
@@ -271,11 +270,11 @@ async def faces_of_clips(engines: Path) -> list[UInt8Array]:
     return crops
 
 
-class BuildBars(Progress):
+class BuildBars(BuildProgress):
     """A bar for the outermost phase of each build."""
 
     def __init__(self, console: Console) -> None:
-        self._bars = RichProgress(
+        self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -294,17 +293,17 @@ class BuildBars(Progress):
         self._bars.stop()
 
     def phase(self, network: str, name: str, steps: int) -> None:
-        """See `Progress`."""
+        """See `BuildProgress`."""
         if self._outermost.setdefault(network, name) == name:
             self._tasks[network] = self._bars.add_task(f"{network}: {name}", total=steps)
 
     def step(self, network: str, name: str, step: int) -> None:
-        """See `Progress`."""
+        """See `BuildProgress`."""
         if self._outermost.get(network) == name:
             self._bars.update(self._tasks[network], completed=step + 1)
 
     def end(self, network: str, name: str) -> None:
-        """See `Progress`."""
+        """See `BuildProgress`."""
         if self._outermost.get(network) == name:
             self._bars.remove_task(self._tasks.pop(network))
             del self._outermost[network]

@@ -41,7 +41,7 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Images:
+class CropSets:
     """Crops for calibration and, apart from them, for the check; each (n, size, size, 3) uint8 RGB."""
 
     calibration: UInt8Array
@@ -50,7 +50,7 @@ class Images:
     """In words."""
 
 
-def read_images(folder: Path, size: int) -> Images:
+def read_images(folder: Path, size: int) -> CropSets:
     """Crops from a folder and those below it, resized to (size, size); a quarter is kept for the check.
 
     Which go where depends on the sorted names alone. Raises ModelError.
@@ -64,10 +64,10 @@ def read_images(folder: Path, size: int) -> Images:
     for_check = min(CHECK_IMAGES, len(paths) // 4)
     paths = paths[: for_check + CALIBRATION_IMAGES]
     images = np.stack([_read_image(path, size) for path in paths])
-    return Images(images[for_check:], images[:for_check], f"images of {folder.name}")
+    return CropSets(images[for_check:], images[:for_check], f"images of {folder.name}")
 
 
-def random_images(size: int) -> Images:
+def random_images(size: int) -> CropSets:
     """Random blobs with noise: something to calibrate on where the weights are random too."""
     generator = np.random.default_rng(SEED)
     n = RANDOM_CALIBRATION + RANDOM_CHECK
@@ -78,7 +78,7 @@ def random_images(size: int) -> Images:
         smooth = cv2.resize(blobs, (size, size), interpolation=cv2.INTER_CUBIC)
         noise = generator.normal(0, generator.uniform(0, 30), smooth.shape)
         image[:] = np.clip(smooth + noise, 0, 255).astype(np.uint8)
-    return Images(images[RANDOM_CHECK:], images[:RANDOM_CHECK], f"random images, seed {SEED}")
+    return CropSets(images[RANDOM_CHECK:], images[:RANDOM_CHECK], f"random images, seed {SEED}")
 
 
 def _read_image(path: Path, size: int) -> UInt8Array:
@@ -234,7 +234,7 @@ def difference(a: Float32Array, b: Float32Array) -> float:
 
 
 def _describe(
-    member: Member, images: Images, work: Path, exact: Float32Array, got: Float32Array, allowed: float
+    member: Member, images: CropSets, work: Path, exact: Float32Array, got: Float32Array, allowed: float
 ) -> CompiledManifest:
     name = member.manifest.name
     files = [work / f"{name}.xml", work / f"{name}.bin"]

@@ -47,7 +47,7 @@ STEP = 0.05
 
 
 @dataclass(slots=True)
-class Row:
+class VideoRow:
     """What is known of one video."""
 
     video_id: str
@@ -94,7 +94,7 @@ class Store:
     def __init__(self, *, max_videos: int) -> None:
         self._max_videos = max_videos
         self.gallery = Gallery()
-        self._rows: dict[str, Row] = {}  # heard of last: last
+        self._rows: dict[str, VideoRow] = {}  # heard of last: last
         self._gone: deque[tuple[int, str]] = deque(maxlen=MAX_GONE)
         self._letters: deque[tuple[int, dict[str, Any]]] = deque(maxlen=MAX_LETTERS)
         self._unreadable: deque[Unreadable] = deque(maxlen=MAX_UNREADABLE)
@@ -131,7 +131,7 @@ class Store:
         self.version += 1
         self.updates += 1
         if row is None:
-            row = Row(update.video_id, update, self.version, now_ms, now_ms, models=models)
+            row = VideoRow(update.video_id, update, self.version, now_ms, now_ms, models=models)
         else:
             del self._rows[update.video_id]
         self._rows[update.video_id] = row
@@ -199,9 +199,9 @@ class Store:
 
     # -------------------------------------------------------------- giving out
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[VideoRow]:
         """Those that matter most first."""
-        return sorted(self._rows.values(), key=Row.rank)
+        return sorted(self._rows.values(), key=VideoRow.rank)
 
     def changes(self, since: int) -> dict[str, Any]:
         """What changed after version `since`; everything, marked `reset`, where that is no longer known.
@@ -344,7 +344,7 @@ def _shadow(update: ScoreUpdate) -> dict[str, Any] | None:
     }
 
 
-def _summary(row: Row, since: int) -> dict[str, Any]:
+def _summary(row: VideoRow, since: int) -> dict[str, Any]:
     """A row of the table."""
     update = row.update
     interval = update.interval if update.trained else None

@@ -24,7 +24,7 @@ from streamer.errors import BackendError, ModelError
 from streamer.gpu.graph import FORMATS, engine_graph, run_on_cpu
 from streamer.gpu.stamp import import_tensorrt, machine_stamp, on_device
 from streamer.manifest import Manifest, sha256_of
-from streamer.quantise import Images, Member, difference, install, refuse_if_far
+from streamer.quantise import CropSets, Member, difference, install, refuse_if_far
 from streamer.types import Float32Array, UInt8Array
 
 FP8_CAPABILITY = (8, 9)
@@ -36,7 +36,7 @@ WORKSPACE_BYTES = 4 * 1024**3
 Say = Callable[[str], None]
 
 
-class Progress:
+class BuildProgress:
     """Told how far a build is; this one says nothing."""
 
     def phase(self, network: str, name: str, steps: int) -> None:
@@ -100,9 +100,9 @@ def build_engines(
     engines: Path,
     options: Options,
     *,
-    images: Callable[[int], Images],
+    images: Callable[[int], CropSets],
     say: Say = lambda _: None,
-    progress: Progress | None = None,
+    progress: BuildProgress | None = None,
 ) -> list[CompiledManifest]:
     """Build, check and install the engines of `members` under `engines/compiled`.
 
@@ -123,7 +123,7 @@ def build_engines(
             say(f"{member.manifest.name}: building in {precision_of(member, options)}")
             cache = engines / tensorrt_folder(precision_of(member, options), stamp["gpu"])
             try:
-                return _build_one(trt, member, options, images, work, cache, progress or Progress())
+                return _build_one(trt, member, options, images, work, cache, progress or BuildProgress())
             except ModelError as error:
                 refused.append(error)
                 return None
@@ -180,10 +180,10 @@ def _build_one(
     trt: Any,
     member: Member,
     options: Options,
-    images: Callable[[int], Images],
+    images: Callable[[int], CropSets],
     work: Path,
     cache: Path,
-    progress: Progress,
+    progress: BuildProgress,
 ) -> _Made:
     manifest, precision = member.manifest, precision_of(member, options)
     source = manifest.path(member.path.parent)
@@ -231,7 +231,7 @@ def check_graph(
 
 
 def build_with_tensorrt(
-    trt: Any, graph: bytes, name: str, max_batch: int, cache: Path, progress: Progress
+    trt: Any, graph: bytes, name: str, max_batch: int, cache: Path, progress: BuildProgress
 ) -> bytes:
     """ONNX -> engine for batches of 1 to `max_batch`, strongly typed. Raises BackendError.
 
@@ -274,7 +274,7 @@ def build_with_tensorrt(
     return bytes(plan)
 
 
-def _monitor(trt: Any, network: str, progress: Progress) -> Any:
+def _monitor(trt: Any, network: str, progress: BuildProgress) -> Any:
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -292,7 +292,7 @@ def _monitor(trt: Any, network: str, progress: Progress) -> Any:
     return Monitor()
 
 
-def _check(made: _Made, options: Options, images: Callable[[int], Images]) -> _Made:
+def _check(made: _Made, options: Options, images: Callable[[int], CropSets]) -> _Made:
     """Run the engine and its source on the same images."""
     from streamer.backends.tensorrt_backend import TensorRtNetwork
 
@@ -336,7 +336,7 @@ def _ensemble_difference(made: Sequence[_Made]) -> float:
 
 
 def _describe(
-    made: _Made, options: Options, stamp: dict[str, str], images: Callable[[int], Images], ensemble: float
+    made: _Made, options: Options, stamp: dict[str, str], images: Callable[[int], CropSets], ensemble: float
 ) -> CompiledManifest:
     member, shown = made.member, images(made.member.manifest.input.height)
     precision: Any = precision_of(member, options)

@@ -28,7 +28,7 @@ from streamer.gpu.build import (
 from streamer.gpu.graph import engine_graph
 from streamer.gpu.stamp import nvml_name
 from streamer.manifest import read_manifest, sha256_of
-from streamer.quantise import Images, Member, find_networks
+from streamer.quantise import CropSets, Member, find_networks
 
 STAMP = {"gpu": "NVIDIA H200", "compute capability": "9.0", "driver": "580.1", "tensorrt": "10.15.1"}
 
@@ -149,7 +149,7 @@ def test_engines_that_pass_are_installed_though_others_are_refused(
     ):
         monkeypatch.setattr(f"streamer.gpu.build.{name}", fake)
     options = Options(precision="fp16", max_batch=64, max_difference=0.01)
-    crops = Images(images(1), images(4), "noise")
+    crops = CropSets(images(1), images(4), "noise")
     with pytest.raises(ModelError) as refused:
         build_engines(members, tmp_path, options, images=lambda size: crops)
     assert str(refused.value).splitlines() == [

@@ -32,15 +32,15 @@ from streamer.errors import BackendError, InferenceError, ModelError  # noqa: E4
 from streamer.files import pieces_of  # noqa: E402
 from streamer.gpu.build import (  # noqa: E402
     FP8_CAPABILITY,
+    BuildProgress,
     Options,
-    Progress,
     build_engines,
     build_with_tensorrt,
 )
 from streamer.gpu.device import Device  # noqa: E402
 from streamer.manifest import read_manifest  # noqa: E402
 from streamer.pipeline import Pipeline  # noqa: E402
-from streamer.quantise import Images, Member, find_networks  # noqa: E402
+from streamer.quantise import CropSets, Member, find_networks  # noqa: E402
 from streamer.types import ChunkPrediction, Frame, UInt8Array  # noqa: E402
 
 ENGINES = Path(__file__).parents[2] / "engines"
@@ -86,7 +86,7 @@ class FakeTrt:
 @pytest.mark.needs_torch
 def test_a_build_where_cuda_fails_says_so(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"some: TensorRT cannot begin: .* CUDA initialization failure"):
-        build_with_tensorrt(FakeTrt, b"", "some", 8, tmp_path / "some.timing", Progress())
+        build_with_tensorrt(FakeTrt, b"", "some", 8, tmp_path / "some.timing", BuildProgress())
 
 
 @pytest.mark.needs_torch
@@ -195,8 +195,8 @@ def test_a_closed_engine_is_not_loaded_anew(tmp_path: Path) -> None:
         outputs()
 
 
-def shown(size: int) -> Images:
-    return Images(images(16, size=size, seed=2), images(16, size=size), "noise")
+def shown(size: int) -> CropSets:
+    return CropSets(images(16, size=size, seed=2), images(16, size=size), "noise")
 
 
 def build(folder: Path, precision: str, builder: str = "tensorrt", max_difference: float = 0.05) -> Path:
