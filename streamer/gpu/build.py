@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def build_engines(
     with tempfile.TemporaryDirectory(dir=compiled, prefix=".building-") as temporary:
         work = Path(temporary)
 
-        def build(member: Member) -> _Made | None:
+        def build(member: Member) -> Path | None:
             say(f"{member.manifest.name}: building in {precision_of(member, options)}")
             cache = engines / tensorrt_folder(precision_of(member, options), stamp["gpu"])
             try:
@@ -129,19 +129,17 @@ def build_engines(
                 return None
 
         with ThreadPoolExecutor(options.jobs) as pool:
-            built = [each for each in pool.map(build, todo) if each]
-        made: list[_Made] = []
-        for each in built:
-            say(f"{each.member.manifest.name}: comparing with OpenVINO f32 on the CPU")
-            try:
-                made.append(_check(each, options, images))
-            except ModelError as error:
-                refused.append(error)
+            built = [(member, file) for member, file in zip(todo, pool.map(build, todo), strict=True) if file]
         near: list[_Made] = []
         far: list[_Made] = []
-        for each in made:
-            is_near = difference(each.exact, each.got) <= options.max_difference
-            (near if is_near else far).append(each)
+        for member, file in built:
+            say(f"{member.manifest.name}: comparing with OpenVINO f32 on the CPU")
+            try:
+                made = _check(member, file, options, images)
+            except ModelError as error:
+                refused.append(error)
+                continue
+            (near if difference(made.exact, made.got) <= options.max_difference else far).append(made)
         ensemble = _ensemble_difference(near)
         manifests = [_describe(each, options, stamp, images, ensemble) for each in near]
         for manifest in manifests:
@@ -184,7 +182,8 @@ def _build_one(
     work: Path,
     cache: Path,
     progress: BuildProgress,
-) -> _Made:
+) -> Path:
+    """File of the engine, in `work`."""
     manifest, precision = member.manifest, precision_of(member, options)
     source = manifest.path(member.path.parent)
     calibration = images(manifest.input.height).calibration if precision in FORMATS else None
@@ -207,8 +206,7 @@ def _build_one(
             )
     file = work / f"{manifest.name}.plan"
     file.write_bytes(plan)
-    nothing = np.zeros(0, np.float32)
-    return _Made(member, file, nothing, nothing)
+    return file
 
 
 def check_graph(
@@ -292,21 +290,20 @@ def _monitor(trt: Any, network: str, progress: BuildProgress) -> Any:
     return Monitor()
 
 
-def _check(made: _Made, options: Options, images: Callable[[int], CropSets]) -> _Made:
+def _check(member: Member, file: Path, options: Options, images: Callable[[int], CropSets]) -> _Made:
     """Run the engine and its source on the same images."""
     from streamer.backends.tensorrt_backend import TensorRtNetwork
 
-    member = made.member
     check = images(member.manifest.input.height).check
     engine = TensorRtNetwork(
-        made.file,
+        file,
         member.manifest,
         precision=precision_of(member, options),
         device=options.device,
         max_batch=options.max_batch,
     )
     source = load_network(member.path, backend="openvino", precision="f32")
-    return replace(made, exact=_scores(source, check), got=_scores(engine, check))
+    return _Made(member, file, exact=_scores(source, check), got=_scores(engine, check))
 
 
 def _scores(network: Network, images: Any) -> Float32Array:
