@@ -12,17 +12,15 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from streamer.child import LENGTH, child_command, child_environment
 from streamer.config import DecodeConfig, SampleConfig
-from streamer.decode_worker import LENGTH
 from streamer.errors import DecodeError, StreamerError
 from streamer.messages import VideoChunk
 from streamer.nvdec import DECODERS, NvdecSettings
@@ -168,7 +166,7 @@ class Worker:
             },
         }
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-P", "-m", "streamer.decode_worker", json.dumps(settings)],
+            child_command("streamer.decode_worker", json.dumps(settings)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -182,13 +180,7 @@ class Worker:
         names = ["PATH", "LD_LIBRARY_PATH", "LANG"]
         if self._nvdec is not None:  # so that both count the same GPUs
             names += ["CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"]
-        environment = {name: os.environ[name] for name in names if name in os.environ}
-        package_root = str(Path(__file__).resolve().parents[1])
-        environment["PYTHONPATH"] = os.pathsep.join(
-            filter(None, (package_root, os.environ.get("PYTHONPATH")))
-        )
-        environment["OPENBLAS_NUM_THREADS"] = "1"  # numpy's, each would take address space
-        return environment
+        return child_environment({name: os.environ[name] for name in names if name in os.environ})
 
     async def open(self, chunk: VideoChunk, sample: SampleConfig | Sequence[float]) -> None:
         """Hand a chunk over. sample: see `DecodePool.decode`."""

@@ -30,18 +30,16 @@ import os
 import resource
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamer import syscalls
+from streamer.child import LENGTH
 
 if TYPE_CHECKING:
     from streamer.picture import SampledFrame
-
-LENGTH = struct.Struct("!I")
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_NO_NEW_PRIVS = 38

@@ -21,14 +21,12 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from streamer.child import LENGTH, child_command, child_environment
 from streamer.errors import DecodeError
 from streamer.segment import (
     DEMUXERS,
-    LENGTH,
     MEMORY_BYTES,
     Muxer,
-    child_command,
-    child_environment,
     cut,
     packets_of,
     stated_seconds,
@@ -111,7 +109,7 @@ async def record(
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
-        env=child_environment(),
+        env=child_environment(os.environ),
         start_new_session=True,  # Ctrl-C reaches the whole group of the terminal: not this one
     )
     assert process.stdin is not None

@@ -18,7 +18,6 @@ import resource
 import select
 import signal
 import stat
-import struct
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -26,10 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from streamer.child import LENGTH, child_command, child_environment
 from streamer.errors import DecodeError
 from streamer.video_stream import CODECS, is_accepted, video_streams
-
-LENGTH = struct.Struct("!I")
 
 MEMORY_BYTES = 1 << 30
 """Address space of the child, which holds a group of pictures, at times three times."""
@@ -105,25 +103,13 @@ def segments_of(
 
 def _start_cutter(file: IO[bytes], chunk_seconds: float) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [*child_command("streamer.segment"), str(chunk_seconds)],
+        child_command("streamer.segment", str(chunk_seconds)),
         stdin=file,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=child_environment(),
+        env=child_environment(os.environ),
         start_new_session=True,  # Ctrl-C reaches the whole group of the terminal: not this one
     )
-
-
-def child_command(module: str) -> list[str]:
-    """Runs a module of ours in a process of its own, with `child_environment`."""
-    return [sys.executable, "-P", "-m", module]
-
-
-def child_environment() -> dict[str, str]:
-    """Ours, with the package found wherever it was imported from."""
-    package_root = str(Path(__file__).resolve().parents[1])
-    search_path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
-    return os.environ | {"PYTHONPATH": search_path, "OPENBLAS_NUM_THREADS": "1"}
 
 
 def _read_segments(pipe: IO[bytes]) -> Iterator[Segment]:

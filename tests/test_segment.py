@@ -18,8 +18,9 @@ import psutil
 import pytest
 from decoding import decode
 
+from streamer.child import child_environment
 from streamer.errors import DecodeError
-from streamer.segment import Segment, _read_segments, child_environment, segments_of
+from streamer.segment import Segment, _read_segments, segments_of
 
 
 def written(folder: Path, data: bytes, name: str = "clip") -> Path:
@@ -340,7 +341,7 @@ def test_a_group_of_pictures_without_end_is_refused_in_time(tmp_path: Path) -> N
         [sys.executable, "-c", code, "2.0"],
         input=buffer.getvalue(),
         capture_output=True,
-        env=child_environment(),
+        env=child_environment(os.environ),
         check=True,
     )
     with pytest.raises(DecodeError, match="no keyframe for so long") as caught:
