@@ -44,11 +44,11 @@ export const durationText = (ms) => {
   return seconds < 172800 ? `${Math.round(seconds / 3600)} h` : `${numberText(Math.round(seconds / 86400))} d`;
 };
 
-const UNIX_TIME_SECONDS = 1e9; // a position so late is the time of day
+const UNIX_SECONDS = 1e8; // a position so late is the time of day, as in terminal.py
 
 export const positionText = (seconds) => {
   if (seconds === null || seconds === undefined) return "–";
-  if (seconds >= UNIX_TIME_SECONDS) return timeText(1000 * seconds);
+  if (seconds >= UNIX_SECONDS) return timeText(1000 * seconds);
   const two = (number) => String(number).padStart(2, "0");
   const whole = Math.floor(seconds);
   const [hours, minutes, rest] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
