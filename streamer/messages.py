@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgpack
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from streamer.errors import MessageError
 
@@ -28,6 +28,15 @@ Headers = Sequence[tuple[str, bytes | None]]
 """Of a Kafka record, which may repeat a name and may carry null."""
 
 
+def _not_too_long(video_id: str) -> str:
+    if (size := len(video_id.encode("utf-8", "surrogatepass"))) > MAX_VIDEO_ID_BYTES:
+        raise ValueError(f"{size} bytes of UTF-8, at most {MAX_VIDEO_ID_BYTES} are allowed")
+    return video_id
+
+
+VideoId = Annotated[str, AfterValidator(_not_too_long)]
+
+
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -36,7 +45,7 @@ class VideoChunk(_Message):
     """A piece of a video, decodable on its own (with `init` if given)."""
 
     v: Literal[1] = 1
-    video_id: Annotated[str, Field(min_length=1)]
+    video_id: Annotated[VideoId, Field(min_length=1)]
     """Key of the record too: chunks of one video stay in one partition. At most 512 bytes of UTF-8."""
     seq: Annotated[int, Field(ge=0, lt=2**63)]
     """Position among the video's chunks; a number seen before is not counted twice."""
@@ -54,12 +63,6 @@ class VideoChunk(_Message):
     """Unix time of capture, milliseconds."""
     last: bool = False
     """No chunk with a higher seq follows."""
-
-    @model_validator(mode="after")
-    def _id_length(self) -> VideoChunk:
-        if (size := len(self.video_id.encode("utf-8", "surrogatepass"))) > MAX_VIDEO_ID_BYTES:
-            raise ValueError(f"video_id has {size} bytes of UTF-8, at most {MAX_VIDEO_ID_BYTES} are allowed")
-        return self
 
     def __repr__(self) -> str:
         return f"VideoChunk({self.video_id!r}, seq={self.seq}, {len(self.data)} bytes)"
@@ -112,7 +115,7 @@ class ScoreUpdate(_Message):
     """What is known of a video after one of its chunks."""
 
     v: Literal[1] = 1
-    video_id: str
+    video_id: VideoId
     seq: int
     """Of the chunk that caused this update."""
     status: Literal["scored", "no_face", "undecodable", "duplicate", "final"]
@@ -219,7 +222,7 @@ class VideoEvidence(_Message):
     """The most suspicious faces of one chunk, where there are any: pictures of people."""
 
     v: Literal[1] = 1
-    video_id: str
+    video_id: VideoId
     seq: int
     """Of the chunk."""
     crops: Annotated[list[EvidenceCrop], Field(min_length=1, max_length=MAX_EVIDENCE_CROPS)]

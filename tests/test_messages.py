@@ -181,6 +181,15 @@ def test_pictures_of_other_formats_are_refused(evidence: VideoEvidence, crop: by
             decode_evidence(encode_evidence(evidence.model_copy(update={"crops": crops})))
 
 
+@given(updates, evidences)
+def test_a_name_that_no_video_has_is_refused(update: ScoreUpdate, evidence: VideoEvidence) -> None:
+    name = {"video_id": "x" * (MAX_VIDEO_ID_BYTES + 1)}
+    with pytest.raises(MessageError, match="513 bytes of UTF-8"):
+        decode_score(encode_score(update.model_copy(update=name)))
+    with pytest.raises(MessageError, match="513 bytes of UTF-8"):
+        decode_evidence(encode_evidence(evidence.model_copy(update=name)))
+
+
 def test_too_much_evidence_is_refused() -> None:
     with pytest.raises(MessageError, match="at most 1048576 allowed"):
         decode_evidence(bytes(MAX_EVIDENCE_BYTES + 1))

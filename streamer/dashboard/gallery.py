@@ -10,7 +10,7 @@ from itertools import count
 from typing import Any, Literal
 
 from streamer.dashboard.history import HISTORY_MODELS, MAX_TEXT
-from streamer.messages import MAX_VIDEO_ID_BYTES, EvidenceCrop, VideoEvidence
+from streamer.messages import EvidenceCrop, VideoEvidence
 
 CROPS_PER_VIDEO = 12
 """The most suspicious; a screenful."""
@@ -62,12 +62,7 @@ class Gallery:
         """Of all pictures."""
 
     def add(self, evidence: VideoEvidence, now_ms: int) -> None:
-        """Take in the crops of a chunk; those that came before, as after a crash, are left out.
-
-        Raises ValueError, with nothing changed, for a name that no video has.
-        """
-        if (size := len(evidence.video_id.encode())) > MAX_VIDEO_ID_BYTES:
-            raise ValueError(f"video_id has {size} bytes of UTF-8, at most {MAX_VIDEO_ID_BYTES} are allowed")
+        """Take in the crops of a chunk; those that came before, as after a crash, are left out."""
         video = self._videos.setdefault(evidence.video_id, VideoCrops())
         self._videos.move_to_end(evidence.video_id)
         video.seen_ms, video.version = now_ms, next(self._versions)

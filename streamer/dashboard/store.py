@@ -22,7 +22,7 @@ from streamer.dashboard.history import (
     unpack,
     withheld,
 )
-from streamer.messages import MAX_VIDEO_ID_BYTES, DeadLetter, ScoreUpdate
+from streamer.messages import DeadLetter, ScoreUpdate
 from streamer.watch import people_in
 
 TREND_UPDATES = 60
@@ -304,9 +304,7 @@ class Store:
 
 
 def _check(update: ScoreUpdate) -> None:
-    """Raises ValueError for sizes that JSON or this store could not bear."""
-    if (size := len(update.video_id.encode())) > MAX_VIDEO_ID_BYTES:
-        raise ValueError(f"video_id has {size} bytes of UTF-8, at most {MAX_VIDEO_ID_BYTES} are allowed")
+    """Raises ValueError for numbers that JSON or this store could not bear."""
     numbers = (
         *(update.seq, update.frames, update.faces, update.chunks, update.missing_chunks),
         *(update.undecodable_chunks, update.processed_at_ms, update.suspect_track or 0),

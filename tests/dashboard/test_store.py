@@ -339,8 +339,7 @@ HUGE = [
     update(faces=2**64),
     update(end_seconds=1e306),
     update(processed_at_ms=-(10**4299)),
-    update("x" * 600),
-    update("é" * 300),
+    *(update().model_copy(update={"video_id": name}) for name in ("x" * 600, "é" * 300)),
     update(tracks=[TrackScore(track=2**64, box=(0, 0, 1, 1), fake_score=0.5, faces=1)]),
 ]
 
