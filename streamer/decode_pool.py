@@ -22,6 +22,7 @@ from streamer.decode_process import BATCH_FRAMES, DecodedBatch, Worker, WorkerFa
 from streamer.errors import DecodeError, StreamerError
 from streamer.messages import VideoChunk
 from streamer.nvdec import NvdecSettings
+from streamer.tasks import cancel_all
 
 __all__ = ["BATCH_FRAMES", "DecodePool", "DecodedBatch"]
 
@@ -85,9 +86,7 @@ class DecodePool:
     async def close(self) -> None:
         """End all workers, also those at work; idempotent. Leaves no process and no file descriptor."""
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_all(self._tasks)
         await asyncio.gather(*(worker.stop() for worker in self._workers))
         for worker in self._workers:
             worker.release_memory()

@@ -30,7 +30,7 @@ from streamer.pipeline import Pipeline
 from streamer.publish import publish_source
 from streamer.service import Service
 from streamer.sources import Clip
-from streamer.tasks import gather_or_cancel
+from streamer.tasks import cancel_all, gather_or_cancel
 from streamer.terminal import CONNECT_SECONDS, count, duration
 from streamer.watch import UNTRAINED, View, make_view, people_in
 
@@ -247,9 +247,7 @@ async def first_of(*tasks: asyncio.Task[None]) -> None:
         for task in done:
             task.result()
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all(tasks)
 
 
 def _summarise(console: Console, tally: Tally, *, embedded: bool) -> None:

@@ -35,6 +35,7 @@ from streamer.messages import VideoChunk
 from streamer.rolling import EnsembleInfo
 from streamer.sample import sampling_rate, thinned
 from streamer.suspects import Suspects
+from streamer.tasks import cancel_all
 from streamer.types import (
     THUMBNAIL_SIDE,
     ChunkPrediction,
@@ -243,9 +244,7 @@ class Pipeline:
             while waiting:
                 await finish_next()
         finally:
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+            await cancel_all(waiting)
         if suspects:
             illustrating = self._beside(suspects.illustrate, frames, self._ensemble.heat_maps)
             try:

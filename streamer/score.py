@@ -30,6 +30,7 @@ from streamer.manifest import read_manifest, sha256_of
 from streamer.messages import ScoreUpdate, VideoChunk
 from streamer.pipeline import Pipeline
 from streamer.rolling import Arrival, OnFace, RollingScores
+from streamer.tasks import cancel_all
 from streamer.terminal import count
 from streamer.types import ChunkPrediction
 from streamer.watch import UNTRAINED, UNTRAINED_BANNER, people_in
@@ -89,9 +90,7 @@ async def score_files(
                     print(_json(path, result) if json else _line(path, result), flush=True)  # noqa: T201
                     progress.advance(bar)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_all(tasks)
     return 1 if failed else 0
 
 
@@ -209,9 +208,7 @@ async def score_file(
         while waiting:
             await count_next()
     finally:
-        for _, task in waiting:
-            task.cancel()
-        await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
+        await cancel_all([task for _, task in waiting])
     if cut is not None:
         arrival = Arrival(time.monotonic(), round(1000 * time.time()))
         rolling.apply_undecodable(video_id, next_seq, cut.reason, arrival=arrival)
