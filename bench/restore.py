@@ -28,8 +28,8 @@ from streamer.kafka.changelog import restore
 from streamer.kafka.deliver import Batch, ExactlyOnce
 from streamer.kafka.held import FETCH_BYTES
 from streamer.kafka.topics import create_topics
-from streamer.rolling import Arrival, EnsembleInfo, RollingScores
-from streamer.types import ChunkPrediction, FacePrediction, FramePrediction
+from streamer.rolling import Arrival, RollingScores
+from streamer.types import ChunkPrediction, EnsembleInfo, FacePrediction, FramePrediction
 
 ENSEMBLE = EnsembleInfo(("one", "two"), "bench", trained=True)
 TRANSACTION_VIDEOS = 2000

@@ -22,10 +22,9 @@ from streamer.engines import prepare_members
 from streamer.errors import StreamerError
 from streamer.load_config import load_config
 from streamer.pipeline import Pipeline
-from streamer.rolling import EnsembleInfo
 from streamer.score import FileScore, score_file
 from streamer.tasks import gather_or_cancel
-from streamer.types import FacePrediction, Frame, UInt8Array
+from streamer.types import EnsembleInfo, FacePrediction, Frame, UInt8Array
 
 T = TypeVar("T")
 

@@ -38,7 +38,7 @@ class SeenFace:
 
 
 class Evidence:
-    """Every face of a video, and the most suspicious crops of each track. `add` is a `rolling.OnFace`."""
+    """Every face of a video, and the most suspicious crops of each track. `add` is a `types.OnFace`."""
 
     def __init__(self) -> None:
         self.faces: list[SeenFace] = []

@@ -15,7 +15,7 @@ import streamer
 from streamer.batching import Batcher
 from streamer.errors import ClassifyError, DecodeError, DetectError, LimitError, MessageError
 from streamer.messages import ScoreUpdate
-from streamer.rolling import EnsembleInfo
+from streamer.types import EnsembleInfo
 
 STAGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Seconds: from one network call to the decoder's time limit."""

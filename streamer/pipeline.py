@@ -32,7 +32,6 @@ from streamer.faces.detect import FaceDetector
 from streamer.faces.resize import FrameImage, Pyramid
 from streamer.gpu import nvdec_settings, open_device
 from streamer.messages import VideoChunk
-from streamer.rolling import EnsembleInfo
 from streamer.sample import sampling_rate, thinned
 from streamer.suspects import Suspects
 from streamer.tasks import cancel_all
@@ -40,6 +39,7 @@ from streamer.types import (
     THUMBNAIL_SIDE,
     ChunkPrediction,
     Crops,
+    EnsembleInfo,
     FacePrediction,
     Faces,
     Float32Array,

@@ -7,9 +7,8 @@ chunks arrive cannot change a video's score by even one bit; a seq that was coun
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 
@@ -17,7 +16,15 @@ from streamer.config import AlertConfig, FacesConfig, RollingConfig
 from streamer.errors import StateError
 from streamer.faces.track import Tails, assign_tracks
 from streamer.messages import Alert, ScoreUpdate, ShadowScore, TrackScore
-from streamer.types import THUMBNAIL_SIDE, ChunkPrediction, FacePrediction, Float32Array, FramePrediction
+from streamer.types import (
+    THUMBNAIL_SIDE,
+    ChunkPrediction,
+    EnsembleInfo,
+    FacePrediction,
+    Float32Array,
+    FramePrediction,
+    OnFace,
+)
 from streamer.video_state import (
     BIN_SECONDS,
     UNIT,
@@ -29,21 +36,6 @@ from streamer.video_state import (
     pack_state,
     unpack_state,
 )
-
-OnFace: TypeAlias = Callable[[int, float, FacePrediction], None]
-"""Called with the number of a face's track, its time in the video in seconds, and the face."""
-
-
-@dataclass(frozen=True, slots=True)
-class EnsembleInfo:
-    """What a score update says of the ensemble."""
-
-    names: tuple[str, ...]
-    model_set: str
-    trained: bool
-    shadow_set: str | None = None
-    """`model_set` of the ensemble in `classify.shadow`; None: there is none."""
-    shadow_trained: bool = True
 
 
 @dataclass(frozen=True, slots=True)

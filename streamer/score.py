@@ -29,10 +29,10 @@ from streamer.log import printable
 from streamer.manifest import read_manifest, sha256_of
 from streamer.messages import ScoreUpdate, VideoChunk
 from streamer.pipeline import Pipeline
-from streamer.rolling import Arrival, OnFace, RollingScores
+from streamer.rolling import Arrival, RollingScores
 from streamer.tasks import cancel_all
 from streamer.terminal import count
-from streamer.types import ChunkPrediction
+from streamer.types import ChunkPrediction, OnFace
 from streamer.watch import UNTRAINED, UNTRAINED_BANNER, people_in
 from streamer.whole_file import write_whole
 

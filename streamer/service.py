@@ -32,11 +32,11 @@ from streamer.kafka.topics import needed_topics, require_topics
 from streamer.messages import VideoChunk
 from streamer.metrics import Metrics, PipelineCollector
 from streamer.outcome import Predict
-from streamer.rolling import EnsembleInfo, RollingScores
+from streamer.rolling import RollingScores
 from streamer.states import PartitionStates
 from streamer.tasks import call_on_signal, cancel_all
 from streamer.tracing import Tracing
-from streamer.types import ChunkPrediction
+from streamer.types import ChunkPrediction, EnsembleInfo
 
 COMMIT_SECONDS = 1.0
 """Between commits; what a crash makes us do again."""

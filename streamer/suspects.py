@@ -11,8 +11,7 @@ import numpy as np
 
 from streamer.config import EvidenceConfig
 from streamer.messages import MAX_EVIDENCE_BYTES, EvidenceCrop, VideoEvidence
-from streamer.rolling import EnsembleInfo
-from streamer.types import FacePrediction, Float32Array, FramePrediction, Picture, UInt8Array
+from streamer.types import EnsembleInfo, FacePrediction, Float32Array, FramePrediction, Picture, UInt8Array
 
 MAX_PICTURE_BYTES = MAX_EVIDENCE_BYTES // 2
 """Of a chunk's pictures together, so that their message fits its topic with room to spare."""
@@ -80,7 +79,7 @@ class ChunkEvidence:
         self._crops: list[EvidenceCrop] = []
 
     def add(self, track: int, at_seconds: float, face: FacePrediction) -> None:
-        """A `rolling.OnFace`."""
+        """A `types.OnFace`."""
         if face.picture is not None:
             self._crops.append(
                 EvidenceCrop(

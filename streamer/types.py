@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -199,3 +200,19 @@ class ChunkPrediction:
     """Time spent by stage (`decode`, `detect`, `classify`), waiting included, milliseconds."""
     sampling_rate: float | None = None
     """Samples per second of video that were asked for, > 0; None: not stated."""
+
+
+OnFace: TypeAlias = Callable[[int, float, FacePrediction], None]
+"""Called with the number of a face's track, its time in the video in seconds, and the face."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleInfo:
+    """What a score update says of the ensemble."""
+
+    names: tuple[str, ...]
+    model_set: str
+    trained: bool
+    shadow_set: str | None = None
+    """`model_set` of the ensemble in `classify.shadow`; None: there is none."""
+    shadow_trained: bool = True

@@ -27,10 +27,9 @@ from streamer.messages import (
     decode_dead_letter,
     decode_evidence,
 )
-from streamer.rolling import EnsembleInfo
 from streamer.service import Service
 from streamer.tracing import Tracing
-from streamer.types import ChunkPrediction, FacePrediction, FramePrediction, Picture
+from streamer.types import ChunkPrediction, EnsembleInfo, FacePrediction, FramePrediction, Picture
 
 BAD, BROKEN = b"bad", b"broken"
 """Data of a chunk that cannot be decoded, and of one on which the network fails."""

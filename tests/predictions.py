@@ -5,8 +5,8 @@ import random
 from hypothesis import strategies as st
 
 from streamer.config import AlertConfig, FacesConfig, RollingConfig
-from streamer.rolling import Arrival, EnsembleInfo, RollingScores
-from streamer.types import ChunkPrediction, FacePrediction, FramePrediction
+from streamer.rolling import Arrival, RollingScores
+from streamer.types import ChunkPrediction, EnsembleInfo, FacePrediction, FramePrediction
 
 ENSEMBLE = EnsembleInfo(("a", "b"), "hash", trained=True)
 BOX = (10.0, 10.0, 50.0, 60.0)

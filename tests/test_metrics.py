@@ -13,7 +13,7 @@ from streamer.batching import Batcher
 from streamer.errors import DecodeError
 from streamer.messages import ScoreUpdate
 from streamer.metrics import KNOWN_REASONS, Metrics, PipelineCollector
-from streamer.rolling import EnsembleInfo
+from streamer.types import EnsembleInfo
 
 
 @pytest.fixture

@@ -46,7 +46,8 @@ from streamer.messages import (
 )
 from streamer.metrics import KNOWN_REASONS, Metrics
 from streamer.outcome import dead_letter, process
-from streamer.rolling import Arrival, EnsembleInfo, RollingScores
+from streamer.rolling import Arrival, RollingScores
+from streamer.types import EnsembleInfo
 from streamer.watch import Board, LinesView
 
 EVIL = (

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from predictions import BOX, ENSEMBLE, chunk, feed, probabilities, rolling, videos, walk
 
 from streamer.config import AlertConfig, FacesConfig, RollingConfig
-from streamer.rolling import Arrival, EnsembleInfo, RollingScores
-from streamer.types import ChunkPrediction, FacePrediction, FramePrediction
+from streamer.rolling import Arrival, RollingScores
+from streamer.types import ChunkPrediction, EnsembleInfo, FacePrediction, FramePrediction
 from streamer.video_state import MIN_CLUSTERS, UNIT
 
 

@@ -17,9 +17,8 @@ from streamer.demo_clips import demo_clips
 from streamer.errors import InferenceError
 from streamer.messages import MAX_EVIDENCE_BYTES, VideoChunk, encode_evidence
 from streamer.pipeline import Pipeline
-from streamer.rolling import EnsembleInfo
 from streamer.suspects import HEAT_PX, ChunkEvidence, Suspects, jpeg_of, png_of_heat
-from streamer.types import FacePrediction, Float32Array, FramePrediction, UInt8Array
+from streamer.types import EnsembleInfo, FacePrediction, Float32Array, FramePrediction, UInt8Array
 
 ENSEMBLE = EnsembleInfo(("one", "two"), "0" * 12, trained=True)
 

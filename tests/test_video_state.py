@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from predictions import chunk, feed, rolling, videos, walk
 
 from streamer.errors import StateError
-from streamer.rolling import Arrival, EnsembleInfo
+from streamer.rolling import Arrival
+from streamer.types import EnsembleInfo
 from streamer.video_state import VideoState, pack_state, unpack_state
 
 
