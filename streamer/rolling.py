@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from streamer.alerts import judge, suspect_of
 from streamer.config import AlertConfig, FacesConfig, RollingConfig
 from streamer.errors import StateError
 from streamer.faces.track import Tails, assign_tracks
-from streamer.messages import Alert, ScoreUpdate, ShadowScore, TrackScore
+from streamer.messages import ScoreUpdate, ShadowScore, TrackScore
 from streamer.types import (
     THUMBNAIL_SIDE,
     ChunkPrediction,
@@ -320,15 +321,15 @@ class RollingScores:
         error: str | None = None,
         sampling_rate: float | None = None,
     ) -> ScoreUpdate:
-        window = state.window.mean()
-        suspect = self._suspect(state)
-        alert = self._judge(state, seq, window, duplicate=status == "duplicate")
+        suspect = suspect_of(state, self._alert)
+        may_change = self.ensemble.trained and status != "duplicate"
+        alert = judge(state, self._alert, members=self._members, seq=seq, may_change=may_change)
         return ScoreUpdate(
             video_id=video_id,
             seq=seq,
             status=status,
             fake_score=state.score.value(self._members),
-            window_score=window.value(self._members),
+            window_score=state.window.mean().value(self._members),
             interval=state.spread.interval(state.score, self._members),
             frames=state.frames,
             faces=state.score.faces,
@@ -377,39 +378,6 @@ class RollingScores:
             fake_score=score,
             window_score=shadow.window.mean().value(1),
             faces=shadow.score.faces,
-        )
-
-    def _suspect(self, state: VideoState) -> Track | None:
-        """Track with the highest score among those that rest on enough faces."""
-        enough = [t for t in state.tracks if t.score.faces >= self._alert.min_faces]
-        return max(enough, key=lambda t: t.score.total / t.score.faces, default=None)
-
-    def _watched(self, state: VideoState, window: MeanScore) -> float | None:
-        """The score that decides on the alert; None while it rests on too few faces."""
-        candidates = {
-            "track": [window, *(track.window.mean() for track in state.tracks)],
-            "window": [window],
-            "video": [state.score],
-        }[self._alert.score]
-        enough = (score for score in candidates if score.faces >= self._alert.min_faces)
-        return max((s for score in enough if (s := score.value(self._members)) is not None), default=None)
-
-    def _judge(self, state: VideoState, seq: int, window: MeanScore, *, duplicate: bool) -> Alert:
-        """Raise or clear the alert; without enough evidence, or news, it stays as it is."""
-        score = self._watched(state, window)
-        was = state.alert_since_seq
-        if score is not None and self.ensemble.trained and not duplicate:
-            if was is None and score >= self._alert.raise_at:
-                state.alert_since_seq = seq
-            elif was is not None and score < self._alert.clear_at:
-                state.alert_since_seq = None
-        raised = state.alert_since_seq is not None
-        return Alert(
-            state="raised" if raised else "none",
-            changed=(was is None) != (state.alert_since_seq is None),
-            since_seq=state.alert_since_seq,
-            threshold=self._alert.clear_at if raised else self._alert.raise_at,
-            score=score,
         )
 
 
