@@ -23,7 +23,15 @@ from streamer.training.figures import (
 )
 from streamer.training.metrics import GainPoint, Labels, Scores, VideoScores
 from streamer.training.robustness import DEGRADATIONS, Degradation, measure_curves
-from streamer.training.scoring import BATCH, MARGIN, NEUTRAL, FaceSet, Scorer, score_faces
+from streamer.training.scoring import (
+    BATCH,
+    MARGIN,
+    NEUTRAL,
+    FaceSet,
+    Scorer,
+    probabilities_of,
+    score_faces,
+)
 from streamer.training.types import FAKE, REAL, CropRecord, FrameScores
 
 FRAME_COUNTS = (1, 2, 3, 5, 10, 20, 50, 100)
@@ -219,8 +227,7 @@ def figures_of(
     labels: Labels,
     probabilities: Scores,
     thresholds: Mapping[str, float],
-    *,
-    interval: tuple[float, float] | None = None,
+    interval: tuple[float, float] | None,
 ) -> Figures:
     """Figures over (n,) frames or videos."""
     both = len(set(labels.tolist())) == 2
@@ -242,14 +249,8 @@ def _score(scorers: Sequence[Scorer], part: EvaluationSet, options: Options) -> 
     members = score_faces(
         scorers, part.faces, margin=options.margin, batch=options.batch, workers=options.workers
     )
-    probabilities = {
-        scorer.name: metrics.probabilities(scores, scorer.calibration)
-        for scorer, scores in zip(scorers, members, strict=True)
-    }
-    if len(scorers) > 1:
-        probabilities[ENSEMBLE] = np.mean(list(probabilities.values()), axis=0)
     neutral = [metrics.probabilities(scores, NEUTRAL) for scores in members]
-    return _Scored(part, members, probabilities, np.mean(neutral, axis=0))
+    return _Scored(part, members, probabilities_of(scorers, members), np.mean(neutral, axis=0))
 
 
 def _scorer_figures(
@@ -278,8 +279,8 @@ def _scorer_figures(
     video_interval = interval(videos.labels, videos.probabilities, videos.videos)
     return ScorerFigures(
         name=name,
-        frame=figures_of(scored.labels, values, thresholds, interval=frame_interval),
-        video=figures_of(videos.labels, videos.probabilities, thresholds, interval=video_interval),
+        frame=figures_of(scored.labels, values, thresholds, frame_interval),
+        video=figures_of(videos.labels, videos.probabilities, thresholds, video_interval),
     )
 
 

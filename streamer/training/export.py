@@ -23,7 +23,7 @@ from torch import nn
 
 from streamer.backends.images import normalise
 from streamer.backends.load import load_network
-from streamer.classify import probability
+from streamer.classify import MASK, probability
 from streamer.engines import IMAGENET
 from streamer.errors import ModelError, TrainingError
 from streamer.manifest import Calibration, Manifest, sha256_of
@@ -45,7 +45,7 @@ MIN_CROPS = 8
 
 LICENCE = "Apache-2.0"
 
-LOGIT, MASK = "logit", "mask"
+LOGIT = "logit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,7 @@ def export_member(
 
     model: on the CPU; left as it is. size: of its input, pixels. crops: (n, size, size, 3) uint8 RGB faces
     to check on. heat_map: a second output `mask`, (n, 1, size / 16, size / 16), share altered of each cell
-    in [0, 1]; serving does not ask for it. Raises ModelError if the outputs differ, TrainingError for
-    unusable crops.
+    in [0, 1], for evidence. Raises ModelError if the outputs differ, TrainingError for unusable crops.
     """
     name = texts.name
     _check_crops(crops, size, name)
@@ -232,8 +231,7 @@ def _compare(
     file: Path, manifest: Manifest, crops: UInt8Array, expected: Mapping[str, Float32Array]
 ) -> float:
     """Largest difference over libraries and outputs. Raises ModelError beyond MAX_DIFFERENCE."""
-    # The manifest that serving reads names the logit alone; this one, for a moment, all outputs.
-    path = write_manifest(file.with_suffix(".json"), manifest.model_copy(update={"outputs": tuple(expected)}))
+    path = write_manifest(file.with_suffix(".json"), manifest)
     largest = 0.0
     for backend in ("onnxruntime", "openvino"):
         network = load_network(path, backend=backend, precision="f32")

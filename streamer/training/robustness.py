@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamer.training.compress import h264, jpeg
-from streamer.training.figures import ENSEMBLE, CurveFigures, CurvePoint
+from streamer.training.figures import CurveFigures, CurvePoint
 from streamer.training.image_ops import add_levels, blur, dim, draw_noise, resize, smooth
-from streamer.training.metrics import auc, by_video, probabilities
-from streamer.training.scoring import BATCH, MARGIN, Degrade, FaceSet, Scorer, score_faces
+from streamer.training.metrics import auc, by_video
+from streamer.training.scoring import Degrade, FaceSet, Scorer, probabilities_of, score_faces
 from streamer.training.types import FrameScores
 from streamer.types import UInt8Array
 
@@ -87,11 +87,11 @@ def measure_curves(
     *,
     on: str,
     undegraded: Sequence[FrameScores],
-    degradations: Sequence[Degradation] = DEGRADATIONS,
-    margin: float = MARGIN,
-    batch: int = BATCH,
-    workers: int = 1,
-    report: Callable[[str], None] = lambda _: None,
+    degradations: Sequence[Degradation],
+    margin: float,
+    batch: int,
+    workers: int,
+    report: Callable[[str], None],
 ) -> list[CurveFigures]:
     """AUC over videos of every member and of their ensemble, at every level of every degradation.
 
@@ -121,15 +121,9 @@ def measure_curves(
 
 
 def _aucs(scorers: Sequence[Scorer], scores: Sequence[FrameScores]) -> dict[str, float]:
-    """AUC over videos by name of the member, and of the ensemble if there are several."""
-    by_name = {
-        scorer.name: probabilities(own, scorer.calibration)
-        for scorer, own in zip(scorers, scores, strict=True)
-    }
-    if len(scorers) > 1:
-        by_name[ENSEMBLE] = np.mean(list(by_name.values()), axis=0)
+    """AUC over videos; see `probabilities_of`."""
     aucs = {}
-    for name, frame_probabilities in by_name.items():
+    for name, frame_probabilities in probabilities_of(scorers, scores).items():
         videos = by_video(scores[0], frame_probabilities)
         aucs[name] = auc(videos.labels, videos.probabilities)
     return aucs

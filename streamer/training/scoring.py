@@ -21,6 +21,8 @@ from streamer.training.alignment import FacePicture, find_partner
 from streamer.training.augment import plain_view
 from streamer.training.blend import BlendConfig, Blended, cross_blend, self_blend
 from streamer.training.crops import face_picture, read_crop
+from streamer.training.figures import ENSEMBLE
+from streamer.training.metrics import Scores, probabilities
 from streamer.training.types import FAKE, REAL, CropRecord, FrameScores
 from streamer.types import Float32Array, UInt8Array
 
@@ -240,6 +242,17 @@ def score_faces(
         FrameScores(videos, np.array(labels, np.int64), generators, np.concatenate(column))
         for column in logits
     ]
+
+
+def probabilities_of(scorers: Sequence[Scorer], scores: Sequence[FrameScores]) -> dict[str, Scores]:
+    """Name -> (n,) of every crop: members, then the ensemble if there are several."""
+    found = {
+        scorer.name: probabilities(own, scorer.calibration)
+        for scorer, own in zip(scorers, scores, strict=True)
+    }
+    if len(scorers) > 1:
+        found[ENSEMBLE] = np.mean(list(found.values()), axis=0)
+    return found
 
 
 def _views(
