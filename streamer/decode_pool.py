@@ -47,8 +47,9 @@ class DecodePool:
         self._config = config
         self._yuv = yuv
         self._nvdec = nvdec
-        self._size = config.workers or len(os.sched_getaffinity(0))
-        self._turns = asyncio.Semaphore(self._size)
+        self.size = config.workers or len(os.sched_getaffinity(0))
+        """Chunks that are decoded at the same time."""
+        self._turns = asyncio.Semaphore(self.size)
         self._workers: list[Worker] = []
         self._idle: asyncio.LifoQueue[Worker] = asyncio.LifoQueue()  # the spare's memory stays untouched
         self._tasks: set[asyncio.Task[None]] = set()
@@ -64,15 +65,10 @@ class DecodePool:
         """Why the workers' system calls are not filtered; None: they are."""
         return next((worker.unfiltered for worker in self._workers if worker.unfiltered), None)
 
-    @property
-    def size(self) -> int:
-        """Chunks that are decoded at the same time."""
-        return self._size
-
     async def start(self) -> None:
         """Start the workers. Raises StreamerError, saying why, if they do not come up."""
         try:
-            for _ in range(self._size + 1):
+            for _ in range(self.size + 1):
                 self._workers.append(Worker(self._config, yuv=self._yuv, nvdec=self._nvdec))
             await asyncio.gather(*(worker.start() for worker in self._workers))
         except BaseException:

@@ -14,6 +14,8 @@ from streamer.types import Float32Array, Images
 class OnnxRuntimeNetwork:
     """A network in ONNX Runtime; see `streamer.backends.base.Network`."""
 
+    device = "onnxruntime f32 on CPU"
+
     def __init__(self, file: Path, manifest: Manifest, *, threads: int = 0) -> None:
         """file: ONNX. threads: CPU threads for each run, 0: all cores. Raises BackendError, ManifestError."""
         try:
@@ -33,28 +35,20 @@ class OnnxRuntimeNetwork:
             raise ManifestError(f"{manifest.name}: no output {missing[0]!r}; it has {sorted(present)}")
         self._input = session.get_inputs()[0].name
         self._session: Any = session
-        self._manifest = manifest
-
-    @property
-    def manifest(self) -> Manifest:
-        return self._manifest
-
-    @property
-    def device(self) -> str:
-        return "onnxruntime f32 on CPU"
+        self.manifest = manifest
 
     def run(self, images: Images) -> tuple[Float32Array, ...]:
         """See `Network.run`."""
-        images = in_memory(images, self._manifest)
+        images = in_memory(images, self.manifest)
         session = self._session
         if session is None:
-            raise InferenceError(f"{self._manifest.name}: used after close()")
+            raise InferenceError(f"{self.manifest.name}: used after close()")
         try:
             outputs = session.run(
-                list(self._manifest.outputs), {self._input: normalise(images, self._manifest.input)}
+                list(self.manifest.outputs), {self._input: normalise(images, self.manifest.input)}
             )
         except Exception as error:  # its exceptions share no base class
-            raise InferenceError(f"{self._manifest.name}: {error}") from error
+            raise InferenceError(f"{self.manifest.name}: {error}") from error
         return tuple(outputs)
 
     def close(self) -> None:

@@ -41,8 +41,8 @@ class OpenVinoNetwork:
         threads, 0: all cores. streams: images computed at the same time, 0: as many as threads. Raises
         BackendError, ManifestError.
         """
-        self._manifest = manifest
-        self._precision = precision
+        self.manifest = manifest
+        self.device = f"openvino {precision} on CPU"
         threads = threads or len(os.sched_getaffinity(0))
         streams = min(streams or threads, threads)
         core = shared_core(precision)
@@ -71,26 +71,18 @@ class OpenVinoNetwork:
             raise BackendError(f"{manifest.name}: OpenVINO cannot use {file}: {one_line(error)}") from error
         self._workers = ThreadPoolExecutor(streams, thread_name_prefix=f"openvino-{manifest.name}")
 
-    @property
-    def manifest(self) -> Manifest:
-        return self._manifest
-
-    @property
-    def device(self) -> str:
-        return f"openvino {self._precision} on CPU"
-
     def run(self, images: Images) -> tuple[Float32Array, ...]:
         """See `Network.run`."""
-        images = in_memory(images, self._manifest)
+        images = in_memory(images, self.manifest)
         try:
             futures = [self._workers.submit(self._infer, images[i : i + 1]) for i in range(len(images))]
         except RuntimeError as error:
-            raise InferenceError(f"{self._manifest.name}: used after close()") from error
+            raise InferenceError(f"{self.manifest.name}: used after close()") from error
         wait(futures)  # all of them, also after a failure: `images` belongs to the caller again
         try:
             rows = [future.result() for future in futures]
         except RuntimeError as error:
-            raise InferenceError(f"{self._manifest.name}: {one_line(error)}") from error
+            raise InferenceError(f"{self.manifest.name}: {one_line(error)}") from error
         return tuple(np.concatenate(parts) for parts in zip(*rows, strict=True))
 
     def _infer(self, image: UInt8Array) -> list[Float32Array]:

@@ -79,7 +79,8 @@ class TensorRtNetwork:
         self, file: Path, manifest: Manifest, *, precision: str, device: str, max_batch: int
     ) -> None:
         """file: the engine. device: as PyTorch names it. max_batch: of the engine. Raises BackendError."""
-        self._file, self._manifest, self._max_batch = file, manifest, max_batch
+        self.manifest = manifest
+        self._file, self._max_batch = file, max_batch
         self._device = torch.device(device)
         self._lock = threading.Lock()
         self._generation = 0
@@ -89,16 +90,8 @@ class TensorRtNetwork:
         # Of another pool than those of `gpu.device.Device`: PyTorch hands the 32 of a pool out in turn, and a
         # graph must not record what someone else does.
         self._stream = torch.cuda.Stream(self._device, priority=-1)
-        self._title = f"tensorrt {precision} on {torch.cuda.get_device_name(self._device)}"
+        self.device = f"tensorrt {precision} on {torch.cuda.get_device_name(self._device)}"
         self._load()
-
-    @property
-    def manifest(self) -> Manifest:
-        return self._manifest
-
-    @property
-    def device(self) -> str:
-        return self._title
 
     def run(self, images: Images) -> tuple[Float32Array, ...]:
         """See `Network.run`."""
@@ -106,7 +99,7 @@ class TensorRtNetwork:
 
     def start(self, images: Images) -> Outputs:
         """See `AsynchronousNetwork.start`."""
-        check_images(images, self._manifest)
+        check_images(images, self.manifest)
         generation = self._generation
         try:
             pending = self._enqueue(images)
@@ -137,7 +130,7 @@ class TensorRtNetwork:
         rows: list[list[Tensor]] = []
         with self._lock, torch.cuda.stream(self._stream):
             if not self._buckets:
-                raise InferenceError(f"{self._manifest.name}: used after close()")
+                raise InferenceError(f"{self.manifest.name}: used after close()")
             self._stream.wait_stream(producer)
             for part in batch.split(self._max_batch):
                 bucket = self._buckets[bucket_of(len(part), self._max_batch)]
@@ -160,7 +153,7 @@ class TensorRtNetwork:
                 if generation > 0 or not self._buckets:
                     raise InferenceError(self._failed(error)) from error
                 self._generation += 1
-                log.error("engine failed, loading it anew", network=self._manifest.name, error=str(error))
+                log.error("engine failed, loading it anew", network=self.manifest.name, error=str(error))
                 self._unload()
                 try:
                     self._load()
@@ -172,7 +165,7 @@ class TensorRtNetwork:
             raise InferenceError(f"{self._failed(error)}; loaded anew: {second}") from second
 
     def _failed(self, error: RuntimeError) -> str:
-        return f"{self._manifest.name}: {self._title}: {error}"
+        return f"{self.manifest.name}: {self.device}: {error}"
 
     def _unload(self) -> None:
         if self._buckets:
@@ -183,7 +176,7 @@ class TensorRtNetwork:
 
     def _load(self) -> None:
         """Engine, and a graph for every batch size. Raises BackendError."""
-        trt, name = self._trt, self._manifest.name
+        trt, name = self._trt, self.manifest.name
         try:
             with _loading, torch.cuda.device(self._device), speaking_of(name):
                 self._runtime = trt.Runtime(shared_logger(trt))
@@ -206,10 +199,10 @@ class TensorRtNetwork:
         self._inputs = [t for t in tensors if engine.get_tensor_mode(t) == trt.TensorIOMode.INPUT]
         self._outputs = [t for t in tensors if t not in self._inputs]
         types = [engine.get_tensor_dtype(t) for t in (*self._inputs, *self._outputs)]
-        expected = [trt.DataType.UINT8, *(trt.DataType.FLOAT for _ in self._manifest.outputs)]
+        expected = [trt.DataType.UINT8, *(trt.DataType.FLOAT for _ in self.manifest.outputs)]
         if len(self._inputs) != 1 or types != expected:
             found = ", ".join(f"{t} {engine.get_tensor_dtype(t)}" for t in tensors)
-            raise BackendError(f"{self._manifest.name}: {self._file} has the tensors {found}")
+            raise BackendError(f"{self.manifest.name}: {self._file} has the tensors {found}")
 
     def _make_bucket(self, size: int, scratch: Tensor) -> _Bucket:
         """Prepare a batch size. scratch: memory for what lies between layers. Raises BackendError."""
@@ -220,7 +213,7 @@ class TensorRtNetwork:
         if context.active_optimization_profile != PROFILE:  # it surely is in the first context alone
             context.set_optimization_profile_async(PROFILE, self._stream.cuda_stream)
         context.set_device_memory(scratch.data_ptr(), len(scratch))
-        spec = self._manifest.input
+        spec = self.manifest.input
         images = torch.zeros((size, spec.height, spec.width, 3), dtype=torch.uint8, device=self._device)
         (input_name,) = self._inputs
         if not context.set_input_shape(input_name, tuple(images.shape)):
@@ -244,7 +237,7 @@ class TensorRtNetwork:
         return _Bucket(images, outputs, graph, (context, scratch))
 
     def _refused(self, size: int) -> BackendError:
-        return BackendError(f"{self._manifest.name}: does not run with a batch of {size}: {last_error()}")
+        return BackendError(f"{self.manifest.name}: does not run with a batch of {size}: {last_error()}")
 
 
 class _Spoken(threading.local):

@@ -82,6 +82,8 @@ class TorchGraph:
 class TorchNetwork:
     """A network in eager PyTorch; see `streamer.backends.base.Network`."""
 
+    device = "torch f32 on CPU"
+
     def __init__(self, file: Path, manifest: Manifest, *, threads: int = 0) -> None:
         """file: ONNX. threads: CPU threads of the whole process, 0: leave as is.
 
@@ -98,29 +100,21 @@ class TorchNetwork:
         if threads:
             torch.set_num_threads(threads)
         self._graph: TorchGraph | None = TorchGraph(onnx.load(file), manifest.outputs, manifest.name)
-        self._manifest = manifest
-
-    @property
-    def manifest(self) -> Manifest:
-        return self._manifest
-
-    @property
-    def device(self) -> str:
-        return "torch f32 on CPU"
+        self.manifest = manifest
 
     def run(self, images: Images) -> tuple[Float32Array, ...]:
         """See `Network.run`."""
         import torch
 
-        check_images(images, self._manifest)
+        check_images(images, self.manifest)
         if (graph := self._graph) is None:
-            raise InferenceError(f"{self._manifest.name}: used after close()")
-        x = torch.from_numpy(normalise(to_array(images), self._manifest.input))
+            raise InferenceError(f"{self.manifest.name}: used after close()")
+        x = torch.from_numpy(normalise(to_array(images), self.manifest.input))
         try:
             with torch.inference_mode():
                 return tuple(output.numpy() for output in graph.compute(x, graph.constants))
         except (RuntimeError, ValueError) as error:
-            raise InferenceError(f"{self._manifest.name}: {error}") from error
+            raise InferenceError(f"{self.manifest.name}: {error}") from error
 
     def close(self) -> None:
         """See `Network.close`."""

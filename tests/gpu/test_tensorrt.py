@@ -145,8 +145,8 @@ class Fragile(TensorRtNetwork):
     """Without a GPU. Engines up to `broken`, counted by how often they were loaded anew, fail when run."""
 
     def __init__(self, path: Path, broken: int, *, loads: bool = True) -> None:
-        self._manifest = read_manifest(path)
-        self._title, self._generation, self._lock = "tensorrt fp16 on a fake", 0, threading.Lock()
+        self.manifest = read_manifest(path)
+        self.device, self._generation, self._lock = "tensorrt fp16 on a fake", 0, threading.Lock()
         self._buckets: dict[int, Any] = {1: "a graph"}
         self._engine = "an engine"
         self._stream = mock.Mock()
