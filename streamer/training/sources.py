@@ -62,9 +62,9 @@ def read_data(
     layouts: Sequence[str],
     *,
     group_by: str,
-    compressions: Collection[str] | None = None,
-    methods: Collection[str] | None = None,
-    official_split: bool = True,
+    compressions: Collection[str] | None,
+    methods: Collection[str] | None,
+    official_split: bool,
 ) -> tuple[list[Item], dict[str, Path]]:
     """Items of several data sets, and the folder of each by its name: the layout's, or a plain folder's own.
 
