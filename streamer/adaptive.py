@@ -52,6 +52,11 @@ class Segment:
     is_supposed: bool = False
     """By the clock, or the video's length, it should be there; nothing names it."""
 
+    @property
+    def end_seconds(self) -> float:
+        """Presentation time, of a segment whose start is told."""
+        return (self.start_seconds or 0.0) + self.duration_seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:

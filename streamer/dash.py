@@ -103,7 +103,7 @@ class _Watched:
     def take_new(self, listing: Listing) -> list[Due]:
         """Segments that had not been there."""
         if self._last is not None:
-            end = _end(self._last.segment)
+            end = self._last.segment.end_seconds
             new = [one for one in listing.segments if _start(one) + one.duration_seconds / 2 > end]
         elif self._origin_seconds is not None:
             new = listing.segments[-EDGE_SEGMENTS:]
@@ -117,7 +117,7 @@ class _Watched:
             segment,
             self._seq(segment, listing),
             _start(segment),
-            _end(segment) - self._joined_seconds,
+            segment.end_seconds - self._joined_seconds,
             listing.video_seconds,
             self._origin_seconds is not None,
         )
@@ -132,7 +132,7 @@ class _Watched:
             return segment.number if segment.number >= 0 else round(_start(segment) / usual)
         step = segment.number - last.segment.number
         if min(segment.number, last.segment.number) < 0 or not 0 < step <= MAX_STEP:
-            step = 1 + round(max(0.0, _start(segment) - _end(last.segment)) / segment.duration_seconds)
+            step = 1 + round(max(0.0, _start(segment) - last.segment.end_seconds) / segment.duration_seconds)
         if step > 1:
             log.warning("segments were missed", video_id=self._source.video_id, segments=step - 1)
         return last.seq + step
@@ -140,7 +140,3 @@ class _Watched:
 
 def _start(segment: Segment) -> float:
     return segment.start_seconds or 0.0
-
-
-def _end(segment: Segment) -> float:
-    return _start(segment) + segment.duration_seconds

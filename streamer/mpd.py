@@ -93,18 +93,18 @@ class Manifest:
                 segments += reader.segments(MAX_SEGMENTS - len(segments))
         if not self.is_dynamic and not segments:
             raise SourceError("no_video", "the manifest has no segment of video")
-        end = segments[-1] if segments else None
+        last = segments[-1] if segments else None
         return Listing(
             segments,
-            not self.is_dynamic or self._has_ended(end, origin_seconds or 0.0),
-            self._reload_seconds(end),
-            None if is_live else self._video_seconds or _end(end) or None,
+            not self.is_dynamic or self._has_ended(last, origin_seconds or 0.0),
+            self._reload_seconds(last),
+            None if is_live else self._video_seconds or (last.end_seconds if last else None) or None,
         )
 
     def _has_ended(self, last: Segment | None, origin_seconds: float) -> bool:
         if self._video_seconds is None or last is None:
             return False
-        return _end(last) + last.duration_seconds / 2 >= origin_seconds + self._video_seconds
+        return last.end_seconds + last.duration_seconds / 2 >= origin_seconds + self._video_seconds
 
     def _reload_seconds(self, last: Segment | None) -> float:
         if last is not None and last.is_supposed:  # new ones come with time alone
@@ -203,7 +203,3 @@ def _unix_seconds(root: Element) -> float | None:
     except ValueError as error:
         raise SourceError("not_media", f"availabilityStartTime of the manifest is {text!r:.40}") from error
     return max(0.0, (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
-
-
-def _end(segment: Segment | None) -> float:
-    return 0.0 if segment is None else (segment.start_seconds or 0.0) + segment.duration_seconds
