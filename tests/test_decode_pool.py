@@ -277,6 +277,7 @@ async def test_workers_come_back_when_descriptors_do() -> None:
     async with running() as pool:
         for pid in pool.pids:
             os.kill(pid, signal.SIGKILL)
+        await until(lambda: not any(worker.is_alive() for worker in pool._workers))
         work = asyncio.create_task(indices(pool, encode("mpegts")))
         with no_more_files(), capture_logs() as logs:
             await until(lambda: sum(pool.restarts.values()) == 2)

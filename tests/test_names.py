@@ -162,7 +162,7 @@ def shown(name: str, **changes: Any) -> ScoreUpdate:
         "latency_ms": {name: 1.0, "total": 1.0},
         "model_set": name,
     }
-    return update(name or "v", **fields | changes)
+    return update(name[: MAX_VIDEO_ID_BYTES // 4] or "v", **fields | changes)
 
 
 @given(names, st.sampled_from(["scored", "undecodable", "final"]), st.booleans())
