@@ -197,7 +197,7 @@ def test_on_uvloop() -> None:
             assert await refused(pool, b"text") == "not_media"
             os.kill(pool.pids[0], signal.SIGKILL)
             os.kill(pool.pids[1], signal.SIGKILL)
-            await asyncio.sleep(0.2)
+            await until(lambda: not any(worker.is_alive() for worker in pool._workers))
             assert await indices(pool, encode("mp4")) == list(range(60))
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
