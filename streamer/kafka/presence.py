@@ -10,8 +10,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection
 
+import structlog
+
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError
+from streamer.kafka.client import describe
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 ANSWER_SECONDS = 10.0
 """For one answer."""
@@ -73,7 +78,16 @@ class Presence:
             self._unanswered += 1
             if self._unanswered > 1 and self.silent_seconds > AWAY_SECONDS:
                 raise BrokerError(f"{where} has not answered for {self.silent_seconds:.0f} s") from error
+            if self._unanswered == 1:
+                log.warning(
+                    "the broker does not answer, waiting",
+                    seconds=round(self.silent_seconds),
+                    gives_up_after_seconds=AWAY_SECONDS,
+                    error=describe(error),
+                )
             return
+        if self._unanswered:
+            log.info("the broker answers again", after_seconds=round(self.silent_seconds))
         self._answered, self._unanswered = self._clock(), 0
         kafka = self._kafka
         missing = self._needed - set(topics)

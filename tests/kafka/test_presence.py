@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 
 from streamer.config import KafkaConfig
 from streamer.errors import BrokerError
@@ -51,6 +52,20 @@ async def test_broker_that_is_away_is_waited_for_then_an_error(broker: Broker) -
     broker.topics = ALL
     await broker.presence.look()
     assert broker.presence.why_not() is None
+
+
+async def test_log_tells_when_the_broker_goes_and_when_it_comes_back(broker: Broker) -> None:
+    with capture_logs() as lines:
+        for topics in (None, None, None, ALL, ALL, None, ALL):
+            broker.topics = topics
+            broker.now += 10
+            await broker.presence.look()
+    assert [(line["event"], line.get("seconds", line.get("after_seconds"))) for line in lines] == [
+        ("the broker does not answer, waiting", 10),
+        ("the broker answers again", 40),
+        ("the broker does not answer, waiting", 10),
+        ("the broker answers again", 20),
+    ]
 
 
 async def test_after_a_long_sleep_one_question_without_an_answer_is_no_absence(broker: Broker) -> None:
