@@ -13,6 +13,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import ssl
 import sys
 import threading
@@ -20,6 +21,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from streamer.child import LENGTH, child_command, child_environment
 from streamer.errors import DecodeError
@@ -158,9 +160,18 @@ def main() -> None:
     except av.ExitError:
         write_message({"error": ["unreadable", "nothing came in time"]})
     except av.FFmpegError as error:
-        is_refusal = error.errno == errno.EIO and settings["url"].startswith(_OVER_TLS)
-        advice = _TLS_ADVICE if is_refusal else ""
-        write_message({"error": ["unreadable", f"FFmpeg: {error.strerror}{advice}"]})
+        more = _more_of(settings["url"]) if error.errno == errno.EIO else ""
+        write_message({"error": ["unreadable", f"FFmpeg: {error.strerror}{more}"]})
+
+
+def _more_of(url: str) -> str:
+    """What "Input/output error" may mean, FFmpeg's answer to many things."""
+    host = urlsplit(url).hostname
+    try:
+        socket.getaddrinfo(host or "localhost", None)
+    except OSError:
+        return f"; no address is known of host {host}"
+    return _TLS_ADVICE if url.startswith(_OVER_TLS) else ""
 
 
 def _end_with_parent() -> None:

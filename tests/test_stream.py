@@ -217,6 +217,11 @@ async def test_files_behind_a_network_scheme_are_not_read(clip: bytes) -> None:
     assert (found, error and error.reason) == ([], "unreadable")
 
 
+async def test_a_host_that_nobody_knows_is_named() -> None:
+    _, error = await take(stream("rtsp://camera.invalid:8554/door"))
+    assert "no address is known of host camera.invalid" in str(error)
+
+
 # ------------------------------------------------------------------------------ HTTP
 
 
