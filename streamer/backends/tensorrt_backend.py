@@ -87,9 +87,12 @@ class TensorRtNetwork:
         self._buckets: dict[int, _Bucket] = {}
         self._trt = import_tensorrt()
         self._engine: Any = None
-        # Of another pool than those of `gpu.device.Device`: PyTorch hands the 32 of a pool out in turn, and a
-        # graph must not record what someone else does.
-        self._stream = torch.cuda.Stream(self._device, priority=-1)
+        try:
+            # Of another pool than those of `gpu.device.Device`: PyTorch hands the 32 of a pool out in turn,
+            # and a graph must not record what someone else does.
+            self._stream = torch.cuda.Stream(self._device, priority=-1)
+        except RuntimeError as error:
+            raise BackendError(f"{manifest.name}: device {device}: {error}") from error
         self.device = f"tensorrt {precision} on {torch.cuda.get_device_name(self._device)}"
         self._load()
 
@@ -179,7 +182,10 @@ class TensorRtNetwork:
         trt, name = self._trt, self.manifest.name
         try:
             with _loading, torch.cuda.device(self._device), speaking_of(name):
-                self._runtime = trt.Runtime(shared_logger(trt))
+                try:
+                    self._runtime = trt.Runtime(shared_logger(trt))
+                except TypeError as error:  # all that its bindings say when CUDA fails, as of its builder
+                    raise BackendError(f"{name}: TensorRT cannot begin: {last_error()}") from error
                 self._engine = self._runtime.deserialize_cuda_engine(self._file.read_bytes())
                 if self._engine is None:
                     raise BackendError(f"{name}: TensorRT cannot load {self._file}: {last_error()}")

@@ -26,7 +26,7 @@ class Device:
     """
 
     def __init__(self, name: str) -> None:
-        """name: as PyTorch names it, `cuda:0` or `cpu`. Raises BackendError if it is not there."""
+        """name: as PyTorch names it, `cuda:0` or `cpu`. Raises BackendError if it cannot be used."""
         self.torch = torch.device(name)
         self._local = threading.local()
         self._uploads: torch.cuda.Stream | None = None
@@ -35,7 +35,10 @@ class Device:
                 raise BackendError(f"device {name}: PyTorch {torch.__version__} finds no CUDA device")
             if (self.torch.index or 0) >= torch.cuda.device_count():
                 raise BackendError(f"device {name}: there are {torch.cuda.device_count()} CUDA devices")
-            self._uploads = torch.cuda.Stream(self.torch)
+            try:
+                self._uploads = torch.cuda.Stream(self.torch)
+            except RuntimeError as error:  # others have it alone, or all its memory
+                raise BackendError(f"device {name}: {error}") from error
 
     @property
     def title(self) -> str:

@@ -82,6 +82,17 @@ def test_frames_stay_in_memory_unless_told() -> None:
     )
 
 
+def test_a_gpu_that_others_have_alone_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise torch.AcceleratorError("CUDA error: all CUDA-capable devices are busy or unavailable")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.Stream", refuse)
+    with pytest.raises(BackendError, match=r"device cuda:0: CUDA error: .* busy or unavailable"):
+        Device("cuda:0")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_missing_gpu_is_named() -> None:
     with pytest.raises(BackendError, match=r"device cuda:0: PyTorch .* finds no CUDA device"):

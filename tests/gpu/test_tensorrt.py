@@ -6,6 +6,7 @@ import enum
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -82,11 +83,34 @@ class FakeTrt:
             logger.log(FakeTrt.ILogger.Severity.ERROR, message)
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
+    Runtime = Builder
+
 
 @pytest.mark.needs_torch
 def test_a_build_where_cuda_fails_says_so(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"some: TensorRT cannot begin: .* CUDA initialization failure"):
         build_with_tensorrt(FakeTrt, b"", "some", 8, tmp_path / "some.timing", BuildProgress())
+
+
+@pytest.mark.needs_torch
+def test_an_engine_where_cuda_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_network(tmp_path)
+
+    def load() -> None:
+        TensorRtNetwork(path, read_manifest(path), precision="fp16", device="cuda:0", max_batch=8)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise torch.AcceleratorError("CUDA error: out of memory")
+
+    monkeypatch.setattr("streamer.backends.tensorrt_backend.import_tensorrt", lambda: FakeTrt)
+    monkeypatch.setattr("torch.cuda.Stream", refuse)
+    with pytest.raises(BackendError, match="small: device cuda:0: CUDA error: out of memory"):
+        load()
+    monkeypatch.setattr("torch.cuda.Stream", mock.Mock())
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "a fake")
+    monkeypatch.setattr("torch.cuda.device", lambda _: nullcontext())
+    with pytest.raises(BackendError, match=r"small: TensorRT cannot begin: .* CUDA initialization failure"):
+        load()
 
 
 @pytest.mark.needs_torch
