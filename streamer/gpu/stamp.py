@@ -48,19 +48,33 @@ def machine_stamp(device: str) -> dict[str, str]:
     device: as PyTorch names it. Raises BackendError.
     """
     trt = import_tensorrt()
-    import pynvml
     import torch
 
-    index = torch.device(device)
-    major, minor = torch.cuda.get_device_capability(index)
-    pynvml.nvmlInit()
     try:
-        driver = pynvml.nvmlSystemGetDriverVersion()
-    finally:
-        pynvml.nvmlShutdown()
+        index = torch.device(device)
+        major, minor = torch.cuda.get_device_capability(index)
+        gpu = torch.cuda.get_device_name(index)
+    except (AssertionError, RuntimeError, ValueError) as error:  # no name of a GPU, or none of that number
+        raise BackendError(f"backend tensorrt: device {device}: {error}") from error
     return {
-        "gpu": torch.cuda.get_device_name(index),
+        "gpu": gpu,
         "compute capability": f"{major}.{minor}",
-        "driver": driver,
+        "driver": _driver_version(),
         "tensorrt": trt.__version__,
     }
+
+
+def _driver_version() -> str:
+    try:
+        import pynvml
+    except ImportError as error:
+        raise BackendError(f"backend tensorrt: {error}; {missing_extra('gpu')}") from error
+    try:
+        pynvml.nvmlInit()
+        try:
+            version: str = pynvml.nvmlSystemGetDriverVersion()
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        raise BackendError(f"backend tensorrt: NVIDIA's management library: {error}") from error
+    return version
