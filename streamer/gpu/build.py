@@ -260,7 +260,8 @@ def build_with_tensorrt(
         profile.set_shape(image.name, (1, *rest), (max(1, max_batch // 2), *rest), (max_batch, *rest))
         config.add_optimization_profile(profile)
         timings = config.create_timing_cache(cache.read_bytes() if cache.is_file() else b"")
-        if not config.set_timing_cache(timings, ignore_mismatch=False):  # of another driver or version
+        # None: unreadable, as after a build that was killed; not set: of another driver or version.
+        if timings is None or not config.set_timing_cache(timings, ignore_mismatch=False):
             timings = config.create_timing_cache(b"")
             config.set_timing_cache(timings, ignore_mismatch=False)
         config.progress_monitor = _monitor(trt, name, progress)

@@ -114,6 +114,32 @@ def test_an_engine_where_cuda_fails_says_so(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.needs_torch
+@pytest.mark.parametrize(("unreadable", "other"), [(True, False), (False, True)])
+def test_timings_that_do_not_fit_are_made_anew(tmp_path: Path, unreadable: bool, other: bool) -> None:
+    """TensorRT gives None for what it cannot read, and its bindings do not take that back."""
+
+    def set_timing_cache(timings: object, ignore_mismatch: bool) -> bool:
+        assert timings is not None
+        return not (other and timings == b"of before")
+
+    config = mock.Mock()
+    config.create_timing_cache = lambda held: None if unreadable and held else held
+    config.set_timing_cache = mock.Mock(side_effect=set_timing_cache)
+    config.get_timing_cache.return_value.serialize.return_value = b"new"
+    builder = mock.Mock()
+    builder.create_builder_config.return_value = config
+    builder.create_network.return_value.get_input.return_value.shape = (-1, 4, 4, 3)
+    builder.build_serialized_network.return_value = b"plan"
+    trt = mock.MagicMock(ILogger=FakeTrt.ILogger, IProgressMonitor=object)
+    trt.Builder.return_value = builder
+    cache = tmp_path / "some.timing"
+    cache.write_bytes(b"of before")
+    assert build_with_tensorrt(trt, b"", "some", 8, cache, BuildProgress()) == b"plan"
+    assert config.set_timing_cache.call_args.args == (b"",)
+    assert cache.read_bytes() == b"new"
+
+
+@pytest.mark.needs_torch
 def test_one_logger_names_the_network_of_each_thread() -> None:
     logger = shared_logger(FakeTrt)
     assert shared_logger(FakeTrt) is logger
