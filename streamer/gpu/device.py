@@ -64,7 +64,9 @@ class Device:
                 done = torch.cuda.Event(blocking=True)  # the cores are for the decoders, not to spin on
                 done.record()
                 done.synchronize()
-        except DEVICE_ERRORS as error:
+        except RuntimeError as error:
+            if not _is_of_device(error):
+                raise
             raise InferenceError(f"{self.title}: {error}") from error
 
     def image(self, frame: Frame | YuvFrame) -> TorchImage:
@@ -85,3 +87,8 @@ class Device:
         current.wait_stream(self._uploads)
         uploaded.record_stream(current)
         return uploaded
+
+
+def _is_of_device(error: RuntimeError) -> bool:
+    """Whether CUDA failed. cuBLAS, which shrinks crops, has no class of its own for that."""
+    return isinstance(error, DEVICE_ERRORS) or str(error).startswith("CUDA error")

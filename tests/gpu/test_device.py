@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ torch = pytest.importorskip("torch")
 from streamer.config import ClassifyConfig, Config, DecodeConfig, GpuConfig, SampleConfig  # noqa: E402
 from streamer.decode_pool import DecodePool  # noqa: E402
 from streamer.demo_clips import demo_clips  # noqa: E402
-from streamer.errors import BackendError  # noqa: E402
+from streamer.errors import BackendError, InferenceError  # noqa: E402
 from streamer.files import pieces_of  # noqa: E402
 from streamer.gpu import nvdec_settings, open_device  # noqa: E402
 from streamer.gpu.device import Device  # noqa: E402
@@ -91,6 +93,21 @@ def test_a_gpu_that_others_have_alone_is_said(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("torch.cuda.Stream", refuse)
     with pytest.raises(BackendError, match=r"device cuda:0: CUDA error: .* busy or unavailable"):
         Device("cuda:0")
+
+
+def test_what_fails_on_the_device_is_told_from_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "a fake")
+    monkeypatch.setattr("torch.cuda.Stream", mock.Mock())
+    monkeypatch.setattr("torch.cuda.stream", lambda _: nullcontext())
+    device = Device("cuda:0")
+    of_cublas = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    for failure in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(of_cublas)):
+        with pytest.raises(InferenceError, match=r"a fake \(cuda:0\): CUDA"), device.work():
+            raise failure
+    with pytest.raises(RuntimeError, match="shape"), device.work():
+        raise RuntimeError("The size of a tensor must match its shape")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
