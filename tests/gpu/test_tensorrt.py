@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch")
 
 from networks import images, make_network  # noqa: E402
 
+from streamer.backends.images import thumbnails, to_array  # noqa: E402
 from streamer.backends.load import load_network  # noqa: E402
 from streamer.backends.tensorrt_backend import (  # noqa: E402
     TensorRtNetwork,
@@ -42,7 +43,7 @@ from streamer.gpu.device import Device  # noqa: E402
 from streamer.manifest import read_manifest  # noqa: E402
 from streamer.pipeline import Pipeline  # noqa: E402
 from streamer.quantise import CropSets, Member, find_networks  # noqa: E402
-from streamer.types import ChunkPrediction, Frame, UInt8Array  # noqa: E402
+from streamer.types import ChunkPrediction, Frame, UInt8Array, YuvFrame, YuvLayout  # noqa: E402
 
 ENGINES = Path(__file__).parents[2] / "engines"
 MAX_BATCH = 8
@@ -323,8 +324,21 @@ def test_frames_on_the_gpu_are_those_of_the_cpu_device() -> None:
     boxes = np.array([[10, 10, 300, 400], [500, 100, 540, 150]], np.float32)
     here, there = Device("cpu").image(Frame(rgb, 0.0)), Device("cuda:0").image(Frame(rgb, 0.0))
     np.testing.assert_array_equal(there.cut(windows, 128)[0].cpu(), here.cut(windows, 128)[0])
-    crops = there.crop(boxes, margin=0.3, size=224).cpu().numpy().astype(int)
-    assert np.abs(crops - here.crop(boxes, margin=0.3, size=224).numpy()).max() <= 1
+    for faces in (boxes, boxes[:0]):
+        cut, expected = (image.crop(faces, margin=0.3, size=224) for image in (there, here))
+        for got, wanted in ((cut, expected), (thumbnails(cut, 8), thumbnails(expected, 8))):
+            assert got.shape == wanted.shape
+            assert np.abs(to_array(got).astype(int) - to_array(wanted)).max(initial=0) <= 1
+
+
+@on_gpu
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("full_range", [False, True])
+def test_colours_on_the_gpu_are_those_of_the_cpu_device(interleaved: bool, full_range: bool) -> None:
+    layout = YuvLayout(539, 961, interleaved, 1, full_range, 1, True)
+    planes: UInt8Array = np.random.default_rng(4).integers(0, 256, layout.bytes, dtype=np.uint8)
+    here, there = (Device(name).image(YuvFrame(planes, layout, 0.0)) for name in ("cpu", "cuda:0"))
+    np.testing.assert_array_equal(there.rgb(), here.rgb())
 
 
 @on_gpu
