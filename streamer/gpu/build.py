@@ -243,7 +243,7 @@ def build_with_tensorrt(
             builder = trt.Builder(logger)
         except TypeError as error:  # all that its bindings say when CUDA fails; the reason is in the log
             raise BackendError(f"{name}: TensorRT cannot begin: {last_error()}") from error
-        # From TensorRT 11 on every network is strongly typed, and the flag is gone.
+        # From TensorRT 11 on every network is strongly typed; 11.1 still has the flag.
         typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         network = builder.create_network(0 if typed is None else 1 << int(typed))
         parser = trt.OnnxParser(network, logger)
