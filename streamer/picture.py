@@ -31,7 +31,8 @@ _LARGEST_ASPECT = 4
 """Pixels further from square than this are taken as square: no camera makes them."""
 _YUV_420 = frozenset({"yuv420p", "yuvj420p", "nv12"})
 
-_reformatter = VideoReformatter()  # keeps the conversion's tables from frame to frame
+_reformatter, _separator = VideoReformatter(), VideoReformatter()
+"""They keep a conversion's tables from frame to frame: to RGB, and of NV12 to planes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +119,11 @@ def _to_rgb(picture: Any, height: int, width: int) -> UInt8Array:
     matrix, full_range = _colours(picture)
     if matrix not in MATRICES:  # YCgCo, ICtCp and the like: by another matrix, the colours would be made up
         raise DecodeError("unsupported_format", f"colours of matrix {matrix} (ITU-T H.273) are not accepted")
+    shown = _top_field(picture) if picture.interlaced_frame else picture
+    if picture.format.name == "nv12":
+        shown = _planar(shown, matrix, full_range)
     converted = _reformatter.reformat(
-        _top_field(picture) if picture.interlaced_frame else picture,
+        shown,
         width=width,
         height=height,
         format="rgb48le" if _is_pq(picture) else "rgb24",
@@ -131,6 +135,20 @@ def _to_rgb(picture: Any, height: int, width: int) -> UInt8Array:
     if _is_pq(picture):
         return tone_mapped(cast(NDArray[np.uint16], converted.to_ndarray()))
     return cast(UInt8Array, converted.to_ndarray())
+
+
+def _planar(picture: Any, matrix: int, full_range: bool) -> Any:
+    """NV12, as NVDEC gives it, as decoders on the CPU give it: of NV12, swscale would blur the chroma."""
+    colour_range = ColorRange.JPEG if full_range else ColorRange.MPEG
+    return _separator.reformat(
+        picture,
+        format="yuv420p",
+        src_colorspace=matrix,
+        dst_colorspace=matrix,
+        src_color_range=colour_range,
+        dst_color_range=colour_range,
+        threads=1,
+    )
 
 
 def _is_pq(picture: Any) -> bool:

@@ -70,6 +70,20 @@ def test_square_progressive_frames_are_only_converted() -> None:
         assert np.array_equal(image, converted)
 
 
+@pytest.mark.parametrize("size", [(96, 128), (96, 200)])
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_frames_of_nvdec_are_those_of_the_cpu(size: tuple[int, int], interlaced: bool) -> None:
+    """It gives NV12, of which swscale would blur the chroma."""
+    for frame in sampled_frames(encode("mp4", interlaced=interlaced), None, Sampler(1000, 1), LIMITS):
+        pictures = (frame.picture, frame.picture.reformat(format="nv12"))
+        planar, interleaved = (replace(frame, picture=picture, size=size) for picture in pictures)
+        assert interleaved.picture.interlaced_frame == interlaced
+        shown, expected = np.empty((2, *planar.shape()), np.uint8)
+        interleaved.write_rgb(shown)
+        planar.write_rgb(expected)
+        np.testing.assert_array_equal(shown, expected)
+
+
 @pytest.mark.parametrize("container", ["mpegts", "mp4", "matroska"])
 @pytest.mark.parametrize(
     ("aspect", "shape"),
