@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 import shutil
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -311,6 +313,61 @@ def test_engines_compute_what_the_network_does(tmp_path: Path, precision: str, b
         network.close()
     with pytest.raises(InferenceError, match="after close"):
         network.run(images(1))
+
+
+@on_gpu
+@pytest.mark.parametrize("precision", ["f32", "fp16"])
+def test_a_result_does_not_depend_on_its_batch(tmp_path: Path, precision: str) -> None:
+    network = load_network(build(tmp_path, precision), backend="tensorrt", precision=precision)
+    try:
+        batch = images(MAX_BATCH)
+        (alone,) = network.run(batch[:1])
+        for n in range(2, MAX_BATCH + 1):
+            np.testing.assert_array_equal(network.run(batch[:n])[0][:1], alone)
+    finally:
+        network.close()
+
+
+@on_gpu
+def test_an_engine_is_loaded_anew_while_another_runs(tmp_path: Path) -> None:
+    """Its graphs record nothing of the other, and the other runs on."""
+    path = build(tmp_path, "fp16")
+    broken, other = (load_network(path, backend="tensorrt", precision="fp16") for _ in range(2))
+    batch = images(MAX_BATCH)
+    (expected,) = other.run(batch)
+    stopped = threading.Event()
+
+    def run_on() -> int:
+        rounds = 0
+        while not stopped.is_set():
+            np.testing.assert_array_equal(other.run(batch)[0], expected)
+            rounds += 1
+        return rounds
+
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            others = [pool.submit(run_on) for _ in range(2)]
+            try:
+                again = broken._again(batch, 0, RuntimeError("as if it had failed"))  # type: ignore[attr-defined]
+                np.testing.assert_array_equal(again.outputs()[0], expected)
+            finally:
+                stopped.set()
+        assert all(future.result() > 0 for future in others)
+    finally:
+        broken.close()
+        other.close()
+
+
+@on_gpu
+def test_a_process_that_ran_an_engine_ends_without_an_error(tmp_path: Path) -> None:
+    path = build(tmp_path, "fp16")
+    code = (
+        f"import numpy, pathlib, streamer.backends.load as load; "
+        f"network = load.load_network(pathlib.Path({str(path)!r}), backend='tensorrt', precision='fp16'); "
+        f"network.run(numpy.zeros((1, {images(1).shape[1]}, {images(1).shape[2]}, 3), numpy.uint8))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 @on_gpu
