@@ -81,14 +81,20 @@ go_on mobilenet_v2 light '["runs/mobilenet_v2_compressed-3/last.pt", "runs/mobil
     input.size=224 steps=700 seed=97 optimiser.learning_rate=3e-4
 
 # The grafted ones again, with that network as teacher; then with the new kinds of fakes and the sharp member.
-graft_again() { # member, steps and seed of the one run, of the other
+graft_again() { # member, steps and seed of the one run, of the other, name of that
     local made=model.architecture=$1 rate=optimiser.learning_rate=6e-4 teacher=distillation.teacher
     go_on "$1-4" graft "runs/$1-3/last.pt" "$made" $rate $teacher=runs/mobilenet_v2/last.pt steps="$2" seed="$3"
-    go_on "$1" graft "runs/$1-4/last.pt" "$made" $rate $teacher=runs/mobilenet_v2_sharp/last.pt steps="$4" seed="$5" \
+    go_on "$6" graft "runs/$1-4/last.pt" "$made" $rate $teacher=runs/mobilenet_v2_sharp/last.pt steps="$4" seed="$5" \
         "${swaps[@]}" "${decoded[@]}"
 }
-graft_again resnext_mobilenet 3600 98 3300 120
-graft_again densenet_efficientnet 2700 99 2400 121
+graft_again resnext_mobilenet 3600 98 3300 120 resnext_mobilenet-5
+graft_again densenet_efficientnet 2700 99 2400 121 densenet_efficientnet
+
+# ResNeXt once more, with larger input, without a teacher.
+go_on resnext_mobilenet light_sharp runs/resnext_mobilenet-5/last.pt model.architecture=resnext_mobilenet \
+    model.frozen_stages=2 steps=6000 seed=130 mixture.cross_blended=0.6 blend.poisson=0.12 \
+    augment.h264.probability=0.5 "augment.h264.crf=[16, 38]" augment.resize.probability=0.3 \
+    "augment.resize.face_px=[75, 280]"
 
 for member in mobilenet_v2 mobilenet_v2_sharp mobilenet_v2_compressed efficientnet_lite0 resnext_mobilenet \
     densenet_efficientnet; do
