@@ -304,12 +304,13 @@ async def test_group_dealt_anew_while_a_process_ends(
     pipeline = FakePipeline()
     pipeline.gate.clear()
     await publish(kafka, *(chunk(f"video-{n}", 0) for n in range(4)))
-    async with running(service_config(kafka, drain_seconds=0.5), pipeline) as service:
-        await until(lambda: len(pipeline.started) == 4)
-        service.stop()
-        await asyncio.sleep(0.1)
-        revoked = [TopicPartition(kafka.chunks_topic, partition) for partition in range(2)]
-        dealing = asyncio.create_task(service._consumer._listener.on_partitions_revoked(revoked))
+    with capture_logs() as lines:
+        async with running(service_config(kafka, drain_seconds=0.5), pipeline) as service:
+            await until(lambda: len(pipeline.started) == 4)
+            service.stop()
+            await until(lambda: "stopping" in [line["event"] for line in lines])
+            revoked = [TopicPartition(kafka.chunks_topic, partition) for partition in range(2)]
+            dealing = asyncio.create_task(service._consumer._listener.on_partitions_revoked(revoked))
     await dealing
     assert len(pipeline.cancelled) == 4
     async with watching(kafka) as scores, running(service_config(kafka), FakePipeline()):
