@@ -76,7 +76,7 @@ class Sampler:
         """
         taken = False
         while self._timestamp < end_seconds:
-            taken = taken or self._timestamp >= start_seconds
+            taken = self._timestamp >= start_seconds  # they ascend: the last one decides
             self._cell += 1
             self._timestamp = self._draw()
         taken = taken or (last and self._at_least_one and self._taken == 0)
@@ -100,5 +100,5 @@ class GivenTimes:
         """See `Sampler.takes`."""
         taken = False
         while self._left and (last or self._left[-1] < end_seconds):
-            taken = self._left.pop() >= start_seconds or taken
+            taken = self._left.pop() >= start_seconds
         return taken

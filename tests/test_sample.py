@@ -128,6 +128,13 @@ def test_first_chunk_of_a_video_gives_at_least_one_frame(seed: int) -> None:
     assert taken_times(0.01, seed, [0.0], 0.04, at_least_one=True) == [0.0]
 
 
+@given(RATES, SEEDS)
+def test_a_first_chunk_that_has_its_samples_gets_no_other(rate: float, seed: int) -> None:
+    times = [number / (10 * rate) for number in range(21)]  # its first cell has frames
+    plain = taken_times(rate, seed, times, 2.1 / rate)
+    assert taken_times(rate, seed, times, 2.1 / rate, at_least_one=True) == plain
+
+
 def test_short_chunks_give_frames_in_proportion() -> None:
     kept = sum(len(taken_times(1, seed, [0.0, 0.1], 0.2)) for seed in range(3000))
     assert kept / 3000 == pytest.approx(0.2, abs=0.03)

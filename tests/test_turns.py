@@ -80,6 +80,7 @@ async def test_those_that_stop_waiting_are_passed_over() -> None:
     race.tasks["b1"].cancel()
     race.tasks["b2"].cancel()
     await settle()
+    assert race.order == ["a1"]  # who stops waiting frees no place
     await race.leave("a1")
     assert race.order == ["a1", "c1"]
     await race.leave_all()
