@@ -381,6 +381,14 @@ def test_too_many_videos_end_the_one_idle_longest():
     assert [u.video_id for u in state.expire(Arrival(3, 3000), at_most=100)] == ["v0"]
 
 
+def test_videos_that_are_worked_on_do_not_end_even_if_there_are_too_many():
+    state = RollingScores(RollingConfig(max_videos=1), AlertConfig(), FacesConfig(), ENSEMBLE)
+    for video_id in ("a", "b"):
+        feed(state, [chunk(0, [0.2], video_id=video_id)])
+    assert list(state.expire(Arrival(1e6, 10**9), at_most=100, keep={"a", "b"})) == []
+    assert [u.video_id for u in state.expire(Arrival(1e6, 10**9), at_most=100, keep={"b"})] == ["a"]
+
+
 def test_state_of_an_endless_video_is_bounded():
     state = rolling()
     for seq in range(3000):
