@@ -81,6 +81,16 @@ async def test_a_batch_that_is_not_full_leaves_by_age() -> None:
     await batcher.close()
 
 
+async def test_what_has_left_does_not_fill_the_next_batch() -> None:
+    run = Recorder()
+    batcher = Batcher("t", run, max_items=2, timeout_ms=30, workers=1)
+    await asyncio.gather(*map(batcher.submit, range(4)))
+    started = time.monotonic()
+    await batcher.submit(4)
+    assert time.monotonic() - started >= 0.03
+    await batcher.close()
+
+
 async def test_age_counts_from_the_oldest_item() -> None:
     run = Recorder()
     batcher = Batcher("t", run, max_items=100, timeout_ms=60, workers=1)
