@@ -124,6 +124,8 @@ def test_a_logit_that_is_no_number_never_becomes_one(engines: Path, bad: float) 
     ensemble = Ensemble(config(engines, "b", "a"))
     with pytest.raises(InferenceError, match="a: 3 of 3 logits are NaN or infinite"):
         ensemble.classify((images(3),))
+    with pytest.raises(InferenceError, match="a: 1 of 1 logits are NaN or infinite"):
+        ensemble.check()
 
 
 def read_text_with(path: Path, **fields: Any) -> str:

@@ -136,12 +136,16 @@ def test_heat_maps_are_those_of_the_members_that_have_them(engines: Path) -> Non
     crops[1, :, 16:] = 255
     with_maps = Ensemble(ClassifyConfig(engines=engines, members=("plain", "seer")))
     heat = with_maps.heat_maps(crops)
-    with_maps.close()
     assert heat is not None
     assert heat.shape == (2, 32, 32)
     assert heat[0].max() == 0
     assert heat[1, :, 0].max() == pytest.approx(0, abs=0.01)
     assert heat[1, :, -1].min() == pytest.approx(1, abs=0.01)
+    larger = with_maps.heat_maps(np.repeat(np.repeat(crops, 2, axis=1), 2, axis=2))
+    assert larger is not None
+    assert larger.shape == (2, 64, 64)
+    np.testing.assert_allclose(larger[:, ::2, ::2], heat, atol=0.02)
+    with_maps.close()
     without = Ensemble(ClassifyConfig(engines=engines, members=("plain",)))
     assert without.heat_maps(crops) is None
     without.close()

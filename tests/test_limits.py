@@ -44,6 +44,12 @@ def test_the_next_minute_begins_anew() -> None:
     assert limits.take(HOT, 1, NOW + 30_000, now_ms=NOW + MINUTE_MS) is None
 
 
+def test_records_without_a_timestamp_count_as_now() -> None:
+    limits = VideoLimits(1, 0)
+    taken = [limits.take(HOT, 1, -1, now_ms=now) is None for now in (NOW, NOW, NOW + MINUTE_MS)]
+    assert taken == [True, False, True]
+
+
 def test_a_backlog_is_counted_by_its_own_time() -> None:
     limits = VideoLimits(2, 0)
     stamps = [minute * MINUTE_MS + second for minute in range(50) for second in (0, 30_000)]
@@ -83,3 +89,4 @@ def test_memory_is_bounded_and_a_hot_video_stays_counted() -> None:
         if n % 1000 == 0:
             assert limits.take(HOT, 1, NOW, now_ms=NOW) is not None
     assert len(limits) == MAX_KEYS
+    assert limits.take(str(n).encode(), 1, NOW, now_ms=NOW) is not None  # the newest are counted, too

@@ -15,6 +15,18 @@ def test_behaves_as_a_set(numbers):
     assert ours.missing == (max(model) - min(model) + 1 - len(model) if model else 0)
 
 
+@given(st.sets(st.integers(0, 60)), st.randoms(use_true_random=False))
+def test_holds_no_more_than_where_runs_begin_and_end_and_comes_back_from_it(numbers, rng):
+    ours = SequenceSet()
+    for number in rng.sample(sorted(numbers), len(numbers)):
+        ours.add(number)
+    starts = sorted(n for n in numbers if n - 1 not in numbers)
+    ends = sorted(n + 1 for n in numbers if n + 1 not in numbers)
+    packed = [0, *(edge for run in zip(starts, ends, strict=True) for edge in run)]
+    assert ours.pack() == packed
+    assert SequenceSet.unpack(packed).pack() == packed
+
+
 def test_memory_is_bounded_by_giving_up_the_oldest_gap(monkeypatch):
     monkeypatch.setattr(sequence, "MAX_RANGES", 3)
     ours = SequenceSet()
@@ -24,3 +36,4 @@ def test_memory_is_bounded_by_giving_up_the_oldest_gap(monkeypatch):
     assert 1 in ours  # given up: a late arrival is treated as counted
     assert 7 not in ours
     assert ours.missing == 4  # 1, 3, 5 and 7, whether given up or not
+    assert SequenceSet.unpack(ours.pack()).missing == 4
