@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from manifests import SINCE_1970, mpd, template, timeline
 
 from streamer.adaptive import Listing
+from streamer.fetch import ByteRange
 from streamer.files import SourceError
 from streamer.messages import MAX_SECONDS
 from streamer.mpd import MAX_SEGMENTS, Manifest
@@ -31,6 +32,23 @@ def test_of_a_live_video_the_latest_segments_are_listed() -> None:
     assert [one.number for one in listing(long, 1e6).segments] == list(
         range(MAX_SEGMENTS - LIVE_SEGMENTS + 1, MAX_SEGMENTS + 1)
     )
+
+
+def test_parts_of_one_file() -> None:
+    text = mpd(
+        """<SegmentList timescale="2" duration="1" startNumber="5" presentationTimeOffset="7">
+        <Initialization sourceURL="v.mp4" range="0-99"/>
+        <SegmentURL media="v.mp4" mediaRange="100-149"/><SegmentURL media="v.mp4" mediaRange="150-150"/>
+        </SegmentList>"""
+    )
+    found = listing(text, 0.0).segments
+    assert [(one.number, one.start_seconds, one.part) for one in found] == [
+        (5, 0.0, ByteRange(100, 50)),
+        (6, 0.5, ByteRange(150, 1)),
+    ]
+    assert {(one.address, one.init) for one in found} == {
+        ("http://cdn/v.mp4", ("http://cdn/v.mp4", ByteRange(0, 100)))
+    }
 
 
 def test_live_periods() -> None:
