@@ -84,6 +84,21 @@ def test_how_often_it_is_read(
     assert manifest.update_seconds == fetched_anew
 
 
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("PT1M2.5S", 62.5),
+        ("P1DT1H", 90_000),
+        ("P1M1D", 31 * 86_400),
+        ("P1Y", 365 * 86_400),
+        ("P0Y0M0DT0H30M0S", 1800),
+    ],
+)
+def test_how_long_it_lasts(written: str, seconds: float) -> None:
+    text = mpd(template('duration="7200"'), attributes=f'mediaPresentationDuration="{written}"')
+    assert listing(text, 0.0).segments[-1].end_seconds == seconds
+
+
 SMALL, ANY = st.integers(1, 1000), st.one_of(st.integers(-3, 100), st.integers(0, 2**65))
 
 

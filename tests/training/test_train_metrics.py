@@ -88,6 +88,8 @@ def test_rates_at_a_threshold() -> None:
     rates = metrics.rates_at(labels, scores, 0.5)
     assert (rates.accuracy, rates.found, rates.false_alarms) == (0.5, 0.5, 0.5)
     assert metrics.rates_at(labels, scores, 0.51).false_alarms == 0
+    laxer = metrics.rates_at(labels, scores, 0.3)
+    assert (laxer.accuracy, laxer.found, laxer.false_alarms) == (4 / 6, 0.75, 0.5)
     assert metrics.rates_at(labels[4:], scores[4:], 0.5) == metrics.Rates(0.5, 0.5, None, 0.5)
     assert metrics.rates_at(labels[:4], scores[:4], 0.5) == metrics.Rates(0.5, 0.5, 0.5, None)
 
