@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.faces.nms import blend_overlapping, overlaps
+from streamer.faces.nms import blend_overlapping, overlaps, repeats
 from streamer.types import Faces
 
 
@@ -79,6 +79,19 @@ def test_a_face_cut_by_a_window_stands_back_behind_the_whole_one() -> None:
     blended, index, _ = blend_overlapping(both, np.array([True, False]), alike(2), 0.3)
     np.testing.assert_allclose(blended.boxes, [[0, 0, 12, 12]])
     assert index.tolist() == [1]
+
+
+def test_a_face_that_every_window_cuts_is_found_all_the_same() -> None:
+    both = faces([(0, 0, 10, 10), (3, 0, 13, 10)], [0.8, 0.4])
+    blended, index, _ = blend_overlapping(both, np.array([True, True]), alike(2), 0.3)
+    np.testing.assert_allclose(blended.boxes, [[1, 0, 11, 10]], atol=1e-5)
+    assert index.tolist() == [0]
+
+
+def test_repeats() -> None:
+    a = np.array([(0, 0, 10, 10), (3, 0, 13, 10), (8, 0, 18, 10), (2, 2, 4, 4)], np.float32)
+    assert repeats(a, a[:1], 0.3).tolist() == [True, True, False, True]
+    assert repeats(a, a[:0], 0.3).tolist() == [False] * 4
 
 
 def test_a_box_inside_another_is_no_face_of_its_own() -> None:
