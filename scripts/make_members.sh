@@ -36,7 +36,7 @@ for architecture in mobilenet_v2 efficientnet_lite0; do
     fit $architecture-2 light $made model.start=runs/$architecture-1/last.pt
 done
 
-# The default ensemble: MobileNetV2 for sharp and for compressed video.
+# MobileNetV2 for sharp and for compressed video.
 for member in mobilenet_v2_sharp mobilenet_v2_compressed; do
     fit $member-1 ${member/mobilenet_v2/light} model.start=runs/mobilenet_v2-2/best.pt
 done
@@ -74,7 +74,7 @@ graft() { # member, whose first stages, seed of the third run
 graft resnext_mobilenet mobilenet_v2 94
 graft densenet_efficientnet efficientnet_lite0 95
 
-# EfficientNet-Lite0, and one network from the mean of the weights of the default two, as they were then.
+# EfficientNet-Lite0, and one network from the mean of the weights of the light two, as they were then.
 go_on efficientnet_lite0 light runs/efficientnet_lite0-2/best.pt model.architecture=efficientnet_lite0 steps=600 \
     seed=96 optimiser.learning_rate=3e-4
 go_on mobilenet_v2 light '["runs/mobilenet_v2_compressed-3/last.pt", "runs/mobilenet_v2_sharp-2/last.pt"]' \
@@ -90,11 +90,19 @@ graft_again() { # member, steps and seed of the one run, of the other, name of t
 graft_again resnext_mobilenet 3600 98 3300 120 resnext_mobilenet-5
 graft_again densenet_efficientnet 2700 99 2400 121 densenet_efficientnet
 
-# ResNeXt once more, with larger input, without a teacher.
-go_on resnext_mobilenet light_sharp runs/resnext_mobilenet-5/last.pt model.architecture=resnext_mobilenet \
-    model.frozen_stages=2 steps=6000 seed=130 mixture.cross_blended=0.6 blend.poisson=0.12 \
+# ResNeXt twice more, with larger input, without a teacher; the second time with stronger compression.
+resnext() { # run, start, steps, seed, settings
+    local run=$1 start=$2 steps=$3 seed=$4
+    shift 4
+    go_on "$run" light_sharp "$start" model.architecture=resnext_mobilenet model.frozen_stages=2 steps="$steps" \
+        seed="$seed" blend.poisson=0.12 "$@"
+}
+resnext resnext_mobilenet-6 runs/resnext_mobilenet-5/last.pt 6000 130 mixture.cross_blended=0.6 \
     augment.h264.probability=0.5 "augment.h264.crf=[16, 38]" augment.resize.probability=0.3 \
     "augment.resize.face_px=[75, 280]"
+resnext resnext_mobilenet runs/resnext_mobilenet-6/last.pt 6200 140 mixture.cross_blended=0.7 \
+    mixture.dataset_fake=0.3 augment.h264.probability=0.6 "augment.h264.crf=[18, 41]" \
+    augment.resize.probability=0.35 "augment.resize.face_px=[65, 280]"
 
 for member in mobilenet_v2 mobilenet_v2_sharp mobilenet_v2_compressed efficientnet_lite0 resnext_mobilenet \
     densenet_efficientnet; do

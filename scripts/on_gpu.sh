@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # On a node with an NVIDIA GPU: engines, the tests that need the GPU, figures. What fails does not stop the rest.
 #
-# usage: scripts/on_gpu.sh [MEMBER ...]     default: the two of the default ensemble
+# usage: scripts/on_gpu.sh [MEMBER ...]     default: those of the default ensemble
 # PYTHON: with the extras gpu and dev. PRECISION: fp16. OUT: folder for logs and figures, runs/gpu.
 # MINUTES: for all of it, 9. Every step has a share of it and what is left of those before; at its end it is ended.
 # MAX_DIFFERENCE: of a probability, see build_engines.py; int8 and fp8 need more than its default.
@@ -10,7 +10,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 python=${PYTHON:-python3} precision=${PRECISION:-fp16} out=${OUT:-runs/gpu}
 members=("$@")
-[ $# -gt 0 ] || members=(mobilenet_v2_sharp mobilenet_v2_compressed)
+[ $# -gt 0 ] || members=(mobilenet_v2_sharp mobilenet_v2_compressed resnext_mobilenet)
 seconds=$((60 * ${MINUTES:-9}))
 build=("$python" build_engines.py --target tensorrt --precision "$precision"
     ${CALIBRATION:+--calibration "$CALIBRATION"} ${MAX_DIFFERENCE:+--max-difference "$MAX_DIFFERENCE"})

@@ -238,6 +238,7 @@ class ClassifyConfig(_Section):
     members: Annotated[tuple[str, ...], Field(min_length=1)] = (
         "mobilenet_v2_sharp",
         "mobilenet_v2_compressed",
+        "resnext_mobilenet",
     )
     """Manifests under `engines`, without `.json`."""
     shadow: tuple[str, ...] = ()
