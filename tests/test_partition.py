@@ -76,6 +76,7 @@ class Bench:
         max_videos: int = 100,
         chunks_per_minute: int = 0,
         delivered: Delivered | None = None,
+        commit_interval_ms: int = 0,
     ) -> None:
         self.delivered = delivered or Delivered()
         self.delivered.gate.set()
@@ -90,7 +91,7 @@ class Bench:
             self.rolling,
             self.delivered,  # type: ignore[arg-type]  # what the worker uses of one
             self.metrics,
-            KafkaConfig(commit_interval_ms=0),
+            KafkaConfig(commit_interval_ms=commit_interval_ms),
             limits=VideoLimits(chunks_per_minute, 0),
             thinning=Thinning(64),
             term=NO_TERM,
@@ -173,6 +174,19 @@ async def test_a_video_does_not_wait_for_another_ones_chunks_before_it() -> None
         one.end("hot", 1, 2)
         await until(lambda: one.let_go == [0, 1, 2, 3])
         assert one.delivered.next_offset == one.worker.committable == 4
+
+
+async def test_what_is_finished_within_the_interval_is_delivered_together() -> None:
+    async with bench(commit_interval_ms=200) as one:
+        one.put(0, chunk("v", 0), ends=True)
+        await until(lambda: one.let_go == [0])
+        delivered = time.monotonic()
+        one.put(1, chunk("v", 1), ends=True)
+        await until(lambda: one.worker._slots[0].finished)
+        one.put(2, chunk("v", 2), ends=True)
+        await until(lambda: one.let_go == [0, 1, 2])
+        assert time.monotonic() - delivered > 0.1
+        assert [len(batch.updates) for batch in one.delivered.batches] == [1, 2]
 
 
 async def test_chunks_of_one_video_stay_in_order() -> None:

@@ -88,6 +88,19 @@ async def test_changes_of_an_alert_are_lines_at_info() -> None:
     assert line["window_score"] is not None
 
 
+async def test_the_end_of_an_alert_is_a_line_too() -> None:
+    chunks = [chunk("v", seq) for seq in range(3)]
+    scores = [line["window_score"] for line in await lines_of(chunks, AlertConfig())]
+    highest = scores.index(max(scores))
+    assert highest < len(scores) - 1
+    alert = AlertConfig(raise_at=scores[highest], clear_at=scores[highest], min_faces=1, score="window")
+    lines = [line for line in await lines_of(chunks, alert) if line["log_level"] == "info"]
+    assert [(line["event"], line["seq"]) for line in lines] == [
+        ("alert raised", highest),
+        ("alert cleared", highest + 1),
+    ]
+
+
 async def test_states_that_cannot_be_used_are_one_line() -> None:
     """Of a hundred thousand videos, mostly all have the same reason."""
     states = {"v": b"damaged", "w": b"damaged"}
