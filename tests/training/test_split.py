@@ -159,9 +159,22 @@ def test_contradictory_fixed_splits() -> None:
         assign_splits(items, seed=0)
 
 
-def test_fractions_must_sum_to_one() -> None:
+@pytest.mark.parametrize("fractions", [{"train": 0.8, "validation": 0.3}, {"train": 1.2, "validation": -0.2}])
+def test_fractions_must_be_shares_of_one(fractions: dict[Split, float]) -> None:
     with pytest.raises(TrainingError, match="sum to 1"):
-        assign_splits([item("a")], seed=0, fractions={"train": 0.8, "validation": 0.3})
+        assign_splits([item("a")], seed=0, fractions=fractions)
+
+
+def test_a_split_whose_fraction_is_none_gets_nothing() -> None:
+    items = [item(f"{k}") for k in range(4)]
+    no_validation: dict[Split, float] = {"train": 0.5, "test": 0.5}
+    assert Counter(splits_of(assign_splits(items, seed=0, fractions=no_validation)).values()) == {
+        "train": 2,
+        "test": 2,
+    }
+    halves: dict[Split, float] = {"validation": 0.5, "test": 0.5}
+    three = splits_of(assign_splits(items[:3], seed=0, fractions=halves))  # both would round up to two
+    assert Counter(three.values()) == {"validation": 2, "test": 1}
 
 
 def test_leaks_are_named() -> None:
@@ -172,6 +185,9 @@ def test_leaks_are_named() -> None:
     fake = item("3", "d", split="validation", original=Path("1"))
     with pytest.raises(TrainingError, match="file 1: train, validation"):
         check_no_leak([train, fake])
+    many = [item(f"{split}{k}", f"{k}", split=split) for k in range(7) for split in ("train", "test")]
+    with pytest.raises(TrainingError, match="group 4: train, test and 2 more; training would"):
+        check_no_leak(many)
     with pytest.raises(TrainingError, match="assign_splits first"):
         check_no_leak([item("1")])
     check_no_leak([])
