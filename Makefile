@@ -77,7 +77,7 @@ licences: $(VENV)/.dev-ready
 bench: $(VENV)/.bench-ready
 	$(BIN)/python build_engines.py --target openvino --precision int8 untrained/resnext50_32x4d untrained/densenet121
 	$(BIN)/python bench/throughput.py
-	$(BIN)/python bench/throughput.py --precision f32 --members mobilenet_v2_sharp mobilenet_v2_compressed resnext_mobilenet
+	$(BIN)/python bench/throughput.py --precision f32 --members
 	$(BIN)/python bench/latency.py
 	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/delivery.py

@@ -27,7 +27,7 @@ import uvloop
 from footage import wandering_face
 from harness import FULL_SIZE, VIDEOS, running_service
 
-from streamer.config import Config
+from streamer.config import ClassifyConfig, Config
 from streamer.engines import ensure_untrained
 from streamer.load_config import load_config
 from streamer.messages import VideoChunk, encode_score
@@ -45,13 +45,18 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[30, 10, 4], help="sampled frames a second")
     parser.add_argument("--precision", choices=["f32", "bf16", "int8"], default="int8")
     parser.add_argument(
-        "--members", nargs="+", default=FULL_SIZE, metavar="NAME", help="of the ensemble, below engines/"
+        "--members",
+        nargs="*",
+        default=FULL_SIZE,
+        metavar="NAME",
+        help="of the ensemble, below engines/; none: those of the default ensemble",
     )
     parser.add_argument("--scan-every", type=int, help="matrix windows in one of so many frames; see config")
     parser.add_argument("--seconds", type=float, default=20, help="measured time for each rate")
     parser.add_argument("--no-baseline", action="store_true", help="for a machine without torch")
     parser.add_argument("--baseline-frames", type=int, default=30)
     arguments = parser.parse_args()
+    arguments.members = arguments.members or ClassifyConfig().members
     data = wandering_face(CHUNK_SECONDS)
     rows = [measure(arguments, data, rate) for rate in arguments.rates]
     if arguments.json:

@@ -10,7 +10,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 python=${PYTHON:-python3} precision=${PRECISION:-fp16} out=${OUT:-runs/gpu}
 members=("$@")
-[ $# -gt 0 ] || members=(mobilenet_v2_sharp mobilenet_v2_compressed resnext_mobilenet)
+[ $# -gt 0 ] || read -ra members < <("$python" -c "from streamer.config import ClassifyConfig as C; print(*C().members)")
 seconds=$((60 * ${MINUTES:-9}))
 build=("$python" build_engines.py --target tensorrt --precision "$precision"
     ${CALIBRATION:+--calibration "$CALIBRATION"} ${MAX_DIFFERENCE:+--max-difference "$MAX_DIFFERENCE"})

@@ -28,6 +28,16 @@ def chunk(seq, scores, *, video_id="v", seconds=2.0, start=None, box=BOX):
     return ChunkPrediction(video_id, seq, seq * seconds if start is None else start, seconds, frames)
 
 
+def meeting(seq, *people):
+    """Two seconds of as many people as scores, four frames a second."""
+    boxes = [(100.0 * i, 0.0, 100.0 * i + 40, 40.0) for i in range(len(people))]
+    frames = tuple(
+        FramePrediction(i / 4, tuple(map(FacePrediction, boxes, [(score, score) for score in people])))
+        for i in range(8)
+    )
+    return ChunkPrediction("v", seq, 2.0 * seq, 2.0, frames)
+
+
 def feed(state, chunks, *, last=False, at=0.0):
     return [state.apply(c, last=last, arrival=Arrival(at, int(1000 * at))) for c in chunks]
 
